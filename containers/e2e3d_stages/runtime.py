@@ -1,0 +1,350 @@
+"""Runs any stage from a request's URI: fetch, verify, work, report, upload, commit."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import platform
+import resource
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from e2e3d_stages import __version__
+from e2e3d_stages.contract import (
+    CONTRACT_VERSION,
+    Advice,
+    Failure,
+    Infrastructure,
+    Interrupted,
+    InvalidRequest,
+    Manifest,
+    Program,
+    Progress,
+    Request,
+    StageError,
+    StageParams,
+    Usage,
+    now,
+)
+from e2e3d_stages.presets import STAGES
+from e2e3d_stages.storage import open_storage
+from e2e3d_stages.store import ArtifactStore, in_parallel
+
+log = logging.getLogger("e2e3d")
+
+PROGRESS_EVERY_SECONDS = 2.0
+_LIBRARIES = ("pycolmap", "torch", "gsplat", "numba", "numpy", "pillow", "faiss-cpu")
+
+
+@dataclass(frozen=True)
+class InputArtifact:
+    """What a stage reads: local files (read only) and the manifest that vouches for them."""
+
+    folder: Path
+    manifest: Manifest
+
+
+class Job:
+    """What a stage is given to do its work with.
+
+    :param params: the stage's parameters.
+    :param inputs: by stage name.
+    :param capture: `ingest` only: a local folder of photos, or one zip.
+    :param output: every file below this folder becomes a file of the artifact.
+    :param scratch: a folder that is thrown away.
+    :param threads: cores to use.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: ArtifactStore,
+        request: Request,
+        params: StageParams,
+        inputs: dict[str, InputArtifact],
+        capture: Path | None,
+        folder: Path,
+    ) -> None:
+        self.params: Any = params
+        self.inputs = inputs
+        self.capture = capture
+        self.output = folder / "output"
+        self.scratch = folder / "scratch"
+        self.output.mkdir()
+        self.scratch.mkdir()
+        self.threads = thread_count()
+        self.warnings: list[Advice] = []
+        self._store = store
+        self._request = request
+        self._stop = threading.Event()
+        self._reporter = _Reporter(store, request)
+
+    def progress(self, done: float, total: float, unit: str, *, phase: str = "", **figures: float) -> None:
+        """Say how far the work is; as often as you like, it is stored every few seconds.
+
+        :param phase: which part of the stage, in a word or two; each part counts from zero.
+        """
+        self._reporter.update(done, total, unit, phase, figures)
+
+    def warn(self, code: str, message: str, advice: str = "") -> None:
+        """Add a warning for the report, in a photographer's words."""
+        log.warning("%s %s", message, advice)
+        self.warnings.append(Advice(code=code, message=message, advice=advice))
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the stage was asked to stop."""
+        return self._stop.is_set()
+
+    def check_stop(self) -> None:
+        """Leave, when asked to.
+
+        :raises Interrupted: then.
+        """
+        if self.stopping:
+            raise Interrupted("The stage was stopped.", hint="A retry goes on from the last checkpoint.")
+
+    def stop(self) -> None:
+        """Ask the stage to stop, as SIGTERM does."""
+        self._stop.set()
+
+    @contextmanager
+    def checkpoint(self, step: int) -> Iterator[Path]:
+        """A folder whose files become the checkpoint of a step, complete or not there."""
+        with tempfile.TemporaryDirectory(dir=self.scratch) as name:
+            yield Path(name)
+            self._store.save_checkpoint(
+                self._request.stage, self._request.key, self._request.attempt, step, Path(name)
+            )
+        log.info("Checkpoint of step %d saved", step)
+
+    def latest_checkpoint(self) -> tuple[int, Path] | None:
+        """The newest complete checkpoint under this key, whoever made it: its step and a folder."""
+        return self._store.latest_checkpoint(self._request.stage, self._request.key, self.scratch / "checkpoint")
+
+    def close(self) -> None:
+        """Store the last progress and stop reporting."""
+        self._reporter.close()
+
+
+class _Reporter:
+    """Stores the newest progress every few seconds, beside the work, and logs it as one line."""
+
+    def __init__(self, store: ArtifactStore, request: Request) -> None:
+        self._store = store
+        self._request = request
+        self._lock = threading.Lock()
+        self._latest: Progress | None = None
+        self._phase = ""
+        self._phase_started = time.monotonic()
+        self._phase_base = 0.0
+        self._closed = threading.Event()
+        self._stored: Progress | None = None
+        self._thread = threading.Thread(target=self._loop, name="progress", daemon=True)
+        self._thread.start()
+
+    def update(self, done: float, total: float, unit: str, phase: str, figures: dict[str, float]) -> None:
+        moment = time.monotonic()
+        with self._lock:
+            if self._latest is None or phase != self._phase:
+                self._phase, self._phase_started, self._phase_base = phase, moment, done
+            else:
+                done = max(done, self._latest.done)
+            elapsed, gained = moment - self._phase_started, done - self._phase_base
+            rate = gained / elapsed if elapsed > 0.5 and gained > 0 else None
+            self._latest = Progress(
+                stage=self._request.stage,
+                attempt=self._request.attempt,
+                phase=phase,
+                done=done,
+                total=total,
+                unit=unit,
+                rate=rate,
+                eta_seconds=(total - done) / rate if rate else None,
+                figures=figures,
+                updated=now(),
+            )
+
+    def close(self) -> None:
+        self._closed.set()
+        self._thread.join(timeout=30)
+
+    def _loop(self) -> None:
+        closing = False
+        while not closing:
+            closing = self._closed.wait(PROGRESS_EVERY_SECONDS)
+            with self._lock:
+                latest = self._latest
+            try:
+                self._report(latest)
+            except Exception as error:  # a lost progress report must not end hours of work
+                log.warning("Progress could not be stored: %s", error)
+
+    def _report(self, latest: Progress | None) -> None:
+        if latest is None:
+            return
+        if self._stored is None or latest.updated != self._stored.updated:
+            log.info("%s", latest)
+        # Stored also without news: it tells others that this attempt is alive.
+        self._store.write_progress(self._request.key, latest.model_copy(update={"updated": now()}))
+        self._stored = latest
+
+
+def thread_count() -> int:
+    """Cores to use: `E2E3D_THREADS`, else what this process may run on."""
+    asked = os.environ.get("E2E3D_THREADS", "")
+    return int(asked) if asked.isdigit() and int(asked) > 0 else len(os.sched_getaffinity(0))
+
+
+def run(request_uri: str) -> int:
+    """Do what a request asks; returns the process's exit status.
+
+    Everything a stage lets out becomes `failure.json` and an exit status; nothing is raised.
+    """
+    root, _, path = request_uri.partition("/artifacts/")
+    try:
+        store = ArtifactStore.open(root)
+        request = store.read_request(f"artifacts/{path}")
+        if request is None:
+            raise InvalidRequest(f"There is no request at {request_uri}.")
+    except StageError as error:
+        log.error("%s %s", error.message, error.hint)
+        return error.code.exit_code
+    try:
+        _run(store, request)
+        return 0
+    except BaseException as error:
+        failure = Failure.of(error, request.attempt)
+        log.error("%s failed (%s): %s", request.stage, failure.code.value, failure.message, exc_info=error)
+        try:
+            store.write_failure(request.stage, request.key, failure)
+        except StageError as broken:
+            log.error("The failure could not be stored either: %s", broken.message)
+        return failure.code.exit_code
+
+
+def _run(store: ArtifactStore, request: Request) -> None:
+    started, clock = now(), time.monotonic()
+    params = _check(request)
+    log.info("%s %s, attempt %d, %d threads", request.stage, request.key, request.attempt, thread_count())
+    with tempfile.TemporaryDirectory(prefix=f"e2e3d-{request.stage}-") as name:
+        folder = Path(name)
+        inputs = {stage: _fetch_input(store, request, stage, folder) for stage in request.inputs}
+        capture = fetch_capture(request.capture, folder / "capture") if request.capture else None
+        job = Job(store=store, request=request, params=params, inputs=inputs, capture=capture, folder=folder)
+        previous = signal.signal(signal.SIGTERM, lambda _signal, _frame: job.stop()) if _in_main_thread() else None
+        try:
+            stage_clock = time.monotonic()
+            metrics = importlib.import_module(f"e2e3d_stages.{request.stage}.stage").run(job)
+            stage_seconds = time.monotonic() - stage_clock
+            job.check_stop()
+        finally:
+            if previous is not None:
+                signal.signal(signal.SIGTERM, previous)
+            job.close()
+        files = store.upload(job.output, request.stage, request.key, request.attempt)
+        manifest = Manifest(
+            stage=request.stage,
+            stage_version=request.stage_version,
+            key=request.key,
+            attempt=request.attempt,
+            params=request.params,
+            inputs=request.inputs,
+            capture=request.capture,
+            degraded_from=request.degraded_from,
+            files=files,
+            metrics=metrics,
+            warnings=tuple(job.warnings),
+            usage=_usage(started, clock, stage_seconds),
+            program=_program(),
+        )
+    if store.commit(manifest):
+        log.info("%s done: %d files, %.1f MB", request.stage, len(files), manifest.total_bytes / 1e6)
+    else:
+        log.info("%s: another attempt was committed first; its artifact stands", request.stage)
+    store.drop_checkpoints(request.stage, request.key)
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
+def _check(request: Request) -> StageParams:
+    """Refuse a request that this program does not speak."""
+    stage = STAGES[request.stage]
+    asked = (request.contract_version, request.stage_version)
+    if asked != (CONTRACT_VERSION, stage.version):
+        raise InvalidRequest(
+            f"The request asks for {request.stage} version {request.stage_version} under contract "
+            f"{request.contract_version}; this program has version {stage.version} under contract {CONTRACT_VERSION}.",
+            hint="Use the provider and the images of one release.",
+        )
+    return stage.validate(request.params)
+
+
+def _fetch_input(store: ArtifactStore, request: Request, stage: str, folder: Path) -> InputArtifact:
+    wanted = request.inputs[stage]  # type: ignore[index]
+    manifest = store.manifest(stage, wanted.key, digest=wanted.digest)
+    if manifest is None:
+        raise Infrastructure(f"The artifact {stage} {wanted.key} is not in the store.", hint="Run that stage again.")
+    return InputArtifact(folder=store.fetch(manifest, folder / "inputs" / stage), manifest=manifest)
+
+
+def fetch_capture(uri: str, into: Path) -> Path:
+    """A local folder with the capture's files, or the path of its one zip; a local capture is used in place."""
+    storage = open_storage(uri)
+    in_place = storage.local_path("")
+    if in_place is not None:
+        return in_place
+    entries = list(storage.list())
+    if len(entries) == 1 and not entries[0].path:
+        into.mkdir(parents=True)
+        target = into / Path(uri).name
+        storage.download("", target)
+        return target
+
+    def fetch_one(path: str) -> None:
+        target = into / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        storage.download(path, target)
+
+    in_parallel(fetch_one, [entry.path for entry in entries])
+    return into
+
+
+def _usage(started: Any, clock: float, stage_seconds: float) -> Usage:
+    own, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
+    kilobytes = own.ru_maxrss + children.ru_maxrss
+    return Usage(
+        started=started,
+        finished=now(),
+        wall_seconds=round(time.monotonic() - clock, 3),
+        stage_seconds=round(stage_seconds, 3),
+        cpu_seconds=round(own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime, 3),
+        peak_memory_bytes=kilobytes * 1024,
+    )
+
+
+def _program() -> Program:
+    libraries = {}
+    for name in _LIBRARIES:
+        try:
+            libraries[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return Program(
+        version=__version__,
+        python=platform.python_version(),
+        platform=platform.platform(),
+        libraries=libraries,
+        image=os.environ.get("E2E3D_IMAGE"),
+    )

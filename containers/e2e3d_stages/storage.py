@@ -1,0 +1,187 @@
+"""Bytes in and out of a folder on a disk (`file://`) or a bucket (`s3://`): the same few verbs for both."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+from uuid import uuid4
+
+from e2e3d_stages.contract import InvalidRequest
+
+
+_ASIDE = ".writing-"
+
+
+class NotFound(Exception):
+    """Nothing is stored under that name."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One stored object: its path below the storage's root and its size in bytes."""
+
+    path: str
+    size: int
+
+
+class Storage(ABC):
+    """A tree of objects below one root. Paths are relative, with `/`; a write is seen whole or not at all."""
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri.rstrip("/")
+
+    def uri_of(self, path: str) -> str:
+        """The full address of an object."""
+        return f"{self.uri}/{path}" if path else self.uri
+
+    @abstractmethod
+    def read(self, path: str) -> bytes:
+        """The object's bytes.
+
+        :raises NotFound: when there is none.
+        """
+
+    @abstractmethod
+    def write(self, path: str, data: bytes) -> None:
+        """Store, replacing what was there."""
+
+    @abstractmethod
+    def create(self, path: str, data: bytes) -> bool:
+        """Store only where nothing is; False when somebody was first."""
+
+    @abstractmethod
+    def list(self, prefix: str = "") -> Iterator[Entry]:
+        """Every object below a folder, in the order of their paths; nothing for a folder that is not there."""
+
+    @abstractmethod
+    def folders(self, prefix: str = "") -> Iterator[str]:
+        """Names of the folders directly below a folder."""
+
+    @abstractmethod
+    def upload(self, source: Path, path: str) -> None:
+        """Store a local file."""
+
+    @abstractmethod
+    def download(self, path: str, target: Path) -> None:
+        """Fetch an object into a local file.
+
+        :raises NotFound: when there is none.
+        """
+
+    @abstractmethod
+    def copy(self, source: str, target: str) -> None:
+        """Copy within the storage, replacing what was there."""
+
+    @abstractmethod
+    def delete(self, prefix: str) -> None:
+        """Remove an object, or everything below a folder; nothing happens where nothing is."""
+
+    def local_path(self, path: str) -> Path | None:
+        """Where the object lies on this machine's disk, or None where it must be fetched."""
+        return None
+
+
+class FileStorage(Storage):
+    """A folder on a disk."""
+
+    def __init__(self, uri: str) -> None:
+        super().__init__(uri)
+        parts = urlsplit(uri)
+        if parts.netloc not in ("", "localhost") or not parts.path.startswith("/"):
+            raise InvalidRequest(f"{uri} is not a local path.", hint="Write file:///absolute/path.")
+        self.root = Path(unquote(parts.path))
+
+    def local_path(self, path: str) -> Path:
+        return self.root / path if path else self.root
+
+    def read(self, path: str) -> bytes:
+        try:
+            return self.local_path(path).read_bytes()
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            raise NotFound(self.uri_of(path)) from None
+
+    def write(self, path: str, data: bytes) -> None:
+        with self._aside(path) as temporary:
+            temporary.write_bytes(data)
+            temporary.replace(self.local_path(path))
+
+    def create(self, path: str, data: bytes) -> bool:
+        with self._aside(path) as temporary:
+            temporary.write_bytes(data)
+            try:
+                # link, unlike rename, refuses a name that exists.
+                os.link(temporary, self.local_path(path))
+            except FileExistsError:
+                return False
+            return True
+
+    def list(self, prefix: str = "") -> Iterator[Entry]:
+        start = self.local_path(prefix)
+        if start.is_file():
+            yield Entry(prefix, start.stat().st_size)
+            return
+        found = (Path(folder, name) for folder, _, names in os.walk(start) for name in names)
+        for file in sorted(found, key=lambda file: file.relative_to(self.root).as_posix()):
+            if file.is_file() and not file.name.startswith(_ASIDE):
+                yield Entry(file.relative_to(self.root).as_posix(), file.stat().st_size)
+
+    def folders(self, prefix: str = "") -> Iterator[str]:
+        start = self.local_path(prefix)
+        if start.is_dir():
+            yield from sorted(child.name for child in start.iterdir() if child.is_dir())
+
+    def upload(self, source: Path, path: str) -> None:
+        with self._aside(path) as temporary:
+            shutil.copyfile(source, temporary)
+            temporary.replace(self.local_path(path))
+
+    def download(self, path: str, target: Path) -> None:
+        try:
+            shutil.copyfile(self.local_path(path), target)
+        except FileNotFoundError:
+            raise NotFound(self.uri_of(path)) from None
+
+    def copy(self, source: str, target: str) -> None:
+        self.upload(self.local_path(source), target)
+
+    def delete(self, prefix: str) -> None:
+        place = self.local_path(prefix)
+        if place.is_dir():
+            shutil.rmtree(place, ignore_errors=True)
+        else:
+            place.unlink(missing_ok=True)
+
+    @contextmanager
+    def _aside(self, path: str) -> Iterator[Path]:
+        """A temporary name beside the target, gone at the end unless it was renamed."""
+        folder = self.local_path(path).parent
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = folder / f"{_ASIDE}{uuid4().hex}"
+        try:
+            yield temporary
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def open_storage(uri: str) -> Storage:
+    """Open `file:///folder` or `s3://bucket/prefix`.
+
+    S3 credentials and endpoint come from the environment, as boto3 reads them (`AWS_ACCESS_KEY_ID`,
+    `AWS_ENDPOINT_URL_S3`, …), so MinIO works too.
+
+    :raises InvalidRequest: for any other kind of address.
+    """
+    scheme = urlsplit(uri).scheme
+    if scheme == "file":
+        return FileStorage(uri)
+    if scheme == "s3":
+        from e2e3d_stages.s3 import S3Storage
+
+        return S3Storage(uri)
+    raise InvalidRequest(f"{uri!r} is neither file:// nor s3://.", hint="Write file:///folder or s3://bucket/prefix.")

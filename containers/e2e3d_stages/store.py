@@ -1,0 +1,322 @@
+"""The artifact store: what is committed, who is making what, and how to fetch it.
+
+    <root>/artifacts/<stage>/<key>/manifest.json               written last, create-only: the commit
+    <root>/artifacts/<stage>/<key>/generations/<n>.json        who asked by `force` for it to be made again
+    <root>/artifacts/<stage>/<key>/attempts/<n>/               claim, request, progress, failure, job, files/
+    <root>/artifacts/<stage>/<key>/checkpoints/<step>-<n>/     complete when checkpoint.json is there
+    <root>/scenes/<scene>/<run>/                               what publish lays out for people
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from e2e3d_stages.contract import (
+    Claim,
+    Failure,
+    Infrastructure,
+    InvalidRequest,
+    Manifest,
+    Model,
+    Progress,
+    Reference,
+    Request,
+    StoredFile,
+    now,
+)
+from e2e3d_stages.storage import NotFound, Storage, open_storage
+
+PARALLEL_TRANSFERS = 8
+_CHUNK = 1 << 20
+
+AnyModel = TypeVar("AnyModel", bound=BaseModel)
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class _Checkpoint(Model):
+    step: int
+    files: tuple[StoredFile, ...]
+
+
+class _Generation(Model):
+    owner: str
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def in_parallel(work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+    """Do the same with every item, a few at a time, keeping the order; the first error ends it."""
+    with ThreadPoolExecutor(PARALLEL_TRANSFERS) as pool:
+        return list(pool.map(work, items))
+
+
+class ArtifactStore:
+    """Artifacts below one root.
+
+    :param storage: where the bytes lie.
+    """
+
+    def __init__(self, storage: Storage) -> None:
+        self.storage = storage
+
+    @classmethod
+    def open(cls, uri: str) -> ArtifactStore:
+        """Open the store at `file:///folder` or `s3://bucket/prefix`."""
+        return cls(open_storage(uri))
+
+    @staticmethod
+    def folder(stage: str, key: str) -> str:
+        """An artifact's place below the root."""
+        return f"artifacts/{stage}/{key}"
+
+    def attempt_folder(self, stage: str, key: str, attempt: int) -> str:
+        """An attempt's place below the root."""
+        return f"{self.folder(stage, key)}/attempts/{attempt}"
+
+    def _load(self, path: str, model: type[AnyModel]) -> AnyModel | None:
+        try:
+            return model.model_validate_json(self.storage.read(path))
+        except NotFound:
+            return None
+        except ValidationError as error:
+            raise InvalidRequest(
+                f"{self.storage.uri_of(path)} is not a {model.__name__.lower()} of this version: {error}",
+                hint="Use the provider and the images of one release; or clear the store's older attempt.",
+            ) from error
+
+    def _save(self, path: str, model: BaseModel) -> None:
+        self.storage.write(path, model.model_dump_json(indent=1).encode())
+
+    def _create(self, path: str, model: BaseModel) -> bool:
+        return self.storage.create(path, model.model_dump_json(indent=1).encode())
+
+    # Artifacts
+
+    def manifest(self, stage: str, key: str, *, digest: str | None = None) -> Manifest | None:
+        """The manifest, or None while there is no artifact.
+
+        :param digest: SHA-256 that the manifest must have.
+        :raises Infrastructure: when it has another.
+        """
+        path = f"{self.folder(stage, key)}/manifest.json"
+        try:
+            data = self.storage.read(path)
+        except NotFound:
+            return None
+        if digest is not None and hashlib.sha256(data).hexdigest() != digest:
+            raise Infrastructure(
+                f"{self.storage.uri_of(path)} is not the manifest that was asked for.",
+                hint="A manifest never changes: restore it from a backup, or run the stage again with force.",
+            )
+        return Manifest.model_validate_json(data)
+
+    def reference(self, stage: str, key: str) -> Reference | None:
+        """A small pointer to the artifact, or None while there is none."""
+        folder = self.folder(stage, key)
+        try:
+            data = self.storage.read(f"{folder}/manifest.json")
+        except NotFound:
+            return None
+        manifest = Manifest.model_validate_json(data)
+        return Reference(
+            stage=manifest.stage,
+            key=key,
+            uri=self.storage.uri_of(folder),
+            digest=hashlib.sha256(data).hexdigest(),
+            metrics=manifest.metrics,
+        )
+
+    def commit(self, manifest: Manifest) -> bool:
+        """Make the attempt the artifact; False when another attempt already is."""
+        return self._create(f"{self.folder(manifest.stage, manifest.key)}/manifest.json", manifest)
+
+    def file_path(self, manifest: Manifest, path: str) -> str:
+        """An artifact's file below the root.
+
+        :raises NotFound: when the manifest does not name it.
+        """
+        if all(file.path != path for file in manifest.files):
+            raise NotFound(f"{manifest.stage} {manifest.key} has no {path}")
+        return f"{self.attempt_folder(manifest.stage, manifest.key, manifest.attempt)}/files/{path}"
+
+    def fetch(self, manifest: Manifest, into: Path) -> Path:
+        """A local folder with the artifact's files, every digest verified; to be read only.
+
+        A store on this machine's disk gives its own folder, without copies.
+
+        :raises Infrastructure: when a file is missing or is not what the manifest says.
+        """
+        base = f"{self.attempt_folder(manifest.stage, manifest.key, manifest.attempt)}/files"
+        return self._fetch(base, manifest.files, into)
+
+    def upload(self, source: Path, stage: str, key: str, attempt: int) -> tuple[StoredFile, ...]:
+        """Store every file below a folder as the attempt's files."""
+        return self._upload(source, f"{self.attempt_folder(stage, key, attempt)}/files")
+
+    def _fetch(self, base: str, files: Iterable[StoredFile], into: Path) -> Path:
+        in_place = self.storage.local_path(base)
+        folder = in_place or into
+
+        def fetch_one(file: StoredFile) -> None:
+            target = folder / file.path
+            try:
+                if in_place is None:
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    self.storage.download(f"{base}/{file.path}", target)
+                intact = target.stat().st_size == file.size and file_digest(target) == file.sha256
+            except (NotFound, FileNotFoundError):
+                raise Infrastructure(
+                    f"{self.storage.uri_of(f'{base}/{file.path}')} is missing.", hint="Run the stage again with force."
+                ) from None
+            if not intact:
+                raise Infrastructure(
+                    f"{self.storage.uri_of(f'{base}/{file.path}')} is damaged: its digest is not the manifest's.",
+                    hint="Try again; if it stays so, run the stage that made it again with force.",
+                )
+
+        in_parallel(fetch_one, files)
+        return folder
+
+    def _upload(self, source: Path, base: str) -> tuple[StoredFile, ...]:
+        def upload_one(file: Path) -> StoredFile:
+            path = file.relative_to(source).as_posix()
+            stored = StoredFile(path=path, size=file.stat().st_size, sha256=file_digest(file))
+            self.storage.upload(file, f"{base}/{path}")
+            return stored
+
+        return tuple(in_parallel(upload_one, sorted(file for file in source.rglob("*") if file.is_file())))
+
+    # Attempts and claims
+
+    def attempts(self, stage: str, key: str) -> list[int]:
+        """Numbers of all attempts, oldest first."""
+        names = self.storage.folders(f"{self.folder(stage, key)}/attempts")
+        return sorted(int(name) for name in names if name.isdigit())
+
+    def claim(self, stage: str, key: str, owner: str, *, stale_after: dt.timedelta) -> Claim | None:
+        """Take the next attempt, before anything is submitted.
+
+        :param owner: who takes it; the same owner may always take another.
+        :param stale_after: how long an attempt may be silent before others may take over.
+        :returns: the claim, or None while somebody else's attempt is alive.
+        """
+        while True:
+            numbers = self.attempts(stage, key)
+            last = numbers[-1] if numbers else 0
+            if last and self.is_alive(stage, key, last, stale_after=stale_after):
+                holder = self.read_claim(stage, key, last)
+                if holder and holder.owner != owner:
+                    return None
+            claim = Claim(owner=owner, attempt=last + 1, claimed=now(), heartbeat=now())
+            if self._create(f"{self.attempt_folder(stage, key, last + 1)}/claim.json", claim):
+                return claim
+
+    def read_claim(self, stage: str, key: str, attempt: int) -> Claim | None:
+        """Who holds an attempt."""
+        return self._load(f"{self.attempt_folder(stage, key, attempt)}/claim.json", Claim)
+
+    def heartbeat(self, stage: str, key: str, claim: Claim) -> None:
+        """Say that the owner is alive."""
+        path = f"{self.attempt_folder(stage, key, claim.attempt)}/claim.json"
+        self._save(path, claim.model_copy(update={"heartbeat": now()}))
+
+    def is_alive(self, stage: str, key: str, attempt: int, *, stale_after: dt.timedelta) -> bool:
+        """Whether the attempt has not failed and its owner or its stage program was heard of lately."""
+        if self.failure(stage, key, attempt) is not None:
+            return False
+        claim = self.read_claim(stage, key, attempt)
+        progress = self.progress(stage, key, attempt)
+        seen = [claim.heartbeat] if claim else []
+        seen += [progress.updated] if progress else []
+        return bool(seen) and now() - max(seen) < stale_after
+
+    def write_request(self, request: Request) -> str:
+        """Store the request; returns its URI, the stage program's only argument."""
+        path = f"{self.attempt_folder(request.stage, request.key, request.attempt)}/request.json"
+        self._save(path, request)
+        return self.storage.uri_of(path)
+
+    def read_request(self, path: str) -> Request | None:
+        """The request at a path below the root."""
+        return self._load(path, Request)
+
+    def progress(self, stage: str, key: str, attempt: int) -> Progress | None:
+        """How far an attempt is."""
+        return self._load(f"{self.attempt_folder(stage, key, attempt)}/progress.json", Progress)
+
+    def write_progress(self, key: str, progress: Progress) -> None:
+        """Say how far an attempt is."""
+        self._save(f"{self.attempt_folder(progress.stage, key, progress.attempt)}/progress.json", progress)
+
+    def failure(self, stage: str, key: str, attempt: int) -> Failure | None:
+        """Why an attempt failed, or None."""
+        return self._load(f"{self.attempt_folder(stage, key, attempt)}/failure.json", Failure)
+
+    def write_failure(self, stage: str, key: str, failure: Failure) -> None:
+        """Say why an attempt failed."""
+        self._save(f"{self.attempt_folder(stage, key, failure.attempt)}/failure.json", failure)
+
+    # Generations
+
+    def generation(self, stage: str, key: str, owner: str) -> int:
+        """The number that `force` gives to a run: the next one, and the same again for the same owner.
+
+        :param key: the artifact's key at generation 0.
+        """
+        while True:
+            latest = self.latest_generation(stage, key)
+            entry = self._load(self._generation_path(stage, key, latest), _Generation) if latest else None
+            if entry and entry.owner == owner:
+                return latest
+            if self._create(self._generation_path(stage, key, latest + 1), _Generation(owner=owner)):
+                return latest + 1
+
+    def latest_generation(self, stage: str, key: str) -> int:
+        """The newest number that `force` has given out for this key; 0 without any."""
+        entries = self.storage.list(f"{self.folder(stage, key)}/generations")
+        return max((int(Path(entry.path).stem) for entry in entries), default=0)
+
+    def _generation_path(self, stage: str, key: str, number: int) -> str:
+        return f"{self.folder(stage, key)}/generations/{number}.json"
+
+    # Checkpoints
+
+    def save_checkpoint(self, stage: str, key: str, attempt: int, step: int, source: Path) -> None:
+        """Store a folder as the checkpoint of a step, then drop the older ones."""
+        base = f"{self.folder(stage, key)}/checkpoints"
+        older = list(self.storage.folders(base))
+        place = f"{base}/{step}-{attempt}"
+        files = self._upload(source, place)
+        self._save(f"{place}/checkpoint.json", _Checkpoint(step=step, files=files))
+        for name in older:
+            if name != f"{step}-{attempt}":
+                self.storage.delete(f"{base}/{name}")
+
+    def latest_checkpoint(self, stage: str, key: str, into: Path) -> tuple[int, Path] | None:
+        """Fetch the newest complete checkpoint: its step and a local folder; None without any."""
+        base = f"{self.folder(stage, key)}/checkpoints"
+        found = [(name, self._load(f"{base}/{name}/checkpoint.json", _Checkpoint)) for name in self.storage.folders(base)]
+        complete = [(entry.step, name, entry) for name, entry in found if entry is not None]
+        if not complete:
+            return None
+        step, name, entry = max(complete, key=lambda item: item[:2])
+        return step, self._fetch(f"{base}/{name}", entry.files, into)
+
+    def drop_checkpoints(self, stage: str, key: str) -> None:
+        """Remove them all: nobody resumes what is committed."""
+        self.storage.delete(f"{self.folder(stage, key)}/checkpoints")
