@@ -1,0 +1,161 @@
+"""What a photo's EXIF says about camera, lens, place and time, read with distrust."""
+
+from __future__ import annotations
+
+import datetime as dt
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import ExifTags, Image
+
+Gps = dict[str, Any]
+
+# Diagonal of a 36 x 24 mm frame, on which the 35 mm equivalent is defined (CIPA DCG-001).
+FULL_FRAME_DIAGONAL_MM = 43.267
+# From the sensors of early phones to medium format.
+SENSOR_WIDTH_MM = (2.0, 60.0)
+# Focal length over long side: from a fisheye to the longest tele lens that is of any use here.
+FOCAL_SHARE = (0.2, 20.0)
+# Two ways to the focal length that differ by more than this contradict each other.
+FOCAL_AGREEMENT = 0.15
+# FocalPlaneResolutionUnit to millimetres; 1 ("no unit") is written by cameras that mean inches.
+UNIT_MM = {1: 25.4, 2: 25.4, 3: 10.0, 4: 1.0, 5: 0.001}
+
+_Tag = ExifTags.Base
+_Gps = ExifTags.GPS
+
+
+@dataclass(frozen=True)
+class Exif:
+    """A photo's EXIF.
+
+    :param focal_px: focal length in pixels of the photo as it is stored, None when unknown.
+    :param focal_mm: focal length as the lens says it.
+    :param gps: `lat`, `lon` in degrees (WGS84), `alt` in metres or None.
+    :param taken: capture time, ISO 8601, with offset where the camera wrote one.
+    """
+
+    make: str = ""
+    model: str = ""
+    lens: str = ""
+    focal_mm: float | None = None
+    focal_px: float | None = None
+    gps: Gps | None = None
+    taken: str | None = None
+
+
+def read_exif(image: Image.Image) -> Exif:
+    """The EXIF of an opened image; a damaged one counts as none, since the pixels may be fine."""
+    try:
+        exif = image.getexif()
+        base, detail, gps = dict(exif), exif.get_ifd(ExifTags.IFD.Exif), exif.get_ifd(ExifTags.IFD.GPSInfo)
+    except Exception:  # Pillow raises whatever its parser stumbled over
+        return Exif()
+    return Exif(
+        make=_text(base.get(_Tag.Make)),
+        model=_text(base.get(_Tag.Model)),
+        lens=_text(detail.get(_Tag.LensModel)),
+        focal_mm=_positive(detail.get(_Tag.FocalLength)),
+        focal_px=focal_in_pixels(detail, *image.size),
+        gps=read_gps(gps),
+        taken=_taken(base, detail),
+    )
+
+
+def focal_in_pixels(detail: Mapping[int, Any], width: int, height: int) -> float | None:
+    """Focal length in pixels of a `width` x `height` image from its Exif IFD, or None.
+
+    The focal plane's resolution counts pixels of the **original** photo. Many programs scale a photo down and keep
+    the tag; the original's size then still stands in PixelXDimension.
+    """
+    original = (_positive(detail.get(_Tag.ExifImageWidth)), _positive(detail.get(_Tag.ExifImageHeight)))
+    long_side, original_long = float(max(width, height)), float(max(width, height))
+    if original[0] and original[1]:
+        original_long = max(original[0], original[1])
+        if abs(original_long / min(original[0], original[1]) - long_side / min(width, height)) > 0.03:
+            return None  # cropped: nobody knows by how much the rest was scaled
+    scale = long_side / original_long
+    from_frame = _focal_from_35mm(detail, math.hypot(width, height))
+    from_sensor = _focal_from_sensor(detail, original_long)
+    focal = from_sensor * scale if from_sensor else from_frame
+    if focal and from_frame and abs(focal / from_frame - 1) > FOCAL_AGREEMENT:
+        focal = from_frame
+    if focal is None or not FOCAL_SHARE[0] <= focal / long_side <= FOCAL_SHARE[1]:
+        return None
+    return focal
+
+
+def _focal_from_35mm(detail: Mapping[int, Any], diagonal: float) -> float | None:
+    equivalent = _positive(detail.get(_Tag.FocalLengthIn35mmFilm))
+    return equivalent / FULL_FRAME_DIAGONAL_MM * diagonal if equivalent else None
+
+
+def _focal_from_sensor(detail: Mapping[int, Any], original_long: float) -> float | None:
+    """Focal length in pixels of the original photo."""
+    focal = _positive(detail.get(_Tag.FocalLength))
+    resolution = _positive(detail.get(_Tag.FocalPlaneXResolution))
+    unit = UNIT_MM.get(int(_positive(detail.get(_Tag.FocalPlaneResolutionUnit)) or 2))
+    if not focal or not resolution or not unit:
+        return None
+    pixels_per_mm = resolution / unit
+    if not SENSOR_WIDTH_MM[0] <= original_long / pixels_per_mm <= SENSOR_WIDTH_MM[1]:
+        return None  # the tag and the size it should refer to do not fit together
+    return focal * pixels_per_mm
+
+
+def read_gps(gps: Mapping[int, Any]) -> Gps | None:
+    """A position from the GPS IFD, or None: the IFD may hold only a version or a direction, or a void fix."""
+    if _text(gps.get(_Gps.GPSStatus)).upper().startswith("V"):
+        return None
+    lat = _angle(gps.get(_Gps.GPSLatitude), _text(gps.get(_Gps.GPSLatitudeRef)), "S", 90)
+    lon = _angle(gps.get(_Gps.GPSLongitude), _text(gps.get(_Gps.GPSLongitudeRef)), "W", 180)
+    if lat is None or lon is None or (lat == 0 and lon == 0):
+        return None
+    alt = _number(gps.get(_Gps.GPSAltitude))
+    if alt is not None and gps.get(_Gps.GPSAltitudeRef) in (b"\x01", 1, "\x01"):
+        alt = -alt
+    return {"lat": lat, "lon": lon, "alt": alt}
+
+
+def _angle(value: Any, reference: str, negative: str, limit: float) -> float | None:
+    parts = [_number(part) for part in value] if isinstance(value, (tuple, list)) else [_number(value)]
+    if not parts or len(parts) > 3 or any(part is None for part in parts):
+        return None
+    degrees = sum(abs(part or 0.0) / 60**place for place, part in enumerate(parts))
+    if degrees > limit:
+        return None
+    return -degrees if reference.upper().startswith(negative) or (parts[0] or 0) < 0 else degrees
+
+
+def _taken(base: Mapping[int, Any], detail: Mapping[int, Any]) -> str | None:
+    stamp = _text(detail.get(_Tag.DateTimeOriginal)) or _text(base.get(_Tag.DateTime))
+    try:
+        moment = dt.datetime.strptime(stamp[:19], "%Y:%m:%d %H:%M:%S")
+        fraction = _text(detail.get(_Tag.SubsecTimeOriginal))
+        if fraction.isdecimal():
+            moment = moment.replace(microsecond=int(fraction[:6].ljust(6, "0")))
+        offset = _text(detail.get(_Tag.OffsetTimeOriginal))
+        return dt.datetime.fromisoformat(moment.isoformat() + offset).isoformat()
+    except ValueError:
+        return None
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bytes):
+        value = value.decode("ascii", "ignore")
+    return str(value).replace("\x00", " ").strip() if value is not None else ""
+
+
+def _number(value: Any) -> float | None:
+    try:
+        number = float(value)
+    except (TypeError, ValueError, ZeroDivisionError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _positive(value: Any) -> float | None:
+    number = _number(value)
+    return number if number is not None and number > 0 else None

@@ -1,0 +1,37 @@
+"""Parameters of the ingest stage."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from e2e3d_stages.contract import StageParams
+
+VERSION = 1
+
+
+class Params(StageParams):
+    """How photos are prepared for structure from motion."""
+
+    max_size: int = Field(
+        1600,
+        ge=320,
+        le=8192,
+        title="Photo size",
+        description="Longest side of a prepared photo in pixels; larger photos are scaled down, none is scaled up.",
+    )
+    min_size: int = Field(
+        320,
+        ge=64,
+        le=4096,
+        title="Smallest photo",
+        description="Photos whose longest side is under this many pixels are left out as too small.",
+    )
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "draft": {"max_size": 1000},
+    "standard": {},
+    "high": {"max_size": 2400},
+}

@@ -1,0 +1,253 @@
+"""Prepare a capture's photos: upright, resized, without EXIF, and a record of what their EXIF said."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from statistics import median
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from e2e3d_stages.contract import UnreadableCapture
+from e2e3d_stages.ingest.capture import Refused, Source, list_capture
+from e2e3d_stages.ingest.exif import Exif, read_exif
+from e2e3d_stages.ingest.params import Params
+from e2e3d_stages.runtime import Job
+
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF")
+JPEG_QUALITY = 95
+MIN_PHOTOS = 3
+BLUR_SIZE = 500
+# Each worker holds one decoded photo, up to half a gigabyte at Pillow's own pixel limit.
+MAX_WORKERS = 8
+NAMED_IN_WARNING = 10
+REASONS = {
+    "unreadable": "cannot be read",
+    "duplicate": "are copies of other photos",
+    "too_small": "are too small",
+    "too_large": "have too many pixels",
+    "outside": "are links to files outside the capture",
+    "unsupported_format": "are in a format that is not supported",
+    "not_a_photo": "are no photos",
+}
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One photo, ready under a temporary name."""
+
+    source: str
+    path: Path
+    content: str
+    pixels: str
+    width: int
+    height: int
+    focal_px: float | None
+    blur: float
+    exif: Exif
+
+
+def run(job: Job) -> dict[str, Any]:
+    """Write `images/` and `photos.json`.
+
+    :return: counts of photos given, usable and dropped, cameras, photos with GPS and focal length, median blur score.
+    :raises UnreadableCapture: fewer than three usable photos, or a zip that is refused.
+    """
+    assert job.capture is not None
+    sources, dropped = list_capture(job.capture, job.scratch)
+    prepared = []
+    seen: dict[str, str] = {}
+    for done, result in enumerate(_prepare_all(job, sources), start=1):
+        job.progress(done, len(sources), "photos", phase="preparing photos")
+        if isinstance(result, Prepared):
+            result = _refuse_copy(result, seen)
+        if isinstance(result, Prepared):
+            prepared.append(result)
+        else:
+            dropped.append(result)
+    if len(prepared) < MIN_PHOTOS:
+        raise _too_few(prepared, dropped)
+    _warn_about(dropped, job)
+    return _write(job, prepared, dropped)
+
+
+def _prepare_all(job: Job, sources: list[Source]) -> Iterator[Prepared | Refused]:
+    """Results in the sources' order; Pillow works outside Python's lock, so that threads are enough."""
+    pool = ThreadPoolExecutor(min(job.threads, MAX_WORKERS))
+    folder = job.scratch / "prepared"
+    folder.mkdir()
+    try:
+        targets = [folder / f"{place}.jpg" for place in range(len(sources))]
+        for result in pool.map(lambda source, target: prepare(source, target, job.params), sources, targets):
+            job.check_stop()
+            yield result
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def prepare(source: Source, target: Path, params: Params) -> Prepared | Refused:
+    """Read one photo and write it upright, resized and without EXIF to `target`."""
+    try:
+        with source.path.open("rb") as file:
+            content = _file_digest(file)
+            file.seek(0)
+            with Image.open(file, formats=FORMATS) as image:
+                if max(image.size) < params.min_size:
+                    return Refused(source.name, "too_small", f"{image.width} x {image.height} pixels")
+                exif = read_exif(image)
+                stored_long = max(image.size)
+                image = _resized(image, params.max_size)
+    except Image.DecompressionBombError as error:
+        return Refused(source.name, "too_large", str(error))
+    except (OSError, SyntaxError, ValueError, EOFError, MemoryError) as error:
+        return Refused(source.name, "unreadable", str(error) or type(error).__name__)
+    image.save(target, "JPEG", quality=JPEG_QUALITY)
+    scale = max(image.size) / stored_long
+    return Prepared(
+        source=source.name,
+        path=target,
+        content=content,
+        pixels=hashlib.sha256(image.tobytes()).hexdigest(),
+        width=image.width,
+        height=image.height,
+        focal_px=exif.focal_px * scale if exif.focal_px else None,
+        blur=blur_score(image),
+        exif=exif,
+    )
+
+
+def _file_digest(file: Any) -> str:
+    digest = hashlib.sha256()
+    while chunk := file.read(2**20):
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _resized(image: Image.Image, max_size: int) -> Image.Image:
+    """The photo upright in 8-bit RGB, its longest side at most `max_size`."""
+    long_side = min(max_size, max(image.size))
+    # JPEG can be decoded at a half or a quarter of its size for a fraction of the time and memory.
+    image.draft("RGB", (2 * max_size, 2 * max_size))
+    orientation = image.getexif()
+    if image.mode.startswith("I"):
+        # 16-bit greyscale: Pillow would clip it instead of scaling it.
+        image = Image.fromarray((np.asarray(image, np.float32) / 257).clip(0, 255).astype(np.uint8))
+    picture = image.convert("RGB")
+    picture.info["exif"] = orientation.tobytes()
+    upright = ImageOps.exif_transpose(picture)
+    scale = long_side / max(upright.size)
+    size = (max(1, round(upright.width * scale)), max(1, round(upright.height * scale)))
+    if upright.size != size:
+        upright = upright.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
+    upright.info.clear()
+    return upright
+
+
+def blur_score(image: Image.Image) -> float:
+    """Variance of the Laplacian of the grey photo, scaled so that its longest side has 500 pixels; low is blurred."""
+    scale = BLUR_SIZE / max(image.size)
+    size = (max(3, round(image.width * scale)), max(3, round(image.height * scale)))
+    grey = np.asarray(image.convert("L").resize(size, Image.Resampling.BOX), np.float32)
+    neighbours = grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:]
+    return round(float(np.var(neighbours - 4 * grey[1:-1, 1:-1])), 2)
+
+
+def _refuse_copy(photo: Prepared, seen: dict[str, str]) -> Prepared | Refused:
+    """A second copy adds no view; the first in natural order stays."""
+    original = seen.get(photo.content) or seen.get(photo.pixels)
+    if original is None:
+        seen[photo.content] = seen[photo.pixels] = photo.source
+        return photo
+    photo.path.unlink()
+    same = "file" if photo.content in seen else "picture"
+    return Refused(photo.source, "duplicate", f"The same {same} as {original}.")
+
+
+def _too_few(prepared: list[Prepared], dropped: list[Refused]) -> UnreadableCapture:
+    usable = ", ".join(photo.source for photo in prepared) or "none"
+    reasons = "; ".join(f"{item.source}: {item.reason} ({item.detail})" for item in dropped[:NAMED_IN_WARNING])
+    return UnreadableCapture(
+        f"Only {len(prepared)} of {len(prepared) + len(dropped)} files are usable photos (usable: {usable})."
+        + (f" Left out: {reasons}." if reasons else ""),
+        hint=f"A scene needs at least {MIN_PHOTOS} photos, better 30, taken all around it with much overlap.",
+        details={
+            "usable": [photo.source for photo in prepared],
+            "dropped": [vars(item) for item in dropped],
+        },
+    )
+
+
+def _warn_about(dropped: list[Refused], job: Job) -> None:
+    for reason, count in Counter(item.reason for item in dropped).items():
+        names = [item.source for item in dropped if item.reason == reason]
+        more = f" and {count - NAMED_IN_WARNING} more" if count > NAMED_IN_WARNING else ""
+        job.warn(
+            f"photos_{reason}",
+            f"{count} {'file was' if count == 1 else 'files were'} left out because they {REASONS[reason]}: "
+            f"{', '.join(names[:NAMED_IN_WARNING])}{more}.",
+            "Nothing to do if that is intended; otherwise export or upload these files again.",
+        )
+
+
+def _write(job: Job, prepared: list[Prepared], dropped: list[Refused]) -> dict[str, Any]:
+    folder = job.output / "images"
+    folder.mkdir()
+    cameras: dict[tuple[Any, ...], int] = {}
+    photos = []
+    for place, photo in enumerate(prepared, start=1):
+        name = photo_name(place, len(prepared), photo.source)
+        photo.path.replace(folder / name)
+        photos.append(
+            {
+                "name": name,
+                "source": photo.source,
+                "width": photo.width,
+                "height": photo.height,
+                "focal_px": round(photo.focal_px, 3) if photo.focal_px else None,
+                "camera": cameras.setdefault(_camera_of(photo), len(cameras)),
+                "gps": photo.exif.gps,
+                "taken": photo.exif.taken,
+                "blur": photo.blur,
+            }
+        )
+    record = {
+        "photos": photos,
+        "cameras": [
+            dict(zip(("id", "make", "model", "lens", "focal_mm", "width", "height"), (number, *group[:6]), strict=True))
+            for group, number in cameras.items()
+        ],
+        "dropped": [vars(item) for item in dropped],
+    }
+    (job.output / "photos.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return {
+        "files_given": len(prepared) + len(dropped),
+        "photos": len(photos),
+        "dropped": len(dropped),
+        "cameras": len(cameras),
+        "photos_with_gps": sum(photo.exif.gps is not None for photo in prepared),
+        "photos_with_focal": sum(photo.focal_px is not None for photo in prepared),
+        "long_side": max(max(photo.width, photo.height) for photo in prepared),
+        "blur_median": round(median(photo.blur for photo in prepared), 2),
+    }
+
+
+def photo_name(place: int, count: int, source: str) -> str:
+    """A unique name for the photo at a place, counted from one; names sort in the order of the capture."""
+    digits = max(3, len(str(count)))
+    stem = re.sub(r"[^A-Za-z0-9_-]+", "_", PurePosixPath(source).stem)[:60].strip("_") or "photo"
+    return f"{place:0{digits}d}_{stem}.jpg"
+
+
+def _camera_of(photo: Prepared) -> tuple[Any, ...]:
+    """Photos share intrinsics when all of this is equal; digital zoom shows only in the focal length in pixels."""
+    exif = photo.exif
+    focal_px = round(photo.focal_px) if photo.focal_px else None
+    return (exif.make, exif.model, exif.lens, exif.focal_mm, photo.width, photo.height, focal_px)

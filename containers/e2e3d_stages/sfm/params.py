@@ -1,0 +1,69 @@
+"""Parameters of the structure-from-motion stage."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from e2e3d_stages.contract import StageParams
+
+VERSION = 1
+MIN_FEATURES = 2048
+
+
+class Params(StageParams):
+    """How photos are matched and placed."""
+
+    max_features: int = Field(
+        8192,
+        ge=512,
+        le=65536,
+        title="Features a photo",
+        description="Most SIFT features taken from one photo; under 8192 small sets of photos may fall apart.",
+    )
+    first_octave: Literal[-1, 0] = Field(
+        -1,
+        title="First octave",
+        description="-1 looks for features at twice the photo's size; 0 takes half the time and finds half the points.",
+    )
+    pairs: Literal["auto", "exhaustive", "spatial", "sequential"] = Field(
+        "auto",
+        title="Photo pairs",
+        description="Which photos are compared: all with all, neighbours by GPS, or neighbours in the capture's order; "
+        "auto compares all of a small set, then goes by GPS where most photos have it, else by order.",
+    )
+    exhaustive_limit: int = Field(
+        60,
+        ge=3,
+        le=2000,
+        title="All pairs up to",
+        description="With pairs = auto, the largest number of photos that are all compared with each other.",
+    )
+    neighbors: int = Field(
+        12,
+        ge=2,
+        le=200,
+        title="Neighbours",
+        description="With spatial or sequential pairs, the number of nearest photos that each photo is compared with.",
+    )
+    mapper: Literal["auto", "incremental", "global"] = Field(
+        "auto",
+        title="Mapper",
+        description="auto places photos one by one and, when some are missing, also all at once; "
+        "the result with more well supported photos is kept.",
+    )
+    seed: int = Field(0, ge=0, le=2**31 - 1, title="Seed", description="Seed of all random sampling.")
+
+    def smaller(self) -> Params | None:
+        """Half the features: memory and matching time follow their number."""
+        if self.max_features <= MIN_FEATURES:
+            return None
+        return self.model_copy(update={"max_features": max(MIN_FEATURES, self.max_features // 2)})
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "draft": {"neighbors": 8},
+    "standard": {},
+    "high": {"max_features": 16384, "exhaustive_limit": 120, "neighbors": 20},
+}

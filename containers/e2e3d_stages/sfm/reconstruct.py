@@ -1,0 +1,421 @@
+"""The child process of the stage: from photos to an undistorted model in the world frame, in one reading.
+
+`python -m e2e3d_stages.sfm.reconstruct TASK.json`. Progress goes to `events.jsonl`, the figures to `metrics.json`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import shutil
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pycolmap
+from numpy.typing import NDArray
+from PIL import Image, ImageStat
+
+from e2e3d_stages.sfm import export
+from e2e3d_stages.sfm.frame import estimate_up, georeferenced, upright
+from e2e3d_stages.sfm.geodesy import GpsFit, Similarity, fit_gps, to_enu
+from e2e3d_stages.sfm.pairs import Pair, choose_pairs
+from e2e3d_stages.sfm.params import Params
+from e2e3d_stages.sfm.support import Evidence, Quality, likely_reason
+
+CAMERA_MODEL = "SIMPLE_RADIAL"
+MIN_MODEL_SIZE = 3
+# Pairs matched again for photos that found no place; keeps the second try cheaper than the first.
+MAX_RESCUE_PAIRS = 2000
+EVENT_SECONDS = 0.5
+GREY_SIZE = 64
+
+Models = list[pycolmap.Reconstruction]
+
+
+@dataclass
+class Task:
+    """What the stage asks for, and where things are."""
+
+    images: Path
+    photos: list[dict[str, Any]]
+    params: Params
+    threads: int
+    output: Path
+    scratch: Path
+    ids: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, path: Path) -> Task:
+        """Read `task.json` as the stage wrote it."""
+        task = json.loads(path.read_text(encoding="utf-8"))
+        return cls(
+            images=Path(task["images"]),
+            photos=task["photos"],
+            params=Params.model_validate(task["params"]),
+            threads=task["threads"],
+            output=Path(task["output"]),
+            scratch=Path(task["scratch"]),
+        )
+
+    @property
+    def names(self) -> list[str]:
+        """The photos' names in the capture's order."""
+        return [photo["name"] for photo in self.photos]
+
+    @property
+    def database(self) -> Path:
+        """pycolmap's database of features and matches."""
+        return self.scratch / "features.db"
+
+    def tell(self, phase: str, done: int, total: int, unit: str) -> None:
+        """Report progress to the parent process."""
+        line = json.dumps({"phase": phase, "done": done, "total": total, "unit": unit})
+        with (self.scratch / "events.jsonl").open("a", encoding="utf-8") as events:
+            events.write(line + "\n")
+
+    @contextmanager
+    def counting(self, phase: str, unit: str, total: int, count: Callable[[pycolmap.Database], int]) -> Iterator[None]:
+        """Report progress of a pycolmap call that has no callback by counting the database's rows beside it."""
+        done = threading.Event()
+
+        def watch() -> None:
+            with closing(pycolmap.Database.open(self.database)) as database:
+                start = count(database)
+                while not done.wait(EVENT_SECONDS):
+                    self.tell(phase, min(count(database) - start, total), total, unit)
+
+        watcher = threading.Thread(target=watch, daemon=True)
+        self.tell(phase, 0, total, unit)
+        watcher.start()
+        try:
+            yield
+        finally:
+            done.set()
+            watcher.join()
+        self.tell(phase, total, total, unit)
+
+
+def main(path: str) -> None:
+    """Do what `task.json` says."""
+    _die_with_parent()
+    task = Task.read(Path(path))
+    pycolmap.set_random_seed(task.params.seed)
+    pycolmap.Database.open(task.database).close()
+    extract(task)
+    pairing, pairs = choose_pairs(
+        task.params.pairs,
+        _ground_positions(task),
+        exhaustive_limit=task.params.exhaustive_limit,
+        neighbors=task.params.neighbors,
+    )
+    match(task, pairs, "matching")
+    mapper, models = reconstruct(task, pairs)
+    evidence = gather_evidence(task, models)
+    model = models[0] if models else pycolmap.Reconstruction()
+    remove_unsupported(model, evidence)
+    metrics = {
+        "photos_given": len(task.photos),
+        "photos_registered": sum(item.registered for item in evidence.values()),
+        "photos_supported": sum(item.supported for item in evidence.values()),
+        "registered_share": round(sum(item.registered for item in evidence.values()) / len(task.photos), 4),
+        "models": len(models),
+        "second_model_photos": models[1].num_reg_images() if len(models) > 1 else 0,
+        "mapper": mapper,
+        "pairing": pairing,
+        "pairs_matched": len(pairs),
+        **place_in_world(task, model),
+        **export.write_scene(model, task.images, task.names, task.output, task.scratch, task.threads),
+    }
+    write_photos(task, evidence)
+    (task.scratch / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
+
+
+def _die_with_parent() -> None:
+    """An orphan would go on eating the machine after its parent was killed outright."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
+def extract(task: Task) -> None:
+    """SIFT features of all photos; the photos of one camera group share one camera with its focal length."""
+    options = pycolmap.FeatureExtractionOptions(num_threads=task.threads)
+    options.sift.max_num_features = task.params.max_features
+    options.sift.first_octave = task.params.first_octave
+    with task.counting("finding features", "photos", len(task.photos), lambda database: database.num_images()):
+        for group in sorted({photo["camera"] for photo in task.photos}):
+            photos = [photo for photo in task.photos if photo["camera"] == group]
+            reader = pycolmap.ImageReaderOptions(camera_model=CAMERA_MODEL)
+            focal = photos[0]["focal_px"]
+            if focal:
+                reader.camera_params = f"{focal},{photos[0]['width'] / 2},{photos[0]['height'] / 2},0"
+            pycolmap.extract_features(
+                task.database,
+                task.images,
+                image_names=[photo["name"] for photo in photos],
+                camera_mode=pycolmap.CameraMode.SINGLE,
+                reader_options=reader,
+                extraction_options=options,
+            )
+    with closing(pycolmap.Database.open(task.database)) as database:
+        task.ids = {image.name: image.image_id for image in database.read_all_images()}
+
+
+def _ground_positions(task: Task) -> list[NDArray[np.float64] | None]:
+    """Photos' GPS positions in metres around the first, heights left out."""
+    located = [photo["gps"] for photo in task.photos if photo["gps"]]
+    if not located:
+        return [None] * len(task.photos)
+    origin = np.array([located[0]["lat"], located[0]["lon"], 0.0])
+    return [
+        to_enu(np.array([[photo["gps"]["lat"], photo["gps"]["lon"], 0.0]]), origin)[0] if photo["gps"] else None
+        for photo in task.photos
+    ]
+
+
+def match(task: Task, pairs: Sequence[Pair], phase: str, *, guided: bool = False) -> None:
+    """Match and verify pairs of photos; guided matching looks again along the epipolar lines of a verified pair."""
+    if not pairs:
+        return
+    listing = task.scratch / "pairs.txt"
+    listing.write_text("".join(f"{task.names[a]} {task.names[b]}\n" for a, b in pairs), encoding="utf-8")
+    verification = pycolmap.TwoViewGeometryOptions()
+    verification.ransac.random_seed = task.params.seed
+    with task.counting(phase, "pairs", len(pairs), lambda database: database.num_matched_image_pairs()):
+        pycolmap.match_image_pairs(
+            task.database,
+            matching_options=pycolmap.FeatureMatchingOptions(num_threads=task.threads, guided_matching=guided),
+            pairing_options=pycolmap.ImportedPairingOptions(match_list_path=str(listing)),
+            verification_options=verification,
+        )
+
+
+def reconstruct(task: Task, pairs: Sequence[Pair]) -> tuple[str, Models]:
+    """The best of up to three tries, by the number of photos whose place can be believed.
+
+    Incremental mapping comes first. When photos are missing, these are matched again with more effort, and both
+    mappers try once more.
+
+    :return: the mapper's name, and its models, the largest first.
+    """
+    if task.params.mapper != "auto":
+        return task.params.mapper, _MAPPERS[task.params.mapper](task)
+    tries = [("incremental", map_incrementally(task))]
+    missing = _missing(task, tries[0][1])
+    if missing:
+        if rescue(task, missing, pairs):
+            tries.append(("incremental", map_incrementally(task)))
+        if _missing(task, tries[-1][1]):
+            tries.append(("global", map_globally(task)))
+    # max() keeps the first of equals: the incremental model is the more accurate one.
+    return max(tries, key=lambda attempt: len(task.photos) - len(_missing(task, attempt[1])))
+
+
+def _missing(task: Task, models: Models) -> list[int]:
+    evidence = gather_evidence(task, models)
+    return [place for place, name in enumerate(task.names) if not evidence[name].supported]
+
+
+def rescue(task: Task, missing: Sequence[int], pairs: Sequence[Pair]) -> bool:
+    """Match missing photos again: guided where a pair was verified, and with photos not yet compared.
+
+    :return: whether there was anything to try.
+    """
+    inliers = verified_pairs(task)
+    lost = set(missing)
+    guided = [pair for pair in inliers if len(lost & set(pair)) == 1]
+    guided.sort(key=lambda pair: -inliers[pair])
+    tried = set(pairs)
+    new = {(min(a, b), max(a, b)) for a in missing for b in range(len(task.photos)) if a != b} - tried
+    guided, fresh = guided[:MAX_RESCUE_PAIRS], sorted(new)[:MAX_RESCUE_PAIRS]
+    with closing(pycolmap.Database.open(task.database)) as database:
+        for a, b in guided:
+            ids = task.ids[task.names[a]], task.ids[task.names[b]]
+            database.delete_matches(*ids)
+            database.delete_two_view_geometry(*ids)
+    match(task, guided, "matching missing photos again", guided=True)
+    match(task, fresh, "matching missing photos with all others")
+    return bool(guided or fresh)
+
+
+def map_incrementally(task: Task) -> Models:
+    """COLMAP's mapper, with bundle adjustment over everything less often: same points and error, half the time."""
+    options = pycolmap.IncrementalPipelineOptions(
+        num_threads=task.threads,
+        random_seed=task.params.seed,
+        min_model_size=MIN_MODEL_SIZE,
+        ba_global_frames_ratio=1.4,
+        ba_global_points_ratio=1.4,
+        ba_global_max_refinements=2,
+        ba_local_max_refinements=1,
+    )
+    registered = 0
+
+    def count() -> None:
+        nonlocal registered
+        registered += 1
+        task.tell("placing photos", min(registered, len(task.photos)), len(task.photos), "photos")
+
+    folder = _fresh(task.scratch / "incremental")
+    models = pycolmap.incremental_mapping(task.database, task.images, folder, options, next_image_callback=count)
+    return _largest_first(models)
+
+
+def map_globally(task: Task) -> Models:
+    """GLOMAP: all photos at once. It registers photos that the incremental mapper leaves out, rightly or not."""
+    task.tell("placing all photos at once", 0, 1, "tries")
+    options = pycolmap.GlobalPipelineOptions(
+        num_threads=task.threads, random_seed=task.params.seed, min_model_size=MIN_MODEL_SIZE
+    )
+    models = pycolmap.global_mapping(task.database, task.images, _fresh(task.scratch / "global"), options)
+    return _largest_first(models)
+
+
+_MAPPERS = {"incremental": map_incrementally, "global": map_globally}
+
+
+def _fresh(folder: Path) -> Path:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    return folder
+
+
+def _largest_first(models: dict[int, pycolmap.Reconstruction]) -> Models:
+    return sorted(models.values(), key=lambda model: (-model.num_reg_images(), -model.num_points3D()))
+
+
+def verified_pairs(task: Task) -> dict[Pair, int]:
+    """Inlier matches of each pair that passed geometric verification, by the photos' places in order."""
+    places = {task.ids[name]: place for place, name in enumerate(task.names) if name in task.ids}
+    found = {}
+    with closing(pycolmap.Database.open(task.database)) as database:
+        for pair_id, count in zip(*database.read_two_view_geometry_num_inliers(), strict=True):
+            first, second = (places[image_id] for image_id in pycolmap.pair_id_to_image_pair(pair_id))
+            if count >= pycolmap.TwoViewGeometryOptions().min_num_inliers:
+                found[min(first, second), max(first, second)] = count
+    return found
+
+
+def gather_evidence(task: Task, models: Models) -> dict[str, Evidence]:
+    """For each photo what speaks for its place in the first model."""
+    registered = [
+        {image.name: image.num_points3D for image in model.images.values() if image.has_pose} for model in models
+    ]
+    kept = registered[0] if registered else {}
+    elsewhere = {name for model in registered[1:] for name in model}
+    inliers: dict[str, list[int]] = {name: [] for name in task.names}
+    for pair, count in verified_pairs(task).items():
+        first, second = (task.names[place] for place in pair)
+        if second in kept:
+            inliers[first].append(count)
+        if first in kept:
+            inliers[second].append(count)
+    return {
+        name: Evidence(name in kept, kept.get(name, 0), tuple(inliers[name]), name in elsewhere and name not in kept)
+        for name in task.names
+    }
+
+
+def remove_unsupported(model: pycolmap.Reconstruction, evidence: dict[str, Evidence]) -> None:
+    """Take photos whose place cannot be believed out of the model, with the points that only they gave."""
+    for image in list(model.images.values()):
+        if image.has_pose and not evidence[image.name].supported:
+            model.deregister_frame(image.frame_id)
+
+
+def place_in_world(task: Task, model: pycolmap.Reconstruction) -> dict[str, Any]:
+    """Turn, move and scale the model into the world frame; write `georef.json` when GPS fits.
+
+    :return: metrics.
+    """
+    images = [image for image in model.images.values() if image.has_pose]
+    figures = {"up_from": None, "gps_photos": 0, "gps_problem": "", "gps_residual_m": None, "gps_inlier_share": None}
+    if not images or not model.num_points3D():
+        return figures
+    points = np.array([point.xyz for point in model.points3D.values()])
+    centers = np.array([image.projection_center() for image in images])
+    rotations = np.array([image.cam_from_world().rotation.matrix().T for image in images])
+    up, up_from = estimate_up(rotations, centers)
+    fit, origin = _fit_gps(task, images, up)
+    if fit.similarity is not None and not fit.problem:
+        world, scene_to_enu = georeferenced(fit.similarity, points)
+        up_from = "gps"
+        lat, lon, alt = origin
+        georef = {"scene_to_enu": scene_to_enu.tolist(), "origin": {"lat": lat, "lon": lon, "alt": alt}}
+        (task.output / "georef.json").write_text(json.dumps(georef, indent=1) + "\n", encoding="utf-8")
+    else:
+        world = upright(up, rotations[0, :, 2], points, _viewing_distance(model, images))
+    model.transform(pycolmap.Sim3d(world.scale, pycolmap.Rotation3d(world.rotation), world.translation))
+    return {
+        "up_from": up_from,
+        "gps_photos": fit.located,
+        "gps_problem": fit.problem,
+        "gps_residual_m": None if fit.residual is None else round(fit.residual, 3),
+        "gps_inlier_share": None if fit.inlier_share is None else round(fit.inlier_share, 3),
+    }
+
+
+def _fit_gps(task: Task, images: Sequence[pycolmap.Image], up: NDArray[np.float64]) -> tuple[GpsFit, list[float]]:
+    gps = {photo["name"]: photo["gps"] for photo in task.photos}
+    located = [image for image in images if gps[image.name] and gps[image.name]["alt"] is not None]
+    if not located:
+        return GpsFit(None, "no placed photo has GPS with altitude", 0), []
+    lla = np.array([[gps[image.name][key] for key in ("lat", "lon", "alt")] for image in located])
+    origin = np.median(lla, axis=0)
+    centers = np.array([image.projection_center() for image in located])
+    return fit_gps(centers, to_enu(lla, origin), up, task.params.seed), origin.tolist()
+
+
+def _viewing_distance(model: pycolmap.Reconstruction, images: Sequence[pycolmap.Image]) -> float:
+    """Median depth of the points over all observations, in the model's units."""
+    depths = []
+    for image in images:
+        seen = np.array([model.points3D[p.point3D_id].xyz for p in image.points2D if p.has_point3D()]).reshape(-1, 3)
+        pose = image.cam_from_world().matrix()
+        depths.append(seen @ pose[2, :3] + pose[2, 3])
+    return float(np.median(np.concatenate(depths)))
+
+
+def write_photos(task: Task, evidence: dict[str, Evidence]) -> None:
+    """Write `photos.json`: for each given photo whether it is used, and if not, why."""
+    blurs = [photo["blur"] for photo in task.photos]
+    records = []
+    with closing(pycolmap.Database.open(task.database)) as database:
+        for order, photo in enumerate(task.photos):
+            found = evidence[photo["name"]]
+            reason = None
+            if not found.supported:
+                image_id = task.ids.get(photo["name"])
+                features = database.num_keypoints_for_image(image_id) if image_id is not None else 0
+                quality = Quality(photo["blur"], _brightness(task.images / photo["name"]), features)
+                reason = likely_reason(found, quality, blurs)
+            records.append(
+                {
+                    "name": photo["name"],
+                    "order": order,
+                    "registered": found.registered,
+                    "supported": found.supported,
+                    "observations": found.observations,
+                    "pairs": len(found.inliers),
+                    "inliers": sum(found.inliers),
+                    "reason": reason,
+                }
+            )
+    (task.output / "photos.json").write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
+
+
+def _brightness(path: Path) -> float:
+    with Image.open(path) as image:
+        image.draft("L", (GREY_SIZE, GREY_SIZE))
+        return float(ImageStat.Stat(image.convert("L")).mean[0])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

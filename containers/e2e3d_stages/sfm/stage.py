@@ -1,0 +1,126 @@
+"""Run structure from motion in a child process, watch over it, and report what it found."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from e2e3d_stages.contract import OutOfMemory, StageError
+from e2e3d_stages.runtime import Job
+
+CHILD = "e2e3d_stages.sfm.reconstruct"
+POLL_SECONDS = 0.2
+LOG_LINES = 15
+NAMED_IN_WARNING = 10
+SECOND_MODEL_SHARE = 0.3
+
+
+def run(job: Job) -> dict[str, Any]:
+    """Write undistorted photos, the sparse model, `views.json`, `points.npz`, `photos.json` and `georef.json`.
+
+    Whatever was found is committed, nothing included: whether it is enough is for the operator's gate to say.
+
+    :return: photos given, registered and supported, models, points, reprojection error, GPS residual and more.
+    :raises OutOfMemory: the child was killed, or could not allocate.
+    :raises StageError: the child ended in any other way.
+    """
+    record = json.loads((job.inputs["ingest"].folder / "photos.json").read_text(encoding="utf-8"))
+    task = {
+        "images": str(job.inputs["ingest"].folder / "images"),
+        "photos": record["photos"],
+        "params": job.params.model_dump(),
+        "threads": job.threads,
+        "output": str(job.output),
+        "scratch": str(job.scratch),
+    }
+    (job.scratch / "task.json").write_text(json.dumps(task), encoding="utf-8")
+    supervise([sys.executable, "-m", CHILD, str(job.scratch / "task.json")], job)
+    metrics: dict[str, Any] = json.loads((job.scratch / "metrics.json").read_text(encoding="utf-8"))
+    _warn(job, metrics)
+    return metrics
+
+
+def supervise(command: list[str], job: Job) -> None:
+    """Run the child to its end: pass its progress on, stop it when the stage is stopped, name how it failed.
+
+    pycolmap ends the whole process on some errors, out of any `except`'s reach; hence a process of its own.
+    """
+    log_path, events = job.scratch / "child.log", _Events(job.scratch / "events.jsonl", job)
+    with log_path.open("wb") as log:
+        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
+        try:
+            while child.poll() is None and not job.stopping:
+                time.sleep(POLL_SECONDS)
+                events.pass_on()
+        finally:
+            if child.poll() is None:
+                child.kill()
+            child.wait()
+    job.check_stop()
+    events.pass_on()
+    if child.returncode:
+        raise _failure(child.returncode, log_path)
+
+
+class _Events:
+    """The child's progress, one JSON object a line, read as it grows."""
+
+    def __init__(self, path: Path, job: Job) -> None:
+        path.touch()
+        self._file = path.open(encoding="utf-8")
+        self._job = job
+        self._rest = ""
+
+    def pass_on(self) -> None:
+        lines = (self._rest + self._file.read()).split("\n")
+        self._rest = lines.pop()
+        for line in lines:
+            event = json.loads(line)
+            self._job.progress(event["done"], event["total"], event["unit"], phase=event["phase"])
+
+
+def _failure(returncode: int, log_path: Path) -> StageError:
+    lines = log_path.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_LINES:]
+    text = "\n".join(lines)
+    if returncode == -signal.SIGKILL or "bad_alloc" in text or "MemoryError" in text:
+        return OutOfMemory(
+            "Structure from motion ran out of memory (its process was killed).",
+            hint="Use fewer features a photo, smaller photos, or a machine with more memory.",
+            details={"log": lines},
+        )
+    how = f"signal {signal.Signals(-returncode).name}" if returncode < 0 else f"status {returncode}"
+    return StageError(
+        f"Structure from motion ended with {how}: {lines[-1] if lines else 'it left no message'}",
+        hint="The last lines of its log are in the details.",
+        details={"log": lines},
+    )
+
+
+def _warn(job: Job, metrics: dict[str, Any]) -> None:
+    photos = json.loads((job.output / "photos.json").read_text(encoding="utf-8"))
+    unused = [photo for photo in photos if not photo["supported"]]
+    if unused:
+        named = "; ".join(f"{photo['name']}: {photo['reason']}" for photo in unused[:NAMED_IN_WARNING])
+        more = f"; and {len(unused) - NAMED_IN_WARNING} more" if len(unused) > NAMED_IN_WARNING else ""
+        job.warn(
+            "photos_not_used",
+            f"{len(unused)} of {len(photos)} photos are not used. {named}{more}.",
+            "Take sharp photos in small steps, so that each shows most of what its neighbours show.",
+        )
+    if metrics["second_model_photos"] >= SECOND_MODEL_SHARE * max(metrics["photos_registered"], 1):
+        job.warn(
+            "capture_in_parts",
+            f"The photos fall into {metrics['models']} parts that do not connect; only the largest is used.",
+            "Add photos that show the way from one part to the other.",
+        )
+    if metrics["gps_problem"] and metrics["gps_photos"]:
+        job.warn(
+            "gps_not_used",
+            f"GPS was not used to place the scene: {metrics['gps_problem']}.",
+            "The scene is upright by its photos and has no scale in metres; nothing else depends on GPS.",
+        )
