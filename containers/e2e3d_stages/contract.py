@@ -126,6 +126,7 @@ class Reference(Model):
     uri: str = Field(description="The artifact's folder in the store.")
     digest: str = Field(description="SHA-256 of manifest.json, in hex.")
     metrics: dict[str, Any] = Field(default_factory=dict)
+    reused: bool = Field(default=False, description="Whether it was there before this run asked.")
 
 
 class Input(Model):

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from e2e3d_stages import __version__
+from e2e3d_stages.capture import fetch_capture
 from e2e3d_stages.contract import (
     CONTRACT_VERSION,
     Advice,
@@ -36,8 +37,7 @@ from e2e3d_stages.contract import (
     now,
 )
 from e2e3d_stages.presets import STAGES
-from e2e3d_stages.storage import open_storage
-from e2e3d_stages.store import ArtifactStore, in_parallel
+from e2e3d_stages.store import ArtifactStore
 
 log = logging.getLogger("e2e3d")
 
@@ -122,9 +122,7 @@ class Job:
         """A folder whose files become the checkpoint of a step, complete or not there."""
         with tempfile.TemporaryDirectory(dir=self.scratch) as name:
             yield Path(name)
-            self._store.save_checkpoint(
-                self._request.stage, self._request.key, self._request.attempt, step, Path(name)
-            )
+            self._store.save_checkpoint(self._request.stage, self._request.key, self._request.attempt, step, Path(name))
         log.info("Checkpoint of step %d saved", step)
 
     def latest_checkpoint(self) -> tuple[int, Path] | None:
@@ -297,28 +295,6 @@ def _fetch_input(store: ArtifactStore, request: Request, stage: str, folder: Pat
     if manifest is None:
         raise Infrastructure(f"The artifact {stage} {wanted.key} is not in the store.", hint="Run that stage again.")
     return InputArtifact(folder=store.fetch(manifest, folder / "inputs" / stage), manifest=manifest)
-
-
-def fetch_capture(uri: str, into: Path) -> Path:
-    """A local folder with the capture's files, or the path of its one zip; a local capture is used in place."""
-    storage = open_storage(uri)
-    in_place = storage.local_path("")
-    if in_place is not None:
-        return in_place
-    entries = list(storage.list())
-    if len(entries) == 1 and not entries[0].path:
-        into.mkdir(parents=True)
-        target = into / Path(uri).name
-        storage.download("", target)
-        return target
-
-    def fetch_one(path: str) -> None:
-        target = into / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        storage.download(path, target)
-
-    in_parallel(fetch_one, [entry.path for entry in entries])
-    return into
 
 
 def _usage(started: Any, clock: float, stage_seconds: float) -> Usage:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,12 @@ _REFUSED = {"403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"
 
 
 class S3Storage(Storage):
-    """A prefix of a bucket. Writes are atomic by S3's own rules; `create` uses `If-None-Match: *`."""
+    """A prefix of a bucket. Writes are atomic by S3's own rules; `create` uses `If-None-Match: *`.
 
-    def __init__(self, uri: str) -> None:
+    :param environment: credentials and endpoint that go before the process's own environment.
+    """
+
+    def __init__(self, uri: str, environment: Mapping[str, str]) -> None:
         super().__init__(uri)
         parts = urlsplit(uri)
         if not parts.netloc:
@@ -31,7 +34,15 @@ class S3Storage(Storage):
         self.bucket = parts.netloc
         self.prefix = parts.path.strip("/")
         retries: Any = {"mode": "standard", "max_attempts": 8}
-        self._client = boto3.client("s3", config=Config(retries=retries, max_pool_connections=32))
+        self._client = boto3.client(
+            "s3",
+            config=Config(retries=retries, max_pool_connections=32),
+            aws_access_key_id=environment.get("AWS_ACCESS_KEY_ID"),
+            aws_secret_access_key=environment.get("AWS_SECRET_ACCESS_KEY"),
+            aws_session_token=environment.get("AWS_SESSION_TOKEN"),
+            region_name=environment.get("AWS_DEFAULT_REGION"),
+            endpoint_url=environment.get("AWS_ENDPOINT_URL_S3"),
+        )
 
     def _key(self, path: str) -> str:
         return "/".join(part for part in (self.prefix, path) if part)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,6 @@ from urllib.parse import unquote, urlsplit
 from uuid import uuid4
 
 from e2e3d_stages.contract import InvalidRequest
-
 
 _ASIDE = ".writing-"
 
@@ -169,12 +168,11 @@ class FileStorage(Storage):
             temporary.unlink(missing_ok=True)
 
 
-def open_storage(uri: str) -> Storage:
+def open_storage(uri: str, environment: Mapping[str, str] | None = None) -> Storage:
     """Open `file:///folder` or `s3://bucket/prefix`.
 
-    S3 credentials and endpoint come from the environment, as boto3 reads them (`AWS_ACCESS_KEY_ID`,
-    `AWS_ENDPOINT_URL_S3`, …), so MinIO works too.
-
+    :param environment: S3 credentials and endpoint under the names that boto3 reads (`AWS_ACCESS_KEY_ID`,
+        `AWS_ENDPOINT_URL_S3`, …), so MinIO works too; what is not given comes from the process's own environment.
     :raises InvalidRequest: for any other kind of address.
     """
     scheme = urlsplit(uri).scheme
@@ -183,5 +181,5 @@ def open_storage(uri: str) -> Storage:
     if scheme == "s3":
         from e2e3d_stages.s3 import S3Storage
 
-        return S3Storage(uri)
+        return S3Storage(uri, environment or {})
     raise InvalidRequest(f"{uri!r} is neither file:// nor s3://.", hint="Write file:///folder or s3://bucket/prefix.")

@@ -1,17 +1,17 @@
 """The artifact store: what is committed, who is making what, and how to fetch it.
 
-    <root>/artifacts/<stage>/<key>/manifest.json               written last, create-only: the commit
-    <root>/artifacts/<stage>/<key>/generations/<n>.json        who asked by `force` for it to be made again
-    <root>/artifacts/<stage>/<key>/attempts/<n>/               claim, request, progress, failure, job, files/
-    <root>/artifacts/<stage>/<key>/checkpoints/<step>-<n>/     complete when checkpoint.json is there
-    <root>/scenes/<scene>/<run>/                               what publish lays out for people
+<root>/artifacts/<stage>/<key>/manifest.json               written last, create-only: the commit
+<root>/artifacts/<stage>/<key>/generations/<n>.json        who asked by `force` for it to be made again
+<root>/artifacts/<stage>/<key>/attempts/<n>/               claim, request, progress, failure, job, files/
+<root>/artifacts/<stage>/<key>/checkpoints/<step>-<n>/     complete when checkpoint.json is there
+<root>/scenes/<scene>/<run>/                               what publish lays out for people
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -75,9 +75,9 @@ class ArtifactStore:
         self.storage = storage
 
     @classmethod
-    def open(cls, uri: str) -> ArtifactStore:
-        """Open the store at `file:///folder` or `s3://bucket/prefix`."""
-        return cls(open_storage(uri))
+    def open(cls, uri: str, environment: Mapping[str, str] | None = None) -> ArtifactStore:
+        """Open the store at `file:///folder` or `s3://bucket/prefix`, as `open_storage` does."""
+        return cls(open_storage(uri, environment))
 
     @staticmethod
     def folder(stage: str, key: str) -> str:
@@ -203,25 +203,22 @@ class ArtifactStore:
 
     # Attempts and claims
 
-    def attempts(self, stage: str, key: str) -> list[int]:
-        """Numbers of all attempts, oldest first."""
+    def last_attempt(self, stage: str, key: str) -> int:
+        """Number of the newest attempt; 0 without any."""
         names = self.storage.folders(f"{self.folder(stage, key)}/attempts")
-        return sorted(int(name) for name in names if name.isdigit())
+        return max((int(name) for name in names if name.isdigit()), default=0)
 
     def claim(self, stage: str, key: str, owner: str, *, stale_after: dt.timedelta) -> Claim | None:
         """Take the next attempt, before anything is submitted.
 
-        :param owner: who takes it; the same owner may always take another.
-        :param stale_after: how long an attempt may be silent before others may take over.
-        :returns: the claim, or None while somebody else's attempt is alive.
+        :param owner: who takes it.
+        :param stale_after: how long an attempt may be silent before it belongs to nobody.
+        :returns: the claim, or None while the newest attempt is alive.
         """
         while True:
-            numbers = self.attempts(stage, key)
-            last = numbers[-1] if numbers else 0
+            last = self.last_attempt(stage, key)
             if last and self.is_alive(stage, key, last, stale_after=stale_after):
-                holder = self.read_claim(stage, key, last)
-                if holder and holder.owner != owner:
-                    return None
+                return None
             claim = Claim(owner=owner, attempt=last + 1, claimed=now(), heartbeat=now())
             if self._create(f"{self.attempt_folder(stage, key, last + 1)}/claim.json", claim):
                 return claim
@@ -245,11 +242,13 @@ class ArtifactStore:
         seen += [progress.updated] if progress else []
         return bool(seen) and now() - max(seen) < stale_after
 
-    def write_request(self, request: Request) -> str:
-        """Store the request; returns its URI, the stage program's only argument."""
-        path = f"{self.attempt_folder(request.stage, request.key, request.attempt)}/request.json"
-        self._save(path, request)
-        return self.storage.uri_of(path)
+    def request_uri(self, stage: str, key: str, attempt: int) -> str:
+        """Where an attempt's request is: the stage program's only argument."""
+        return self.storage.uri_of(f"{self.attempt_folder(stage, key, attempt)}/request.json")
+
+    def write_request(self, request: Request) -> None:
+        """Store the request of an attempt."""
+        self._save(f"{self.attempt_folder(request.stage, request.key, request.attempt)}/request.json", request)
 
     def read_request(self, path: str) -> Request | None:
         """The request at a path below the root."""
@@ -310,7 +309,9 @@ class ArtifactStore:
     def latest_checkpoint(self, stage: str, key: str, into: Path) -> tuple[int, Path] | None:
         """Fetch the newest complete checkpoint: its step and a local folder; None without any."""
         base = f"{self.folder(stage, key)}/checkpoints"
-        found = [(name, self._load(f"{base}/{name}/checkpoint.json", _Checkpoint)) for name in self.storage.folders(base)]
+        found = [
+            (name, self._load(f"{base}/{name}/checkpoint.json", _Checkpoint)) for name in self.storage.folders(base)
+        ]
         complete = [(entry.step, name, entry) for name, entry in found if entry is not None]
         if not complete:
             return None

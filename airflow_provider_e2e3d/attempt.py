@@ -1,0 +1,92 @@
+"""One attempt at an artifact, as Airflow sees it: the job that runs it and the files it writes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from e2e3d_stages.contract import Claim, Failure, FailureCode, Model
+from e2e3d_stages.store import ArtifactStore
+
+from airflow_provider_e2e3d.backends.base import Backend, Handle, JobStatus
+from airflow_provider_e2e3d.hooks.store import StoreHook
+from airflow_provider_e2e3d.profiles import profile_named
+
+HEARTBEAT_SECONDS = 15.0
+
+
+class AttemptState(Model):
+    """What another process needs to go on with an attempt: no secret in it."""
+
+    profile: str
+    stage: str
+    key: str
+    claim: Claim
+    handle: Handle
+    cursor: int = 0
+
+
+class Attempt:
+    """A claimed attempt and its job.
+
+    :param store: where it writes.
+    :param backend: where it runs.
+    :param state: which one it is.
+    """
+
+    def __init__(self, store: ArtifactStore, backend: Backend, state: AttemptState) -> None:
+        self.store = store
+        self.backend = backend
+        self.state = state
+        self._next_heartbeat = 0.0
+
+    @classmethod
+    def deserialize(cls, values: dict[str, Any]) -> Attempt:
+        """The attempt that another process wrote down."""
+        state = AttemptState.model_validate(values)
+        profile = profile_named(state.profile)
+        store = StoreHook(profile.store_conn_id).open(profile.store)
+        return cls(store, profile.backend(state.stage), state)
+
+    def serialize(self) -> dict[str, Any]:
+        """What `deserialize` reads, as JSON."""
+        return self.state.model_dump(mode="json")
+
+    def follow(self, write_line: Callable[[str], object]) -> JobStatus:
+        """Look once: pass new log lines on, keep the claim alive, say how the job is."""
+        status = self.backend.poll(self.state.handle)
+        while True:
+            lines, cursor = self.backend.logs(self.state.handle, self.state.cursor)
+            for line in lines:
+                write_line(line)
+            if cursor == self.state.cursor:
+                break
+            self.state = self.state.model_copy(update={"cursor": cursor})
+        if status.running and time.monotonic() >= self._next_heartbeat:
+            self.store.heartbeat(self.state.stage, self.state.key, self.state.claim)
+            self._next_heartbeat = time.monotonic() + HEARTBEAT_SECONDS
+        return status
+
+    def cancel(self) -> None:
+        """Ask the job to stop."""
+        self.backend.cancel(self.state.handle)
+
+    def failure(self, exit_code: int | None) -> Failure:
+        """Why the job ended without an artifact; written down for others where the job could not."""
+        state = self.state
+        failure = self.store.failure(state.stage, state.key, state.claim.attempt)
+        if failure is None:
+            failure = Failure(
+                code=FailureCode.CRASH,
+                message=f"The {state.stage} program ended without a word (exit status {_exit(exit_code)}).",
+                hint="It was killed from outside, by a person or by the machine when memory ran out; "
+                "the retry goes on from the newest checkpoint.",
+                attempt=state.claim.attempt,
+            )
+            self.store.write_failure(state.stage, state.key, failure)
+        return failure
+
+
+def _exit(code: int | None) -> str:
+    return "unknown" if code is None else str(code)

@@ -1,0 +1,1 @@
+"""Places where a stage program can run."""

@@ -1,0 +1,1 @@
+"""Hooks: connections become artifact stores."""

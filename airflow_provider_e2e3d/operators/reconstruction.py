@@ -1,0 +1,163 @@
+"""One thin operator a stage, for the shipped DAG and for people's own."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from e2e3d_stages.contract import Manifest, Reference
+from e2e3d_stages.presets import STAGES
+from e2e3d_stages.publish.layout import lay_out
+from e2e3d_stages.store import ArtifactStore
+
+from airflow_provider_e2e3d.exceptions import QualityGateFailed
+from airflow_provider_e2e3d.operators.stage import StageOperator
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+
+class IngestOperator(StageOperator):
+    """Photos become an upright, resized set with what is known of their cameras.
+
+    :param capture: where the photos are: a prefix or one zip. (templated)
+    """
+
+    def __init__(self, *, capture: str, **kwargs: Any) -> None:
+        super().__init__(stage="ingest", capture=capture, **kwargs)
+
+
+class SfmOperator(StageOperator):
+    """Photos become camera poses and a sparse cloud; a result too poor to train on fails here, before a GPU is rented.
+
+    :param ingest: what `IngestOperator` returned. (templated)
+    :param min_registered_share: share of the photos that must be placed. (templated)
+    :param min_photos: number of photos that must be placed. (templated)
+    :param min_points_per_photo: points that a placed photo must see, in the median. (templated)
+    """
+
+    template_fields: Sequence[str] = (
+        *StageOperator.template_fields,
+        "min_registered_share",
+        "min_photos",
+        "min_points_per_photo",
+    )
+    WARN_BELOW_SHARE = 0.8
+    WARN_SECOND_MODEL_SHARE = 0.3
+
+    def __init__(
+        self,
+        *,
+        ingest: Any,
+        min_registered_share: Any = 0.5,
+        min_photos: Any = 5,
+        min_points_per_photo: Any = 100,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(stage="sfm", inputs={"ingest": ingest}, **kwargs)
+        self.min_registered_share = min_registered_share
+        self.min_photos = min_photos
+        self.min_points_per_photo = min_points_per_photo
+
+    def judge(self, context: Context, store: ArtifactStore, manifest: Manifest, reference: Reference) -> None:
+        """Refuse what cannot become a scene, warn of what will be a poor one."""
+        metrics = manifest.metrics
+        given, placed = metrics["photos_given"], metrics["photos_supported"]
+        share = placed / given if given else 0.0
+        points = metrics["points_per_photo_median"] or 0
+        problems = []
+        if share < float(self.min_registered_share):
+            problems.append(f"only {placed} of {given} photos could be placed ({share:.0%})")
+        if placed < int(self.min_photos):
+            problems.append(f"{placed} placed photos are fewer than {self.min_photos}")
+        if points < float(self.min_points_per_photo):
+            problems.append(f"a placed photo sees {points:.0f} points, fewer than {self.min_points_per_photo}")
+        if problems:
+            raise QualityGateFailed(
+                f"These photos do not become a scene: {'; '.join(problems)}.\n{_left_out(store, manifest)}\n"
+                "Take photos of one still thing from all around, each overlapping its neighbours by two thirds, sharp "
+                "and evenly lit; then trigger again."
+            )
+        if share < self.WARN_BELOW_SHARE:
+            self.log.warning("Only %d of %d photos could be placed.\n%s", placed, given, _left_out(store, manifest))
+        second = metrics.get("second_model_photos") or 0
+        if placed and second / placed >= self.WARN_SECOND_MODEL_SHARE:
+            self.log.warning(
+                "%d photos form a second, separate scene: photos that connect the two parts are missing.", second
+            )
+
+
+def _left_out(store: ArtifactStore, manifest: Manifest) -> str:
+    """A line for each photo that was not placed, with the likely reason."""
+    photos = json.loads(store.storage.read(store.file_path(manifest, "photos.json")))
+    rows = photos["photos"] if isinstance(photos, dict) else photos
+    return "\n".join(f"  {row['name']}: {row['reason']}" for row in rows if not row["supported"])
+
+
+class TrainOperator(StageOperator):
+    """Poses and points become Gaussians.
+
+    :param sfm: what `SfmOperator` returned. (templated)
+    """
+
+    def __init__(self, *, sfm: Any, **kwargs: Any) -> None:
+        super().__init__(stage="train", inputs={"sfm": sfm}, **kwargs)
+
+
+class CompressOperator(StageOperator):
+    """Gaussians become files small enough for a web page.
+
+    :param train: what `TrainOperator` returned. (templated)
+    """
+
+    def __init__(self, *, train: Any, **kwargs: Any) -> None:
+        super().__init__(stage="compress", inputs={"train": train}, **kwargs)
+
+
+class EvaluateOperator(StageOperator):
+    """The scene is compared with photos it has not seen, before and after compression.
+
+    :param sfm: what `SfmOperator` returned. (templated)
+    :param train: what `TrainOperator` returned. (templated)
+    :param compress: what `CompressOperator` returned. (templated)
+    """
+
+    def __init__(self, *, sfm: Any, train: Any, compress: Any, **kwargs: Any) -> None:
+        super().__init__(stage="evaluate", inputs={"sfm": sfm, "train": train, "compress": compress}, **kwargs)
+
+
+class PublishOperator(StageOperator):
+    """Everything becomes a page, laid out under the scene's name in every run, also when the page was there before.
+
+    :param scene: a slug. (templated)
+    :param ingest: what `IngestOperator` returned; so for the other stages. (templated)
+    """
+
+    template_fields: Sequence[str] = (*StageOperator.template_fields, "scene")
+
+    def __init__(
+        self, *, scene: Any, ingest: Any, sfm: Any, train: Any, compress: Any, evaluate: Any, **kwargs: Any
+    ) -> None:
+        inputs = {"ingest": ingest, "sfm": sfm, "train": train, "compress": compress, "evaluate": evaluate}
+        super().__init__(stage="publish", inputs=inputs, **kwargs)
+        self.scene = scene
+
+    def judge(self, context: Context, store: ArtifactStore, manifest: Manifest, reference: Reference) -> None:
+        """Lay the page and the deliverables out for people."""
+        run = context["dag_run"]
+        references = {**self._references(), "publish": reference}
+        manifests = {
+            stage: store.manifest(stage, references[stage].key, digest=references[stage].digest) for stage in STAGES
+        }
+        uri = lay_out(
+            store,
+            scene=self.scene,
+            run=re.sub(r"[^A-Za-z0-9_.-]+", "-", run.run_id).strip("."),
+            started=run.start_date,
+            manifests=manifests,
+            reused=[stage for stage in STAGES if references[stage].reused],
+        )
+        self.log.info("The scene is at %s/index.html", uri)
+        context["ti"].xcom_push(key="page", value=f"{uri}/index.html")

@@ -1,0 +1,313 @@
+"""StageOperator: makes one artifact, once, wherever the profile says."""
+
+from __future__ import annotations
+
+import datetime as dt
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from airflow.sdk import BaseOperator, TaskInstanceState
+from airflow.sdk.configuration import conf
+from airflow.sdk.exceptions import AirflowException, AirflowTaskTimeout
+from e2e3d_stages.capture import capture_digest
+from e2e3d_stages.contract import (
+    Claim,
+    Failure,
+    FailureCode,
+    Infrastructure,
+    Input,
+    InvalidRequest,
+    Manifest,
+    Reference,
+    Request,
+    StageError,
+    StageName,
+    StageParams,
+    artifact_key,
+    now,
+)
+from e2e3d_stages.presets import STAGES
+from e2e3d_stages.storage import open_storage
+from e2e3d_stages.store import ArtifactStore
+
+from airflow_provider_e2e3d.attempt import Attempt, AttemptState
+from airflow_provider_e2e3d.backends.base import JobSpec
+from airflow_provider_e2e3d.exceptions import retry_policy, stage_failed
+from airflow_provider_e2e3d.hooks.store import StoreHook
+from airflow_provider_e2e3d.profiles import Profile, profile_named
+from airflow_provider_e2e3d.triggers.job import JobTrigger
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+# An attempt that neither its program nor its owner touched for this long belongs to nobody.
+STALE_AFTER = dt.timedelta(seconds=90)
+WAIT_SECONDS = 5.0
+POLL_SECONDS = 0.5
+
+
+class StageOperator(BaseOperator):
+    """Makes a stage's artifact, or finds that it is there.
+
+    Looks for the artifact, else for a job that is making it, else submits one; waits, with a worker or without; then
+    judges the manifest and returns a small reference to it.
+
+    :param stage: ingest, sfm, train, compress, evaluate or publish.
+    :param parameters: the stage's parameters; names not given keep the stage's defaults. (templated)
+    :param inputs: by stage name, what the operators of those stages returned. (templated)
+    :param capture: `ingest` only: where the photos are. (templated)
+    :param profile: name of the profile that says where the stage runs. (templated)
+    :param force: stages to make anew although their artifacts are there; concerns this one when named. (templated)
+    :param deferrable: wait in the triggerer where the backend allows it; Airflow's default when not given.
+    """
+
+    template_fields: Sequence[str] = ("parameters", "inputs", "capture", "profile", "force")
+    template_fields_renderers = {"parameters": "json", "inputs": "json"}
+    ui_color = "#e8f0fa"
+
+    def __init__(
+        self,
+        *,
+        stage: StageName,
+        parameters: dict[str, Any] | None = None,
+        inputs: dict[str, Any] | None = None,
+        capture: str | None = None,
+        profile: str = "local",
+        force: Sequence[str] = (),
+        deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
+        **kwargs: Any,
+    ) -> None:
+        kwargs.setdefault("retries", 2)
+        kwargs.setdefault("retry_policy", retry_policy())
+        super().__init__(**kwargs)
+        self.stage = stage
+        self.parameters = parameters
+        self.inputs = inputs
+        self.capture = capture
+        self.profile = profile
+        self.force = force
+        self.deferrable = deferrable
+        self._killed = False
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Reuse, reattach or submit; wait; collect."""
+        with _told_as_stage_failures():
+            profile = profile_named(self.profile)
+            hook = StoreHook(profile.store_conn_id)
+            store = hook.open(profile.store)
+            self.log.info("::group::(1/4) Look for the artifact")
+            request = self._request(store, profile, owner=_owner(context))
+            reference = store.reference(self.stage, request.key)
+            self.log.info("%s %s", self.stage, store.storage.uri_of(store.folder(self.stage, request.key)))
+            self.log.info("::endgroup::")
+            while reference is None:
+                self.log.info("::group::(2/4) Start the %s program", self.stage)
+                attempt = self._start(store, profile, request, hook.environment(), owner=_owner(context))
+                self.log.info("::endgroup::")
+                if attempt is not None:
+                    return self._follow(context, attempt)
+                self._wait_for_another(store, request.key)
+                reference = store.reference(self.stage, request.key)
+            return self._collect(context, store, reference)
+
+    def resume(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
+        """Go on after the trigger saw the job end."""
+        with _told_as_stage_failures():
+            attempt = Attempt.deserialize(event["attempt"])
+            if event.get("timed_out"):
+                raise AirflowException(
+                    f"The {self.stage} job took longer than {self.execution_timeout}; it was stopped."
+                )
+            return self._finish(context, attempt, event["exit_code"])
+
+    def on_kill(self) -> None:
+        """Only say so: the waiting loop sees it at once, and may take its time to learn who wants the end."""
+        self._killed = True
+
+    # What is asked
+
+    def _request(self, store: ArtifactStore, profile: Profile, *, owner: str) -> Request:
+        """The artifact's key and what must be known to make it; the attempt's number is still open."""
+        references = self._references()
+        capture = profile.admit(self.capture) if self.capture else None
+        digest = None
+        if capture:
+            digest = capture_digest(open_storage(capture, StoreHook(profile.store_conn_id).environment()))
+
+        def key_of(params: StageParams, generation: int) -> str:
+            return artifact_key(
+                self.stage,
+                STAGES[self.stage].version,
+                params.model_dump(mode="json"),
+                {name: reference.key for name, reference in references.items()},
+                capture_digest=digest,
+                generation=generation,
+            )
+
+        def key(params: StageParams) -> str:
+            first = key_of(params, 0)
+            if self.stage not in self.force:
+                return key_of(params, store.latest_generation(self.stage, first))
+            return key_of(params, store.generation(self.stage, first, owner))
+
+        asked = STAGES[self.stage].validate(self.parameters or {})
+        params = asked
+        while self._ran_out_of_memory(store, key(params), owner) and (less := params.smaller()) is not None:
+            self.log.warning("Memory ran out with %s: asking for %s", params, less)
+            params = less
+        return Request(
+            stage=self.stage,
+            stage_version=STAGES[self.stage].version,
+            key=key(params),
+            attempt=0,
+            params=params.model_dump(mode="json"),
+            inputs={name: Input(key=value.key, digest=value.digest) for name, value in references.items()},
+            capture=capture,
+            degraded_from=None if params == asked else key(asked),
+        )
+
+    def _references(self) -> dict[StageName, Reference]:
+        given = self.inputs or {}
+        expected = STAGES[self.stage].inputs
+        if set(given) != set(expected):
+            raise InvalidRequest(f"{self.stage} reads {list(expected)}, not {sorted(given)}.")
+        return {name: Reference.model_validate(given[name]) for name in expected}
+
+    def _ran_out_of_memory(self, store: ArtifactStore, key: str, owner: str) -> bool:
+        """Whether an earlier try of this task ended so."""
+        last = store.last_attempt(self.stage, key)
+        claim = store.read_claim(self.stage, key, last) if last else None
+        failure = store.failure(self.stage, key, last) if last else None
+        return bool(claim and claim.owner == owner and failure and failure.code is FailureCode.OUT_OF_MEMORY)
+
+    # The job
+
+    def _start(
+        self, store: ArtifactStore, profile: Profile, request: Request, environment: dict[str, str], *, owner: str
+    ) -> Attempt | None:
+        """The job that an earlier try of this task left running, else a new one; None while another run makes it."""
+        backend = profile.backend(self.stage)
+        claim = self._own_claim(store, request.key, owner)
+        handle = backend.find(self._job(store, request, claim)) if claim else None
+        if claim and handle:
+            self.log.info("Reattached to attempt %d, which outlived its worker", claim.attempt)
+        else:
+            claim = store.claim(self.stage, request.key, owner, stale_after=STALE_AFTER)
+            if claim is None:
+                return None
+            self.log.info(
+                "Attempt %d on backend %s of profile %s", claim.attempt, backend.settings.backend, self.profile
+            )
+            store.write_request(request.model_copy(update={"attempt": claim.attempt}))
+            handle = backend.submit(self._job(store, request, claim, environment))
+        state = AttemptState(profile=self.profile, stage=self.stage, key=request.key, claim=claim, handle=handle)
+        return Attempt(store, backend, state)
+
+    def _own_claim(self, store: ArtifactStore, key: str, owner: str) -> Claim | None:
+        last = store.last_attempt(self.stage, key)
+        claim = store.read_claim(self.stage, key, last) if last else None
+        return claim if claim and claim.owner == owner else None
+
+    def _job(
+        self, store: ArtifactStore, request: Request, claim: Claim, environment: dict[str, str] | None = None
+    ) -> JobSpec:
+        """One attempt as a job; its name is unique for stage, key and attempt."""
+        return JobSpec(
+            name=f"{self.stage}-{request.key}-{claim.attempt}",
+            request_uri=store.request_uri(self.stage, request.key, claim.attempt),
+            environment=environment or {},
+        )
+
+    def _wait_for_another(self, store: ArtifactStore, key: str) -> None:
+        """Pause while another run's attempt is alive, and say how far it is."""
+        last = store.last_attempt(self.stage, key)
+        claim, progress = store.read_claim(self.stage, key, last), store.progress(self.stage, key, last)
+        self.log.info("Waiting: %s is making it. %s", claim.owner if claim else "another run", progress or "")
+        for _ in range(int(WAIT_SECONDS / POLL_SECONDS)):
+            if self._killed:
+                raise AirflowException("The task was stopped while it waited for another run.")
+            time.sleep(POLL_SECONDS)
+
+    def _follow(self, context: Context, attempt: Attempt) -> dict[str, Any]:
+        """Wait for the job, with this worker or in the triggerer."""
+        self.log.info("::group::(3/4) Wait for the %s program", self.stage)
+        if self.deferrable and attempt.backend.deferrable:
+            deadline = now() + self.execution_timeout if self.execution_timeout else None
+            self.defer(
+                trigger=JobTrigger(attempt.serialize(), deadline.isoformat() if deadline else None),
+                method_name=self.resume.__name__,
+            )
+        try:
+            while (status := attempt.follow(self.log.info)).running:
+                if self._killed:
+                    self._end(context, attempt)
+                time.sleep(POLL_SECONDS)
+        except (AirflowTaskTimeout, KeyboardInterrupt):
+            attempt.cancel()
+            raise
+        self.log.info("::endgroup::")
+        return self._finish(context, attempt, status.exit_code)
+
+    def _end(self, context: Context, attempt: Attempt) -> NoReturn:
+        """Stop the job when a person stopped the task; leave it to the next try when only the worker goes."""
+        ti = context["ti"]
+        states = ti.get_task_states(
+            dag_id=ti.dag_id, task_ids=[ti.task_id], run_ids=[ti.run_id], map_index=ti.map_index
+        ).get(ti.run_id, {})
+        if TaskInstanceState.RUNNING in states.values():
+            raise AirflowException(
+                f"The worker is stopping; the {self.stage} job runs on, and the next try takes it over."
+            )
+        attempt.cancel()
+        raise AirflowException(f"The task was stopped, and its {self.stage} job with it.")
+
+    # The result
+
+    def _finish(self, context: Context, attempt: Attempt, exit_code: int | None) -> dict[str, Any]:
+        """The artifact that the job left, or the reason why there is none."""
+        reference = attempt.store.reference(self.stage, attempt.state.key)
+        if reference is None:
+            raise stage_failed(attempt.failure(exit_code))
+        return self._collect(context, attempt.store, reference)
+
+    def _collect(self, context: Context, store: ArtifactStore, reference: Reference) -> dict[str, Any]:
+        """Judge the manifest and return a reference to it."""
+        self.log.info("::group::(4/4) Collect the result")
+        manifest = store.manifest(self.stage, reference.key, digest=reference.digest)
+        if manifest is None:
+            raise Infrastructure(f"{reference.uri} vanished.", hint="Run the stage again with force.")
+        claim = store.read_claim(self.stage, reference.key, manifest.attempt)
+        reused = claim is None or claim.owner != _owner(context)
+        if reused:
+            self.log.info("Reused: made before by %s, nothing ran", claim.owner if claim else "another run")
+        for warning in manifest.warnings:
+            self.log.warning("%s %s", warning.message, warning.advice)
+        for name, value in manifest.metrics.items():
+            self.log.info("%s = %s", name, value)
+        self.log.info("::endgroup::")
+        result = reference.model_copy(update={"reused": reused})
+        self.judge(context, store, manifest, result)
+        return result.model_dump(mode="json")
+
+    def judge(self, context: Context, store: ArtifactStore, manifest: Manifest, reference: Reference) -> None:
+        """Look at the result before it is handed on; a subclass may refuse it here, since thresholds are in no key.
+
+        :raises QualityGateFailed: when it is too poor to spend more on.
+        """
+
+
+def _owner(context: Context) -> str:
+    """Who claims: one task of one run, the same over its tries."""
+    ti = context["ti"]
+    return f"{ti.dag_id}/{ti.run_id}/{ti.task_id}/{ti.map_index}"
+
+
+@contextmanager
+def _told_as_stage_failures() -> Iterator[None]:
+    """What Airflow's side finds out is raised as if the stage program had told it."""
+    try:
+        yield
+    except StageError as error:
+        raise stage_failed(Failure.of(error, 0)) from error

@@ -1,0 +1,245 @@
+"""The whole way from photos to a page, as a DAG's tasks; and the form that asks for its parameters."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from airflow.sdk import Param, get_current_context, task
+from e2e3d_stages.contract import Failure, InvalidRequest, StageError
+from e2e3d_stages.presets import PRESETS, STAGES, Stage
+
+from airflow_provider_e2e3d.exceptions import stage_failed
+from airflow_provider_e2e3d.operators.reconstruction import (
+    CompressOperator,
+    EvaluateOperator,
+    IngestOperator,
+    PublishOperator,
+    SfmOperator,
+    TrainOperator,
+)
+from airflow_provider_e2e3d.profiles import load_profiles, profile_named
+
+SLUG = r"[a-z0-9][a-z0-9-]{0,62}"
+
+SECTIONS = {
+    "ingest": "Photos (ingest)",
+    "sfm": "Camera poses (sfm)",
+    "train": "Training (train)",
+    "compress": "Compression (compress)",
+    "evaluate": "Evaluation (evaluate)",
+    "publish": "Page (publish)",
+}
+_GATE_HELP = "Below this the run fails before training."
+# The parts of a JSON schema that a form knows.
+_LIMITS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "pattern", "minLength", "maxLength", "items")
+# What the pipeline itself fills in, and so is no question.
+_FILLED = {("publish", "title")}
+
+
+def reconstruction_params() -> dict[str, Param]:
+    """The trigger form: what is asked of everybody first, then each stage's own parameters, made from its schema."""
+    profiles = list(load_profiles())
+    form = {
+        "capture": Param(
+            type="string",
+            minLength=1,
+            title="Capture",
+            description="Where the photos are: s3://bucket/prefix, a folder or one zip, below a root of the profile.",
+        ),
+        "scene": Param(
+            None,
+            type=["null", "string"],
+            pattern=f"^{SLUG}$",
+            title="Scene",
+            description="Name of the scene: small letters, digits and dashes. Empty: the name of the capture's folder.",
+        ),
+        "preset": Param(
+            "standard",
+            type="string",
+            enum=list(PRESETS),
+            title="Preset",
+            description="draft: minutes on two CPU cores. standard: a GPU. high: a GPU and patience.",
+        ),
+        "profile": Param(
+            profiles[0], type="string", enum=profiles, title="Profile", description="Where the stages run."
+        ),
+        "force": Param(
+            [],
+            type="array",
+            items={"type": "string", "enum": list(STAGES)},
+            examples=list(STAGES),
+            title="Make anew",
+            description="Stages to run although their artifacts are there; the stages after them follow.",
+        ),
+        "min_registered_share": _gate(0.5, 1.0, "Least share of photos placed", _GATE_HELP),
+        "min_photos": _gate(5, 10_000, "Least number of photos placed", _GATE_HELP),
+        "min_points_per_photo": _gate(
+            100, 10_000, "Least points a photo", f"Median over the placed photos. {_GATE_HELP}"
+        ),
+    }
+    for stage in STAGES.values():
+        form |= _stage_params(stage)
+    return form
+
+
+def _gate(default: float, maximum: float, title: str, description: str) -> Param:
+    kind = "number" if isinstance(default, float) else "integer"
+    return Param(
+        default,
+        type=kind,
+        minimum=0,
+        maximum=maximum,
+        title=title,
+        description=description,
+        section="Quality gate after sfm",
+    )
+
+
+def _stage_params(stage: Stage) -> dict[str, Param]:
+    """A stage's parameters as Params named `<stage>_<name>`; empty means the preset's value."""
+    schema = stage.params.model_json_schema()
+    presets = {preset: stage.resolve(preset, {}).model_dump(mode="json") for preset in PRESETS}
+    params = {}
+    for name, field in schema.get("properties", {}).items():
+        if (stage.name, name) in _FILLED:
+            continue
+        values = {preset: str(presets[preset][name]) for preset in PRESETS}
+        same = len(set(values.values())) == 1
+        usual = values["standard"] if same else ", ".join(f"{preset} {value}" for preset, value in values.items())
+        params[f"{stage.name}_{name}"] = Param(
+            None,
+            **_nullable(field),
+            title=field.get("title", name),
+            description=f"{field.get('description', '')} Empty: {usual}.".strip(),
+            section=SECTIONS[stage.name],
+        )
+    return params
+
+
+def _nullable(field: dict[str, Any]) -> dict[str, Any]:
+    """A pydantic field's JSON schema for a form in which it may stay empty."""
+    options = [option for option in field.get("anyOf", [field]) if option.get("type") != "null"]
+    limits = {
+        key: value
+        for option in options
+        for key, value in option.items()
+        if key
+        in ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "pattern", "minLength", "maxLength", "items")
+    }
+    if "enum" in options[0]:
+        limits["enum"] = [*options[0]["enum"], None]
+    return {"type": ["null", *(option["type"] for option in options)], **limits}
+
+
+def plan(values: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
+    """What each stage will be asked, or a refusal before anything is read or spent.
+
+    :param values: every Param's value.
+    :param asked: the names that the run's conf used; unknown ones are refused.
+    :returns: capture, scene, profile, force, and each stage's parameters under its name.
+    :raises InvalidRequest: when it cannot work.
+    """
+    form = reconstruction_params()
+    unknown = sorted(set(asked) - set(form))
+    if unknown:
+        raise InvalidRequest(
+            f"There is no parameter {', '.join(map(repr, unknown))}.",
+            hint=f"The run knows: {', '.join(form)}.",
+        )
+    capture = profile_named(values["profile"]).admit(values["capture"])
+    scene = values["scene"] or _scene_of(capture)
+    if not re.fullmatch(SLUG, scene):
+        raise InvalidRequest(
+            f"{scene!r} cannot be a scene's name.", hint="Use small letters, digits and dashes, as in old-town-hall."
+        )
+    plan = {"capture": capture, "scene": scene, "profile": values["profile"], "force": values["force"]}
+    for stage in STAGES.values():
+        prefix = f"{stage.name}_"
+        given = {name[len(prefix) :]: value for name, value in values.items() if name.startswith(prefix)}
+        overrides = {name: value for name, value in given.items() if value is not None}
+        if stage.name == "publish":
+            overrides["title"] = scene
+        plan[stage.name] = stage.resolve(values["preset"], overrides).model_dump(mode="json")
+    return plan
+
+
+def _scene_of(capture: str) -> str:
+    """A slug from the last part of the capture's address."""
+    last = unquote(urlsplit(capture).path).rstrip("/").rpartition("/")[2].lower()
+    return re.sub(r"[^a-z0-9]+", "-", last.removesuffix(".zip")).strip("-")[:63] or "scene"
+
+
+@task(task_id="plan", task_display_name="Check the request", multiple_outputs=True)
+def plan_task() -> dict[str, Any]:
+    """Check everything that was asked before anything is read or spent."""
+    context = get_current_context()
+    try:
+        return plan(dict(context["params"]), context["dag_run"].conf or {})
+    except StageError as error:
+        raise stage_failed(Failure.of(error, 0)) from error
+
+
+def reconstruct_capture() -> PublishOperator:
+    """The tasks of one reconstruction, inside a DAG with `reconstruction_params`; returns the last."""
+    request: Any = plan_task()
+    common: dict[str, Any] = {"profile": request["profile"], "force": request["force"]}
+    ingest = IngestOperator(
+        task_id="ingest",
+        task_display_name="Ingest the photos",
+        doc_md="Photos → upright, resized photos with what is known of their cameras.",
+        capture=request["capture"],
+        parameters=request["ingest"],
+        **common,
+    )
+    sfm = SfmOperator(
+        task_id="sfm",
+        task_display_name="Find the camera poses",
+        doc_md="Structure from motion with pycolmap; too few placed photos end the run here, before training.",
+        ingest=ingest.output,
+        parameters=request["sfm"],
+        min_registered_share="{{ params.min_registered_share }}",
+        min_photos="{{ params.min_photos }}",
+        min_points_per_photo="{{ params.min_points_per_photo }}",
+        **common,
+    )
+    train = TrainOperator(
+        task_id="train",
+        task_display_name="Train the Gaussians",
+        doc_md="Gaussian splatting, on CUDA with gsplat or on the CPU; resumes from its checkpoints.",
+        sfm=sfm.output,
+        parameters=request["train"],
+        **common,
+    )
+    compress = CompressOperator(
+        task_id="compress",
+        task_display_name="Compress the scene",
+        doc_md="PLY → SOG and SPZ.",
+        train=train.output,
+        parameters=request["compress"],
+        **common,
+    )
+    evaluate = EvaluateOperator(
+        task_id="evaluate",
+        task_display_name="Evaluate the scene",
+        doc_md="PSNR and SSIM on photos that training has not seen, before and after compression.",
+        sfm=sfm.output,
+        train=train.output,
+        compress=compress.output,
+        parameters=request["evaluate"],
+        **common,
+    )
+    return PublishOperator(
+        task_id="publish",
+        task_display_name="Publish the page",
+        doc_md="The viewer, the report and the files, under scenes/<scene>/<run>/.",
+        scene=request["scene"],
+        ingest=ingest.output,
+        sfm=sfm.output,
+        train=train.output,
+        compress=compress.output,
+        evaluate=evaluate.output,
+        parameters=request["publish"],
+        **common,
+    )

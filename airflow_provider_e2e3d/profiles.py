@@ -1,0 +1,160 @@
+"""Profiles: where each stage runs and where artifacts lie, written by whoever runs Airflow, chosen by a run's conf.
+
+A profile file is YAML: names of profiles, and for each the store, the roots that captures may come from, and the
+backend of each stage. `${NAME}` is replaced from the environment; nothing else is a template. The file is the one
+that Airflow's `[e2e3d] profiles_file` names, else the one in this package.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from string import Template
+from typing import Any, cast
+from urllib.parse import unquote, urlsplit
+
+import yaml
+from airflow.sdk.configuration import conf
+from e2e3d_stages.contract import InvalidRequest, Model
+from e2e3d_stages.presets import STAGES
+from pydantic import Field, ValidationError, model_validator
+
+from airflow_provider_e2e3d.backends.base import Backend, BackendSettings
+
+# By name and place, so that no backend's client library is imported before it is used.
+BACKENDS = {"local": ("airflow_provider_e2e3d.backends.local", "LocalBackend")}
+
+ANY_STAGE = "default"
+
+
+def backend_class(name: str) -> type[Backend]:
+    """The class that runs stages in that kind of place.
+
+    :raises InvalidRequest: for an unknown name.
+    """
+    if name not in BACKENDS:
+        raise InvalidRequest(f"There is no backend {name!r}.", hint=f"Choose one of {', '.join(BACKENDS)}.")
+    module, attribute = BACKENDS[name]
+    return cast("type[Backend]", getattr(import_module(module), attribute))
+
+
+class Profile(Model):
+    """One named choice."""
+
+    store: str = Field(description="Root of the artifact store: file:///folder or s3://bucket/prefix.")
+    store_conn_id: str | None = Field(default=None, description="Airflow connection with the store's credentials.")
+    captures: tuple[str, ...] = Field(min_length=1, description="Roots that a capture may come from.")
+    stages: dict[str, dict[str, Any]] = Field(
+        default_factory=lambda: {ANY_STAGE: {"backend": "local"}},
+        description="Backend and its settings by stage; `default` stands for every stage not named.",
+    )
+
+    @model_validator(mode="after")
+    def _every_stage_has_a_backend(self) -> Profile:
+        unknown = set(self.stages) - set(STAGES) - {ANY_STAGE}
+        if unknown:
+            raise ValueError(f"there is no stage {', '.join(sorted(unknown))}; stages are {', '.join(STAGES)}")
+        for stage in STAGES:
+            self.settings(stage)
+        return self
+
+    def settings(self, stage: str) -> BackendSettings:
+        """The backend's settings for a stage, validated."""
+        values = dict(self.stages.get(stage) or self.stages.get(ANY_STAGE) or {})
+        name = values.get("backend")
+        if name is None:
+            raise ValueError(f"stage {stage} names no backend, and there is no `{ANY_STAGE}`")
+        try:
+            return backend_class(name).Settings.model_validate(values)
+        except InvalidRequest as error:
+            raise ValueError(f"stage {stage}: {error.message} {error.hint}") from None
+
+    def backend(self, stage: str) -> Backend:
+        """The backend that runs a stage."""
+        settings = self.settings(stage)
+        return backend_class(settings.backend)(settings)
+
+    def admit(self, capture: str) -> str:
+        """The address of a capture, if it lies below one of the roots.
+
+        :param capture: file://, s3:// or an absolute path.
+        :raises InvalidRequest: when it does not; nothing is read before.
+        """
+        uri = _normal(capture)
+        if not any(uri == root or uri.startswith(root + "/") for root in map(_normal, self.captures)):
+            raise InvalidRequest(
+                f"The capture {capture} is outside the places that this profile may read.",
+                hint=f"Put the photos below one of {', '.join(self.captures)}, or have the profile's owner add a root.",
+            )
+        return uri
+
+
+def _normal(uri: str) -> str:
+    """One spelling for every way to write the same place; links and `..` are followed, so they cannot escape."""
+    parts = urlsplit(uri)
+    if parts.scheme == "s3":
+        if any(step in (".", "..") for step in parts.path.split("/")):
+            raise InvalidRequest(f"{uri} has a step like `..`.", hint="Write the address without it.")
+        return f"s3://{parts.netloc}/{parts.path.strip('/')}".rstrip("/")
+    path = Path(unquote(parts.path) if parts.scheme == "file" else uri)
+    if parts.scheme not in ("", "file") or not path.is_absolute():
+        raise InvalidRequest(
+            f"{uri!r} is no place a capture can be.", hint="Write s3://bucket/prefix or an absolute path."
+        )
+    return path.resolve().as_uri()
+
+
+def load_profiles() -> dict[str, Profile]:
+    """Every profile by name; the first is the default.
+
+    :raises InvalidRequest: naming the file and the value that cannot work.
+    """
+    configured = conf.get("e2e3d", "profiles_file", fallback="")
+    file = Path(configured).expanduser() if configured else Path(__file__).with_name("profiles.yaml")
+    home = os.environ.get("AIRFLOW_HOME", str(Path("~/airflow").expanduser()))
+    return read_profiles(file, {**os.environ, "AIRFLOW_HOME": home})
+
+
+def read_profiles(file: Path, variables: Mapping[str, str]) -> dict[str, Profile]:
+    """Every profile in a file.
+
+    :param variables: what stands for `${NAME}`.
+    """
+    try:
+        text = Template(file.read_text()).substitute(variables)
+    except FileNotFoundError:
+        raise InvalidRequest(f"There is no profile file {file}.", hint="Set [e2e3d] profiles_file.") from None
+    except (KeyError, ValueError) as error:
+        raise InvalidRequest(
+            f"{file}: the environment lacks {error}.", hint="Set it, or write the value itself."
+        ) from None
+    try:
+        content = yaml.safe_load(text) or {}
+        return {name: Profile.model_validate(values) for name, values in content.items()}
+    except yaml.YAMLError as error:
+        raise InvalidRequest(f"{file} is not YAML: {error}") from None
+    except ValidationError as error:
+        raise InvalidRequest(_explain(file, text, error)) from None
+
+
+def _explain(file: Path, text: str, error: ValidationError) -> str:
+    """The file's line for each value that cannot work."""
+    problems = []
+    for item in error.errors(include_url=False):
+        names = [str(step) for step in item["loc"]]
+        line = next((n for n, row in enumerate(text.splitlines(), 1) if names and names[-1] in row), 1)
+        problems.append(f"{file}:{line}: {'.'.join(names)}: {item['msg']}")
+    return "; ".join(problems)
+
+
+def profile_named(name: str) -> Profile:
+    """One profile.
+
+    :raises InvalidRequest: when there is none of that name.
+    """
+    profiles = load_profiles()
+    if name not in profiles:
+        raise InvalidRequest(f"There is no profile {name!r}.", hint=f"Choose one of {', '.join(profiles)}.")
+    return profiles[name]

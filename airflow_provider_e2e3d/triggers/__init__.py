@@ -1,0 +1,1 @@
+"""Triggers: waiting without a worker."""

@@ -1,0 +1,53 @@
+"""Waiting for a stage without holding a worker: one trigger for every backend."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+from collections.abc import AsyncIterator
+from typing import Any
+
+from airflow.triggers.base import BaseTrigger, TriggerEvent
+from e2e3d_stages.contract import now
+
+from airflow_provider_e2e3d.attempt import Attempt
+
+
+class JobTrigger(BaseTrigger):
+    """Follows a job until it ends, passes its log on, and keeps its claim alive.
+
+    :param attempt: the attempt as `Attempt.serialize` gives it.
+    :param deadline: when to cancel the job, ISO 8601: a task's `execution_timeout` does not reach a deferred task.
+    :param poll_seconds: pause between two looks.
+    """
+
+    def __init__(self, attempt: dict[str, Any], deadline: str | None = None, poll_seconds: float = 5.0) -> None:
+        super().__init__()
+        self.attempt = attempt
+        self.deadline = deadline
+        self.poll_seconds = poll_seconds
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        return (
+            "airflow_provider_e2e3d.triggers.job.JobTrigger",
+            {"attempt": self.attempt, "deadline": self.deadline, "poll_seconds": self.poll_seconds},
+        )
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        attempt = await asyncio.to_thread(Attempt.deserialize, self.attempt)
+        deadline = dt.datetime.fromisoformat(self.deadline) if self.deadline else None
+        while True:
+            status = await asyncio.to_thread(attempt.follow, self.log.info)
+            if not status.running:
+                yield TriggerEvent({"attempt": attempt.serialize(), "exit_code": status.exit_code})
+                return
+            if deadline and now() > deadline:
+                await asyncio.to_thread(attempt.cancel)
+                yield TriggerEvent({"attempt": attempt.serialize(), "timed_out": True})
+                return
+            await asyncio.sleep(self.poll_seconds)
+
+    async def on_kill(self) -> None:
+        """A person marked the task or cleared it: stop paying for the job."""
+        attempt = await asyncio.to_thread(Attempt.deserialize, self.attempt)
+        await asyncio.to_thread(attempt.cancel)
