@@ -1,0 +1,65 @@
+"""Parameters of the compress stage."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from e2e3d_stages.contract import StageParams
+
+VERSION = 1
+
+
+class Params(StageParams):
+    """How far the scene is compressed, and what is left out of it."""
+
+    sh_degree: int = Field(
+        3,
+        ge=0,
+        le=3,
+        title="Highest SH degree kept",
+        description="Spherical-harmonics bands above this degree are dropped; 0 keeps colour that ignores direction.",
+    )
+    max_colour_error: float = Field(
+        0.005,
+        gt=0,
+        le=0.1,
+        title="Largest colour error of the palette",
+        description="Root mean square colour error, as a share of full brightness, that the palette of "
+        "view-dependent colours may cause; the smallest palette below it is taken.",
+    )
+    min_opacity: float = Field(
+        1 / 255,
+        ge=0,
+        lt=1,
+        title="Opacity below which a Gaussian is removed",
+        description="Opacity from 0 to 1; renderers skip everything below 1/255, so the default loses nothing.",
+    )
+    floater_distance: float = Field(
+        100,
+        ge=5,
+        title="Distance of a floating Gaussian",
+        description="Gaussians farther from the scene's median point, or larger, than this many times "
+        "the median distance are removed as floating.",
+    )
+    max_floaters: float = Field(
+        0.01,
+        ge=0,
+        le=1,
+        title="Largest share of floating Gaussians",
+        description="Share of all Gaussians; when more than this look floating they are a background and are kept.",
+    )
+    spz: bool = Field(
+        True,
+        title="Write SPZ",
+        description="Write scene.spz too, by PlayCanvas's splat-transform (needs Node.js).",
+    )
+    seed: int = Field(0, ge=0, title="Seed", description="Seed of the clustering; the same seed gives the same file.")
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "draft": {"max_colour_error": 0.01},
+    "standard": {},
+    "high": {"max_colour_error": 0.002},
+}
