@@ -123,7 +123,7 @@ def _angle(value: Any, reference: str, negative: str, limit: float) -> float | N
     parts = [_number(part) for part in value] if isinstance(value, (tuple, list)) else [_number(value)]
     if not parts or len(parts) > 3 or any(part is None for part in parts):
         return None
-    degrees = sum(abs(part or 0.0) / 60**place for place, part in enumerate(parts))
+    degrees = sum(abs(part or 0.0) / 60.0**place for place, part in enumerate(parts))
     if degrees > limit:
         return None
     return -degrees if reference.upper().startswith(negative) or (parts[0] or 0) < 0 else degrees

@@ -99,12 +99,12 @@ def prepare(source: Source, target: Path, params: Params) -> Prepared | Refused:
         with source.path.open("rb") as file:
             content = _file_digest(file)
             file.seek(0)
-            with Image.open(file, formats=FORMATS) as image:
-                if max(image.size) < params.min_size:
-                    return Refused(source.name, "too_small", f"{image.width} x {image.height} pixels")
-                exif = read_exif(image)
-                stored_long = max(image.size)
-                image = _resized(image, params.max_size)
+            with Image.open(file, formats=FORMATS) as stored:
+                if max(stored.size) < params.min_size:
+                    return Refused(source.name, "too_small", f"{stored.width} x {stored.height} pixels")
+                exif = read_exif(stored)
+                stored_long = max(stored.size)
+                image = _resized(stored, params.max_size)
     except Image.DecompressionBombError as error:
         return Refused(source.name, "too_large", str(error))
     except (OSError, SyntaxError, ValueError, EOFError, MemoryError) as error:

@@ -30,7 +30,7 @@ def write_scene(
     undistorted = _undistort(model, images, output, scratch, threads) if used else _empty(output)
     order = {name: place for place, name in enumerate(names)}
     views = sorted((image for image in undistorted.images.values() if image.has_pose), key=lambda i: order[i.name])
-    records = [_view(image, order[image.name]) for image in views]
+    records = [_view(image, undistorted.cameras[image.camera_id], order[image.name]) for image in views]
     (output / "views.json").write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
     seen = _write_points(undistorted, views, output / "points.npz")
     focals = sorted({round(record["fx"], 1) for record in records})
@@ -74,8 +74,7 @@ def _empty(output: Path) -> pycolmap.Reconstruction:
     return nothing
 
 
-def _view(image: pycolmap.Image, order: int) -> dict[str, Any]:
-    camera = image.camera
+def _view(image: pycolmap.Image, camera: pycolmap.Camera, order: int) -> dict[str, Any]:
     pose = np.vstack([image.cam_from_world().matrix(), [0, 0, 0, 1]])
     return {
         "name": image.name,

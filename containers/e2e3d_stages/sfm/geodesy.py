@@ -31,7 +31,7 @@ class Similarity:
 
     def __call__(self, points: Array) -> Array:
         """Transform (N, 3) points."""
-        return self.scale * points @ self.rotation.T + self.translation
+        return np.asarray(self.scale * points @ self.rotation.T + self.translation)
 
     @property
     def matrix(self) -> Array:
@@ -84,7 +84,7 @@ def to_enu(lla: Array, origin: Array) -> Array:
             [np.cos(phi) * np.cos(lam), np.cos(phi) * np.sin(lam), np.sin(phi)],
         ]
     )
-    return (to_ecef(*lla.T) - to_ecef(*origin)) @ east_north_up.T
+    return np.asarray((to_ecef(*lla.T) - to_ecef(*origin)) @ east_north_up.T)
 
 
 def fit_similarity(source: Array, target: Array) -> Similarity:

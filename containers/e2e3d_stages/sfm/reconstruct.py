@@ -24,13 +24,17 @@ from PIL import Image, ImageStat
 
 from e2e3d_stages.sfm import export
 from e2e3d_stages.sfm.frame import estimate_up, georeferenced, upright
-from e2e3d_stages.sfm.geodesy import GpsFit, Similarity, fit_gps, to_enu
+from e2e3d_stages.sfm.geodesy import GpsFit, fit_gps, to_enu
 from e2e3d_stages.sfm.pairs import Pair, choose_pairs
 from e2e3d_stages.sfm.params import Params
 from e2e3d_stages.sfm.support import Evidence, Quality, likely_reason
 
 CAMERA_MODEL = "SIMPLE_RADIAL"
 MIN_MODEL_SIZE = 3
+# A fast try that leaves more than this share of the photos without a place is done again.
+LOST_SHARE = 0.1
+# Lowe's ratio and the largest descriptor distance where two photos are known to overlap; COLMAP's own: 0.8, 0.7.
+LENIENT_RATIO, LENIENT_DISTANCE = 0.9, 0.9
 # Pairs matched again for photos that found no place; keeps the second try cheaper than the first.
 MAX_RESCUE_PAIRS = 2000
 EVENT_SECONDS = 0.5
@@ -107,14 +111,13 @@ def main(path: str) -> None:
     _die_with_parent()
     task = Task.read(Path(path))
     pycolmap.set_random_seed(task.params.seed)
-    pycolmap.Database.open(task.database).close()
-    extract(task)
     pairing, pairs = choose_pairs(
         task.params.pairs,
         _ground_positions(task),
         exhaustive_limit=task.params.exhaustive_limit,
         neighbors=task.params.neighbors,
     )
+    extract(task)
     match(task, pairs, "matching")
     mapper, models = reconstruct(task, pairs)
     evidence = gather_evidence(task, models)
@@ -130,6 +133,8 @@ def main(path: str) -> None:
         "mapper": mapper,
         "pairing": pairing,
         "pairs_matched": len(pairs),
+        "orientations": task.params.orientations,
+        "first_octave": task.params.first_octave,
         **place_in_world(task, model),
         **export.write_scene(model, task.images, task.names, task.output, task.scratch, task.threads),
     }
@@ -146,7 +151,11 @@ def _die_with_parent() -> None:
 
 def extract(task: Task) -> None:
     """SIFT features of all photos; the photos of one camera group share one camera with its focal length."""
+    for leftover in task.scratch.glob(f"{task.database.name}*"):
+        leftover.unlink()
+    pycolmap.Database.open(task.database).close()
     options = pycolmap.FeatureExtractionOptions(num_threads=task.threads)
+    options.sift.max_num_orientations = task.params.orientations
     options.sift.max_num_features = task.params.max_features
     options.sift.first_octave = task.params.first_octave
     with task.counting("finding features", "photos", len(task.photos), lambda database: database.num_images()):
@@ -180,40 +189,52 @@ def _ground_positions(task: Task) -> list[NDArray[np.float64] | None]:
     ]
 
 
-def match(task: Task, pairs: Sequence[Pair], phase: str, *, guided: bool = False) -> None:
-    """Match and verify pairs of photos; guided matching looks again along the epipolar lines of a verified pair."""
+def match(task: Task, pairs: Sequence[Pair], phase: str, *, lenient: bool = False) -> None:
+    """Match and verify pairs of photos.
+
+    :param lenient: also take matches that are less distinct from the next best. Only for pairs already verified:
+        between photos that share nothing it would find a false geometry.
+    """
     if not pairs:
         return
     listing = task.scratch / "pairs.txt"
     listing.write_text("".join(f"{task.names[a]} {task.names[b]}\n" for a, b in pairs), encoding="utf-8")
     verification = pycolmap.TwoViewGeometryOptions()
     verification.ransac.random_seed = task.params.seed
+    options = pycolmap.FeatureMatchingOptions(num_threads=task.threads)
+    if lenient:
+        options.sift.max_ratio, options.sift.max_distance = LENIENT_RATIO, LENIENT_DISTANCE
     with task.counting(phase, "pairs", len(pairs), lambda database: database.num_matched_image_pairs()):
         pycolmap.match_image_pairs(
             task.database,
-            matching_options=pycolmap.FeatureMatchingOptions(num_threads=task.threads, guided_matching=guided),
+            matching_options=options,
             pairing_options=pycolmap.ImportedPairingOptions(match_list_path=str(listing)),
             verification_options=verification,
         )
 
 
 def reconstruct(task: Task, pairs: Sequence[Pair]) -> tuple[str, Models]:
-    """The best of up to three tries, by the number of photos whose place can be believed.
+    """Place the photos, with as much effort as they need.
 
-    Incremental mapping comes first. When photos are missing, these are matched again with more effort, and both
-    mappers try once more.
+    A fast try that loses many photos is done again thoroughly. When photos are still missing, these are matched
+    again with more effort, and both mappers try; the models with the most photos whose place can be believed stay.
 
     :return: the mapper's name, and its models, the largest first.
     """
-    if task.params.mapper != "auto":
-        return task.params.mapper, _MAPPERS[task.params.mapper](task)
-    tries = [("incremental", map_incrementally(task))]
-    missing = _missing(task, tries[0][1])
-    if missing:
-        if rescue(task, missing, pairs):
-            tries.append(("incremental", map_incrementally(task)))
-        if _missing(task, tries[-1][1]):
-            tries.append(("global", map_globally(task)))
+    first = "incremental" if task.params.mapper == "auto" else task.params.mapper
+    models = _MAPPERS[first](task)
+    thorough = task.params.thorough()
+    if thorough and len(_missing(task, models)) > LOST_SHARE * len(task.photos):
+        task.params = thorough
+        extract(task)
+        match(task, pairs, "matching thoroughly")
+        models = _MAPPERS[first](task)
+    tries = [(first, models)]
+    missing = _missing(task, models)
+    if missing and rescue(task, missing, pairs):
+        tries.append((first, _MAPPERS[first](task)))
+    if task.params.mapper == "auto" and _missing(task, tries[-1][1]):
+        tries.append(("global", map_globally(task)))
     # max() keeps the first of equals: the incremental model is the more accurate one.
     return max(tries, key=lambda attempt: len(task.photos) - len(_missing(task, attempt[1])))
 
@@ -224,25 +245,22 @@ def _missing(task: Task, models: Models) -> list[int]:
 
 
 def rescue(task: Task, missing: Sequence[int], pairs: Sequence[Pair]) -> bool:
-    """Match missing photos again: guided where a pair was verified, and with photos not yet compared.
+    """Match missing photos again: leniently where a pair was verified, and with photos not yet compared.
 
     :return: whether there was anything to try.
     """
-    inliers = verified_pairs(task)
     lost = set(missing)
-    guided = [pair for pair in inliers if len(lost & set(pair)) == 1]
-    guided.sort(key=lambda pair: -inliers[pair])
-    tried = set(pairs)
-    new = {(min(a, b), max(a, b)) for a in missing for b in range(len(task.photos)) if a != b} - tried
-    guided, fresh = guided[:MAX_RESCUE_PAIRS], sorted(new)[:MAX_RESCUE_PAIRS]
+    verified = [pair for pair in sorted(verified_pairs(task)) if len(lost & set(pair)) == 1][:MAX_RESCUE_PAIRS]
+    others = {(min(a, b), max(a, b)) for a in missing for b in range(len(task.photos)) if a != b}
+    new = sorted(others - set(pairs))[:MAX_RESCUE_PAIRS]
     with closing(pycolmap.Database.open(task.database)) as database:
-        for a, b in guided:
+        for a, b in verified:
             ids = task.ids[task.names[a]], task.ids[task.names[b]]
             database.delete_matches(*ids)
             database.delete_two_view_geometry(*ids)
-    match(task, guided, "matching missing photos again", guided=True)
-    match(task, fresh, "matching missing photos with all others")
-    return bool(guided or fresh)
+    match(task, verified, "matching missing photos again", lenient=True)
+    match(task, new, "matching missing photos with all others")
+    return bool(verified or new)
 
 
 def map_incrementally(task: Task) -> Models:
@@ -265,6 +283,7 @@ def map_incrementally(task: Task) -> Models:
 
     folder = _fresh(task.scratch / "incremental")
     models = pycolmap.incremental_mapping(task.database, task.images, folder, options, next_image_callback=count)
+    task.tell("placing photos", len(task.photos), len(task.photos), "photos")
     return _largest_first(models)
 
 
@@ -275,6 +294,7 @@ def map_globally(task: Task) -> Models:
         num_threads=task.threads, random_seed=task.params.seed, min_model_size=MIN_MODEL_SIZE
     )
     models = pycolmap.global_mapping(task.database, task.images, _fresh(task.scratch / "global"), options)
+    task.tell("placing all photos at once", 1, 1, "tries")
     return _largest_first(models)
 
 
