@@ -217,10 +217,12 @@ class ArtifactStore:
         """
         while True:
             last = self.last_attempt(stage, key)
-            if last and self.is_alive(stage, key, last, stale_after=stale_after):
+            # On a disk an attempt's folder is there a moment before its claim: then that number is still free.
+            number = last + 1 if last == 0 or self.read_claim(stage, key, last) else last
+            if number > last > 0 and self.is_alive(stage, key, last, stale_after=stale_after):
                 return None
-            claim = Claim(owner=owner, attempt=last + 1, claimed=now(), heartbeat=now())
-            if self._create(f"{self.attempt_folder(stage, key, last + 1)}/claim.json", claim):
+            claim = Claim(owner=owner, attempt=number, claimed=now(), heartbeat=now())
+            if self._create(f"{self.attempt_folder(stage, key, number)}/claim.json", claim):
                 return claim
 
     def read_claim(self, stage: str, key: str, attempt: int) -> Claim | None:

@@ -1,0 +1,65 @@
+"""Stores and addresses that many tests share."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from moto.server import ThreadedMotoServer
+
+from e2e3d_stages.store import ArtifactStore
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def sample() -> Path:
+    """The photos that come with the project: 31 of a drone's flight, CC0."""
+    return ROOT / "sample" / "caliterra" / "images"
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    """A real S3 API over HTTP on this machine, with its address and credentials in the environment."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    values = {
+        "AWS_ENDPOINT_URL_S3": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "testing",
+        "AWS_SECRET_ACCESS_KEY": "testing",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    yield values["AWS_ENDPOINT_URL_S3"]
+    for name, value in before.items():
+        os.environ.pop(name) if value is None else os.environ.update({name: value})
+    server.stop()
+
+
+@pytest.fixture
+def s3_root(s3_endpoint: str) -> str:
+    """A fresh bucket and a prefix in it."""
+    import boto3
+
+    bucket = f"test-{uuid.uuid4().hex}"
+    boto3.client("s3").create_bucket(Bucket=bucket)
+    return f"s3://{bucket}/some/prefix"
+
+
+@pytest.fixture(params=["file", "s3"])
+def store_uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The root of an empty store, once on disk and once in a bucket."""
+    if request.param == "s3":
+        return str(request.getfixturevalue("s3_root"))
+    return (tmp_path / "a store").as_uri()
+
+
+@pytest.fixture
+def store(store_uri: str) -> ArtifactStore:
+    """An empty store."""
+    return ArtifactStore.open(store_uri)

@@ -1,0 +1,208 @@
+"""What the artifact store promises, on a disk and in a bucket alike."""
+
+from __future__ import annotations
+
+import datetime as dt
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from e2e3d_stages.capture import capture_digest
+from e2e3d_stages.contract import (
+    Failure,
+    FailureCode,
+    Infrastructure,
+    InvalidRequest,
+    Manifest,
+    Program,
+    Progress,
+    StoredFile,
+    UnreadableCapture,
+    Usage,
+    artifact_key,
+    now,
+)
+from e2e3d_stages.storage import NotFound, open_storage
+from e2e3d_stages.store import ArtifactStore
+
+KEY = "0123456789abcdef" * 2
+MINUTE = dt.timedelta(minutes=1)
+
+
+def manifest(attempt: int, files: tuple[StoredFile, ...] = ()) -> Manifest:
+    usage = Usage(started=now(), finished=now(), wall_seconds=1, stage_seconds=1, cpu_seconds=1, peak_memory_bytes=1)
+    return Manifest(
+        stage="sfm",
+        stage_version=1,
+        key=KEY,
+        attempt=attempt,
+        params={},
+        inputs={},
+        files=files,
+        metrics={"points": attempt},
+        usage=usage,
+        program=Program(version="0", python="3", platform="test"),
+    )
+
+
+def committed(store: ArtifactStore, folder: Path) -> Manifest:
+    folder.mkdir()
+    (folder / "sparse").mkdir()
+    (folder / "sparse" / "points.bin").write_bytes(b"points" * 1000)
+    (folder / "views.json").write_text("[]")
+    made = manifest(1, store.upload(folder, "sfm", KEY, 1))
+    assert store.commit(made)
+    return made
+
+
+def test_of_twenty_racing_attempts_exactly_one_becomes_the_artifact(store: ArtifactStore) -> None:
+    with ThreadPoolExecutor(20) as pool:
+        won = list(pool.map(lambda number: store.commit(manifest(number)), range(1, 21)))
+    assert won.count(True) == 1
+    kept = store.manifest("sfm", KEY)
+    assert kept is not None
+    assert kept.attempt == won.index(True) + 1
+
+
+def test_an_artifact_is_invisible_until_its_manifest_is_written(store: ArtifactStore, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "views.json").write_text("[]")
+    store.upload(tmp_path / "out", "sfm", KEY, 1)
+    assert store.reference("sfm", KEY) is None
+
+
+def test_what_was_uploaded_is_fetched_back_byte_for_byte(store: ArtifactStore, tmp_path: Path) -> None:
+    made = committed(store, tmp_path / "out")
+    folder = store.fetch(made, tmp_path / "in")
+    assert (folder / "sparse" / "points.bin").read_bytes() == b"points" * 1000
+    assert [file.path for file in made.files] == ["sparse/points.bin", "views.json"]
+
+
+def test_a_damaged_file_is_refused_by_its_digest(store: ArtifactStore, tmp_path: Path) -> None:
+    made = committed(store, tmp_path / "out")
+    store.storage.write(store.file_path(made, "sparse/points.bin"), b"pointz" * 1000)
+    with pytest.raises(Infrastructure, match="damaged"):
+        store.fetch(made, tmp_path / "in")
+
+
+def test_a_missing_file_is_named(store: ArtifactStore, tmp_path: Path) -> None:
+    made = committed(store, tmp_path / "out")
+    store.storage.delete(store.file_path(made, "views.json"))
+    with pytest.raises(Infrastructure, match=r"views\.json is missing"):
+        store.fetch(made, tmp_path / "in")
+
+
+def test_a_manifest_that_changed_is_not_trusted(store: ArtifactStore) -> None:
+    store.commit(manifest(1))
+    reference = store.reference("sfm", KEY)
+    assert reference is not None
+    assert store.manifest("sfm", KEY, digest=reference.digest) is not None
+    store.storage.write(f"artifacts/sfm/{KEY}/manifest.json", manifest(2).model_dump_json().encode())
+    with pytest.raises(Infrastructure, match="not the manifest"):
+        store.manifest("sfm", KEY, digest=reference.digest)
+
+
+def test_an_attempt_is_claimed_by_one_of_many(store: ArtifactStore) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        claims = list(pool.map(lambda n: store.claim("sfm", KEY, f"run-{n}", stale_after=MINUTE), range(8)))
+    assert sum(claim is not None for claim in claims) == 1
+
+
+def test_a_silent_attempt_may_be_taken_over_and_a_failed_one_at_once(store: ArtifactStore) -> None:
+    assert store.claim("sfm", KEY, "a", stale_after=MINUTE)
+    assert store.claim("sfm", KEY, "b", stale_after=MINUTE) is None
+    second = store.claim("sfm", KEY, "b", stale_after=dt.timedelta(0))
+    assert second is not None
+    assert second.attempt == 2
+    store.write_failure("sfm", KEY, Failure(code=FailureCode.CRASH, message="", attempt=2))
+    third = store.claim("sfm", KEY, "c", stale_after=MINUTE)
+    assert third is not None
+    assert third.attempt == 3
+
+
+def test_a_stage_that_reports_progress_keeps_its_dead_owners_claim_alive(store: ArtifactStore) -> None:
+    claim = store.claim("sfm", KEY, "a", stale_after=MINUTE)
+    assert claim is not None
+    old = claim.model_copy(update={"heartbeat": now() - dt.timedelta(hours=1)})
+    store.storage.write(f"artifacts/sfm/{KEY}/attempts/1/claim.json", old.model_dump_json().encode())
+    assert not store.is_alive("sfm", KEY, 1, stale_after=MINUTE)
+    store.write_progress(
+        KEY, Progress(stage="sfm", attempt=1, done=1, total=2, unit="photos", updated=now(), figures={"psnr": 20.0})
+    )
+    assert store.is_alive("sfm", KEY, 1, stale_after=MINUTE)
+
+
+def test_force_gives_the_next_generation_and_the_same_to_the_same_owner(store: ArtifactStore) -> None:
+    assert store.latest_generation("train", KEY) == 0
+    assert store.generation("train", KEY, "run-1") == 1
+    assert store.generation("train", KEY, "run-1") == 1
+    assert store.generation("train", KEY, "run-2") == 2
+    assert store.latest_generation("train", KEY) == 2
+
+
+def test_only_a_complete_checkpoint_is_resumed_and_older_ones_go(store: ArtifactStore, tmp_path: Path) -> None:
+    assert store.latest_checkpoint("train", KEY, tmp_path / "none") is None
+    for step in (100, 200):
+        (tmp_path / str(step)).mkdir()
+        (tmp_path / str(step) / "state.pt").write_text(f"step {step}")
+        store.save_checkpoint("train", KEY, 1, step, tmp_path / str(step))
+    store.storage.write(f"artifacts/train/{KEY}/checkpoints/300-1/state.pt", b"half")
+    step, folder = store.latest_checkpoint("train", KEY, tmp_path / "resumed") or (0, tmp_path)
+    assert step == 200
+    assert (folder / "state.pt").read_text() == "step 200"
+    assert set(store.storage.folders(f"artifacts/train/{KEY}/checkpoints")) == {"200-1", "300-1"}
+    store.drop_checkpoints("train", KEY)
+    assert store.latest_checkpoint("train", KEY, tmp_path / "gone") is None
+
+
+def test_listing_stays_within_the_folder(store: ArtifactStore) -> None:
+    for path in ("a/1", "a/b/2", "ab/3"):
+        store.storage.write(path, b"x")
+    assert [entry.path for entry in store.storage.list("a")] == ["a/1", "a/b/2"]
+    assert list(store.storage.folders()) == ["a", "ab"]
+    store.storage.copy("a/1", "c/1")
+    store.storage.delete("a")
+    assert [entry.path for entry in store.storage.list()] == ["ab/3", "c/1"]
+    with pytest.raises(NotFound):
+        store.storage.read("a/1")
+
+
+def test_a_capture_has_one_digest_wherever_it_lies(tmp_path: Path, s3_root: str) -> None:
+    places = [open_storage(tmp_path.as_uri()), open_storage(s3_root)]
+    for storage in places:
+        storage.write("b/2.jpg", b"two")
+        storage.write("1.jpg", b"one")
+        storage.write(".DS_Store", b"left by a file manager" + storage.uri.encode())
+    digests = {capture_digest(storage) for storage in places}
+    assert len(digests) == 1
+    places[0].write("1.jpg", b"0ne")
+    assert capture_digest(places[0]) not in digests
+
+
+def test_an_empty_capture_is_refused(store_uri: str) -> None:
+    with pytest.raises(UnreadableCapture, match="no capture"):
+        capture_digest(open_storage(store_uri))
+
+
+def test_a_bucket_that_does_not_exist_and_a_strange_address_are_told(s3_endpoint: str) -> None:
+    with pytest.raises(InvalidRequest, match="does not exist"):
+        list(open_storage("s3://no-such-bucket/x").list())
+    with pytest.raises(InvalidRequest, match="neither"):
+        open_storage("ftp://host/x")
+    with pytest.raises(InvalidRequest, match="not a local path"):
+        open_storage("file://host/x")
+
+
+def test_the_key_depends_on_what_is_asked_and_on_nothing_else() -> None:
+    base = artifact_key("train", 1, {"a": 1, "b": 2}, {"sfm": "k"})
+    assert base == artifact_key("train", 1, {"b": 2, "a": 1}, {"sfm": "k"})
+    others = {
+        artifact_key("sfm", 1, {"a": 1, "b": 2}, {"sfm": "k"}),
+        artifact_key("train", 2, {"a": 1, "b": 2}, {"sfm": "k"}),
+        artifact_key("train", 1, {"a": 1, "b": 3}, {"sfm": "k"}),
+        artifact_key("train", 1, {"a": 1, "b": 2}, {"sfm": "l"}),
+        artifact_key("train", 1, {"a": 1, "b": 2}, {"sfm": "k"}, generation=1),
+        artifact_key("train", 1, {"a": 1, "b": 2}, {"sfm": "k"}, capture_digest="d"),
+    }
+    assert len(others | {base}) == 7
