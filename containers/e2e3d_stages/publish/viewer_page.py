@@ -1,0 +1,142 @@
+"""The viewer page: PlayCanvas's SuperSplat Viewer with a scene inside, one file that asks the network for nothing."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from e2e3d_stages.contract import StageError
+from e2e3d_stages.publish import fetch_viewer
+
+# The viewer turns splats by 180 degrees about z: x and y of our world change sign, and up = -y becomes its +y.
+TO_VIEWER = np.array([-1.0, -1.0, 1.0])
+STEEPEST_DEGREES = 80.0
+FOV_LIMITS = (20.0, 100.0)
+
+# The seams that the package's own `renderViewerHtml` (dist/index.js) replaces; that function needs Node.js.
+_TITLE = re.compile(r"<title>.*?</title>")
+_STYLESHEET = re.compile(r'<link\b[^>]*href="\./index\.css"[^>]*>')
+_MODULE_IMPORT = re.compile(r"import \{ createViewer \} from '\./index\.js';")
+_BOOTSTRAP = re.compile(r'<script type="application/json" id="sse-bootstrap">.*?</script>', re.DOTALL)
+_BODY = re.compile(r"<body\b[^>]*>")
+_SOURCE_MAP = re.compile(r"\n//# sourceMappingURL=\S+\s*$")
+
+_BAR = """
+        <style>
+            #e2e3d {{ position: fixed; z-index: 20; top: 12px; left: 12px; max-width: 60vw; padding: 7px 12px;
+                font: 13px/1.4 system-ui, sans-serif; color: #fff; background: rgba(20, 22, 26, .62);
+                border-radius: 8px; white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }}
+            #e2e3d a {{ color: #bcd7ff; margin-left: 10px; }}
+        </style>
+        <div id="e2e3d"><b>{title}</b><a href="report.html">Report</a></div>"""
+
+
+def opening_view(
+    views: list[dict[str, Any]], xyz: NDArray[np.float32], view_of: NDArray[np.int32], point_of: NDArray[np.int32]
+) -> tuple[int, float]:
+    """The training camera to open the scene at, and how far before it the scene is.
+
+    The camera that sees most points among those that don't look steeply down or up: an orbiting camera has no roll,
+    so a picture from straight above would open turned.
+
+    :param xyz: (P, 3) points.
+    :param view_of: (O,) the view of each observation.
+    :param point_of: (O,) its point.
+    :returns: index into `views`, and the median depth of the points it sees.
+    """
+    forward = np.array([view["world_to_camera"][2][:3] for view in views])
+    seen = np.bincount(view_of, minlength=len(views))
+    steep = np.abs(forward[:, 1]) > np.sin(np.radians(STEEPEST_DEGREES))
+    best = int(np.lexsort((-seen, steep))[0])
+    pose = np.array(views[best]["world_to_camera"])
+    depths = xyz[point_of[view_of == best]] @ pose[2, :3] + pose[2, 3]
+    depths = depths[depths > 0]
+    return best, float(np.median(depths)) if len(depths) else 1.0
+
+
+def viewer_settings(view: dict[str, Any], depth: float) -> dict[str, Any]:
+    """The viewer's `settings.json` (version 2), opening at a camera.
+
+    :param view: an entry of `views.json`.
+    :param depth: distance from the camera to what it looks at, in the scene's units.
+    """
+    pose = np.array(view["world_to_camera"])
+    position = -pose[:3, :3].T @ pose[:3, 3]
+    target = position + depth * pose[2, :3]
+    fov = float(np.degrees(2 * np.arctan(view["height"] / (2 * view["fy"]))))
+    initial = {
+        "position": (position * TO_VIEWER).round(5).tolist(),
+        "target": (target * TO_VIEWER).round(5).tolist(),
+        "fov": round(float(np.clip(fov, *FOV_LIMITS)), 3),
+    }
+    return {
+        "version": 2,
+        "tonemapping": "none",
+        "highPrecisionRendering": False,
+        "background": {"color": [0.07, 0.075, 0.085]},
+        "postEffectSettings": {
+            "sharpness": {"enabled": False, "amount": 0},
+            "bloom": {"enabled": False, "intensity": 1, "blurLevel": 2},
+            "grading": {"enabled": False, "brightness": 1, "contrast": 1, "saturation": 1, "tint": [1, 1, 1]},
+            "vignette": {"enabled": False, "intensity": 0.5, "inner": 0.3, "outer": 0.75, "curvature": 1},
+            "fringing": {"enabled": False, "intensity": 0.5},
+        },
+        "animTracks": [],
+        "cameras": [{"initial": initial}],
+        "annotations": [],
+        "startMode": "default",
+    }
+
+
+def viewer_page(title: str, sog: bytes, settings: dict[str, Any], folder: Path = fetch_viewer.FOLDER) -> str:
+    """The whole page as HTML.
+
+    :param title: the scene's name, any text.
+    :param sog: the compressed scene's bytes.
+    :param settings: from `viewer_settings`.
+    :param folder: where the viewer's files are.
+    :raises StageError: when they are not there.
+    """
+    if not fetch_viewer.is_there(folder):
+        raise StageError(
+            f"The viewer ({fetch_viewer.PACKAGE} {fetch_viewer.VERSION}) is not in this installation.",
+            hint="Install the package again (pip install), or run: python -m e2e3d_stages.publish.fetch_viewer",
+        )
+    page, css, js = (
+        (folder / name).read_text(encoding="utf-8").strip() for name in ("index.html", "index.css", "index.js")
+    )
+    js = _SOURCE_MAP.sub("\n", js)
+    if re.search(r"</script|<!--|<script", js, re.IGNORECASE) or re.search(r"</style", css, re.IGNORECASE):
+        raise StageError("The viewer's files hold markup that cannot be inlined.", hint="Use the pinned version.")
+    licence = (folder / "LICENSE").read_text(encoding="utf-8").strip().replace("--", "- -")
+    content = base64.b64encode(sog).decode()
+    bootstrap = {
+        "contentUrl": f"data:application/octet-stream;base64,{content}",
+        "contentFilename": "scene.sog",
+        "settings": settings,
+    }
+    # Ours goes in last: the first match wins, and a title may hold anything.
+    page = _replace(page, _STYLESHEET, f"<style>\n{css}\n</style>")
+    page = _replace(page, _MODULE_IMPORT, js)
+    page = _replace(page, _BODY, "<body>" + _BAR.format(title=escape(title)))
+    page = _replace(page, _BOOTSTRAP, f'<script type="application/json" id="sse-bootstrap">{_json(bootstrap)}</script>')
+    return _replace(page, _TITLE, f"<title>{escape(title)}</title>\n<!--\nThe viewer's licence:\n{licence}\n-->")
+
+
+def _replace(page: str, seam: re.Pattern[str], text: str) -> str:
+    page, count = seam.subn(lambda _: text, page, count=1)
+    if count != 1:
+        raise StageError(f"The viewer's page has no {seam.pattern}.", hint="Use the pinned version of the viewer.")
+    return page
+
+
+def _json(value: Any) -> str:
+    """JSON that can stand in a script element: no `<`, so no tag can end it."""
+    return json.dumps(value).replace("<", "\\u003c")
