@@ -147,17 +147,18 @@ class PublishOperator(StageOperator):
     def judge(self, context: Context, store: ArtifactStore, manifest: Manifest, reference: Reference) -> None:
         """Lay the page and the deliverables out for people."""
         run = context["dag_run"]
-        references = {**self._references(), "publish": reference}
-        manifests = {
-            stage: store.manifest(stage, references[stage].key, digest=references[stage].digest) for stage in STAGES
+        references: dict[str, Reference] = {**self._references(), "publish": reference}
+        manifests = {"publish": manifest} | {
+            stage: store.manifest(stage, references[stage].key, digest=references[stage].digest)
+            for stage in self._references()
         }
         uri = lay_out(
             store,
-            scene=self.scene,
-            run=re.sub(r"[^A-Za-z0-9_.-]+", "-", run.run_id).strip("."),
-            started=run.start_date,
-            manifests=manifests,
-            reused=[stage for stage in STAGES if references[stage].reused],
+            self.scene,
+            re.sub(r"[^A-Za-z0-9_.-]+", "-", run.run_id).strip("."),
+            {stage: found for stage, found in manifests.items() if found is not None},
+            started=run.start_date or run.run_after,
+            reused=[stage for stage, found in references.items() if found.reused],
         )
         self.log.info("The scene is at %s/index.html", uri)
         context["ti"].xcom_push(key="page", value=f"{uri}/index.html")

@@ -1,0 +1,235 @@
+"""What every stage program does, whatever the stage: fetch, verify, report, upload, commit, or say why not."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from e2e3d_stages import runtime
+from e2e3d_stages.contract import (
+    FailureCode,
+    Infrastructure,
+    Input,
+    OutOfMemory,
+    Request,
+    StageError,
+    UnreadableCapture,
+)
+from e2e3d_stages.presets import PRESETS, STAGES
+from e2e3d_stages.runtime import Job
+from e2e3d_stages.store import ArtifactStore
+
+KEY = "0123456789abcdef" * 2
+
+StageProgram = Callable[[Job], dict[str, Any]]
+
+
+@pytest.fixture
+def play(monkeypatch: pytest.MonkeyPatch) -> Callable[[StageProgram], None]:
+    """Lets a function stand in for ingest's own program."""
+
+    def put(program: StageProgram) -> None:
+        module = types.ModuleType("e2e3d_stages.ingest.stage")
+        module.run = program  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+
+    return put
+
+
+def ask(store: ArtifactStore, **changes: Any) -> str:
+    """Store a request for ingest; returns its URI."""
+    request = Request(
+        stage="ingest",
+        stage_version=STAGES["ingest"].version,
+        key=KEY,
+        attempt=1,
+        params=STAGES["ingest"].resolve("draft", {}).model_dump(mode="json"),
+    ).model_copy(update=changes)
+    store.write_request(request)
+    return store.request_uri(request.stage, request.key, request.attempt)
+
+
+def test_a_stage_leaves_files_metrics_warnings_and_what_it_took(
+    store: ArtifactStore, play: Callable[[StageProgram], None]
+) -> None:
+    def program(job: Job) -> dict[str, Any]:
+        (job.output / "images").mkdir()
+        (job.output / "images" / "a.jpg").write_bytes(b"jpeg")
+        job.progress(1, 1, "photos")
+        job.warn("blur", "One photo is blurred.", "Take it again.")
+        return {"photos": 1}
+
+    play(program)
+    assert runtime.run(ask(store)) == 0
+    manifest = store.manifest("ingest", KEY)
+    assert manifest is not None
+    assert [file.path for file in manifest.files] == ["images/a.jpg"]
+    assert manifest.metrics == {"photos": 1}
+    assert manifest.warnings[0].advice == "Take it again."
+    assert manifest.usage.peak_memory_bytes > 10_000_000
+    assert manifest.usage.wall_seconds >= manifest.usage.stage_seconds > 0
+    progress = store.progress("ingest", KEY, 1)
+    assert progress is not None
+    assert (progress.done, progress.total) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "exit_code"),
+    [
+        (UnreadableCapture("Two photos only.", hint="Take more."), FailureCode.UNREADABLE_CAPTURE, 2),
+        (OutOfMemory("No memory left."), FailureCode.OUT_OF_MEMORY, 4),
+        (MemoryError(), FailureCode.OUT_OF_MEMORY, 4),
+        (Infrastructure("The bucket is gone."), FailureCode.INFRASTRUCTURE, 5),
+        (OSError(errno.ENOSPC, "No space left on device"), FailureCode.INFRASTRUCTURE, 5),
+        (StageError("Diverged."), FailureCode.CRASH, 1),
+        (ZeroDivisionError("division by zero"), FailureCode.CRASH, 1),
+    ],
+)
+def test_a_failure_says_what_happened_and_its_exit_status_says_whether_to_retry(
+    tmp_path: Path,
+    play: Callable[[StageProgram], None],
+    error: Exception,
+    code: FailureCode,
+    exit_code: int,
+) -> None:
+    def program(job: Job) -> dict[str, Any]:
+        raise error
+
+    play(program)
+    store = ArtifactStore.open(tmp_path.as_uri())
+    assert runtime.run(ask(store)) == exit_code
+    failure = store.failure("ingest", KEY, 1)
+    assert failure is not None
+    assert failure.code is code
+    assert failure.message
+    assert store.manifest("ingest", KEY) is None
+
+
+def test_another_version_of_stage_or_contract_is_refused(tmp_path: Path) -> None:
+    store = ArtifactStore.open(tmp_path.as_uri())
+    for change in ({"stage_version": 99}, {"contract_version": 99}):
+        assert runtime.run(ask(store, **change)) == 2
+        failure = store.failure("ingest", KEY, 1)
+        assert failure is not None
+        assert "99" in failure.message
+
+
+def test_an_unknown_parameter_and_a_request_that_is_not_there_are_refused(tmp_path: Path) -> None:
+    store = ArtifactStore.open(tmp_path.as_uri())
+    assert runtime.run(ask(store, params={"max_sise": 100})) == 2
+    failure = store.failure("ingest", KEY, 1)
+    assert failure is not None
+    assert "'max_sise'" in failure.message
+    assert runtime.run(store.request_uri("ingest", "0" * 32, 1)) == 2
+
+
+def test_an_input_that_is_not_what_was_asked_for_is_refused(tmp_path: Path) -> None:
+    store = ArtifactStore.open(tmp_path.as_uri())
+    uri = ask(store, stage="sfm", stage_version=STAGES["sfm"].version, params={}, inputs={"ingest": Input(key=KEY, digest="0")})
+    assert runtime.run(uri) == 5
+
+
+def test_the_second_of_two_attempts_leaves_the_firsts_artifact(
+    store: ArtifactStore, play: Callable[[StageProgram], None]
+) -> None:
+    play(lambda job: {"made_by": 1})
+    assert runtime.run(ask(store)) == 0
+    play(lambda job: {"made_by": 2})
+    assert runtime.run(ask(store, attempt=2)) == 0
+    manifest = store.manifest("ingest", KEY)
+    assert manifest is not None
+    assert manifest.metrics == {"made_by": 1}
+
+
+def test_a_retry_resumes_from_the_checkpoint_and_a_commit_clears_it(
+    store: ArtifactStore, play: Callable[[StageProgram], None]
+) -> None:
+    def dies(job: Job) -> dict[str, Any]:
+        with job.checkpoint(40) as folder:
+            (folder / "state").write_text("forty")
+        raise RuntimeError("killed")
+
+    def resumes(job: Job) -> dict[str, Any]:
+        step, folder = job.latest_checkpoint() or (0, Path())
+        return {"from": step, "state": (folder / "state").read_text()}
+
+    play(dies)
+    assert runtime.run(ask(store)) == 1
+    play(resumes)
+    assert runtime.run(ask(store, attempt=2)) == 0
+    manifest = store.manifest("ingest", KEY)
+    assert manifest is not None
+    assert manifest.metrics == {"from": 40, "state": "forty"}
+    assert store.latest_checkpoint("ingest", KEY, Path("/nowhere")) is None
+
+
+def test_progress_never_goes_back_and_tells_rate_and_eta(
+    tmp_path: Path, play: Callable[[StageProgram], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime, "PROGRESS_EVERY_SECONDS", 0.05)
+    store = ArtifactStore.open(tmp_path.as_uri())
+    seen = []
+
+    def program(job: Job) -> dict[str, Any]:
+        for done in (0, 10, 5, 20):
+            job.progress(done, 100, "steps", psnr=done / 2)
+            time.sleep(0.3)
+            seen.append(store.progress("ingest", KEY, 1))
+        return {}
+
+    play(program)
+    assert runtime.run(ask(store)) == 0
+    last = seen[-1]
+    assert [item.done for item in seen if item] == [0, 10, 10, 20]
+    assert last is not None
+    assert last.rate is not None
+    assert last.rate == pytest.approx(20 / 0.9, rel=0.4)
+    assert last.eta_seconds == pytest.approx(80 / last.rate)
+    assert last.figures == {"psnr": 10}
+    assert "20/100 steps (20 %)" in str(last)
+
+
+def test_sigterm_lets_the_stage_stop_by_itself(tmp_path: Path) -> None:
+    store = ArtifactStore.open((tmp_path / "store").as_uri())
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import sys, time, types\n"
+        "from e2e3d_stages import runtime\n"
+        "def run(job):\n"
+        "    print('started', flush=True)\n"
+        "    while not job.stopping: time.sleep(0.01)\n"
+        "    with job.checkpoint(7) as folder: (folder / 'state').write_text('x')\n"
+        "    job.check_stop()\n"
+        "module = types.ModuleType('e2e3d_stages.ingest.stage'); module.run = run\n"
+        "sys.modules[module.__name__] = module\n"
+        "sys.exit(runtime.run(sys.argv[1]))\n"
+    )
+    with subprocess.Popen([sys.executable, str(program), ask(store)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "started\n"
+        os.kill(process.pid, signal.SIGTERM)
+        assert process.wait(20) == FailureCode.INTERRUPTED.exit_code
+    failure = store.failure("ingest", KEY, 1)
+    assert failure is not None
+    assert failure.code is FailureCode.INTERRUPTED
+    assert (store.latest_checkpoint("ingest", KEY, tmp_path) or (0,))[0] == 7
+
+
+def test_every_preset_of_every_stage_is_valid_and_documented() -> None:
+    for stage in STAGES.values():
+        for preset in PRESETS:
+            assert json.dumps(stage.resolve(preset, {}).model_dump(mode="json"))
+        for name, field in stage.params.model_fields.items():
+            assert field.title, f"{stage.name}.{name} has no title"
+            assert field.description, f"{stage.name}.{name} has no description"
