@@ -22,7 +22,7 @@ from e2e3d_stages.ingest.exif import Exif, read_exif
 from e2e3d_stages.ingest.params import Params
 from e2e3d_stages.runtime import Job
 
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF")
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF")
 JPEG_QUALITY = 95
 MIN_PHOTOS = 3
 BLUR_SIZE = 500

@@ -33,6 +33,8 @@ CAMERA_MODEL = "SIMPLE_RADIAL"
 MIN_MODEL_SIZE = 3
 # A fast try that leaves more than this share of the photos without a place is done again.
 LOST_SHARE = 0.1
+# Once photos are matched again, those that barely hold on are too.
+WEAK_OBSERVATIONS = 50
 # Lowe's ratio and the largest descriptor distance where two photos are known to overlap; COLMAP's own: 0.8, 0.7.
 LENIENT_RATIO, LENIENT_DISTANCE = 0.9, 0.9
 # Pairs matched again for photos that found no place; keeps the second try cheaper than the first.
@@ -230,12 +232,11 @@ def reconstruct(task: Task, pairs: Sequence[Pair]) -> tuple[str, Models]:
         match(task, pairs, "matching thoroughly")
         models = _MAPPERS[first](task)
     tries = [(first, models)]
-    missing = _missing(task, models)
-    if missing and rescue(task, missing, pairs):
-        tries.append((first, _MAPPERS[first](task)))
-    if task.params.mapper == "auto" and _missing(task, tries[-1][1]):
+    if _missing(task, models) and rescue(task, models, pairs):
+        tries.insert(0, (first, _MAPPERS[first](task)))
+    if task.params.mapper == "auto" and _missing(task, tries[0][1]):
         tries.append(("global", map_globally(task)))
-    # max() keeps the first of equals: the incremental model is the more accurate one.
+    # max() keeps the first of equals: more matches are better, and incremental mapping is the more accurate one.
     return max(tries, key=lambda attempt: len(task.photos) - len(_missing(task, attempt[1])))
 
 
@@ -244,13 +245,16 @@ def _missing(task: Task, models: Models) -> list[int]:
     return [place for place, name in enumerate(task.names) if not evidence[name].supported]
 
 
-def rescue(task: Task, missing: Sequence[int], pairs: Sequence[Pair]) -> bool:
-    """Match missing photos again: leniently where a pair was verified, and with photos not yet compared.
+def rescue(task: Task, models: Models, pairs: Sequence[Pair]) -> bool:
+    """Match missing and weak photos again: leniently where a pair was verified, and with photos not yet compared.
 
     :return: whether there was anything to try.
     """
-    lost = set(missing)
-    verified = [pair for pair in sorted(verified_pairs(task)) if len(lost & set(pair)) == 1][:MAX_RESCUE_PAIRS]
+    evidence = gather_evidence(task, models)
+    missing = _missing(task, models)
+    weak = {place for place, name in enumerate(task.names) if evidence[name].observations < WEAK_OBSERVATIONS}
+    again = weak.union(missing)
+    verified = [pair for pair in sorted(verified_pairs(task)) if again & set(pair)][:MAX_RESCUE_PAIRS]
     others = {(min(a, b), max(a, b)) for a in missing for b in range(len(task.photos)) if a != b}
     new = sorted(others - set(pairs))[:MAX_RESCUE_PAIRS]
     with closing(pycolmap.Database.open(task.database)) as database:
