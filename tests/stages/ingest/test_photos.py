@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ingest_photos import Ingest, picture, save
 from PIL import ExifTags, Image
 
 from e2e3d_stages.contract import UnreadableCapture
 from e2e3d_stages.ingest.exif import focal_in_pixels, read_gps
 from e2e3d_stages.ingest.stage import blur_score
-from tests.stages.ingest.conftest import Ingest, picture, save
 
 Tag, Gps = ExifTags.Base, ExifTags.GPS
 

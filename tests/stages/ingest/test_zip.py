@@ -6,10 +6,10 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from ingest_photos import Ingest
 
 from e2e3d_stages.contract import UnreadableCapture
 from e2e3d_stages.ingest import capture as capture_module
-from tests.stages.ingest.conftest import Ingest
 
 
 @pytest.fixture
