@@ -1,0 +1,47 @@
+"""How close a render is to its photo."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+SSIM_TAPS = 11
+SSIM_SIGMA = 1.5
+SSIM_C1, SSIM_C2 = 0.01**2, 0.03**2
+
+
+def ssim_window() -> NDArray[np.float32]:
+    """The standard one-dimensional window: 11 taps of a Gaussian with sigma 1.5, sum 1."""
+    taps = np.exp(-0.5 * ((np.arange(SSIM_TAPS) - SSIM_TAPS // 2) / SSIM_SIGMA) ** 2)
+    return (taps / taps.sum()).astype(np.float32)
+
+
+def psnr(image: NDArray[np.floating], photo: NDArray[np.floating]) -> float:
+    """Peak signal-to-noise ratio in dB of two (H, W, 3) pictures in 0 to 1; 100 where they are equal."""
+    error = float(np.mean((image.astype(np.float64) - photo.astype(np.float64)) ** 2))
+    return 100.0 if error < 1e-10 else -10.0 * float(np.log10(error))
+
+
+def ssim(image: NDArray[np.floating], photo: NDArray[np.floating]) -> float:
+    """Structural similarity of two (H, W, 3) pictures in 0 to 1, mean over channels.
+
+    Wang et al. 2004: 11 x 11 Gaussian window with sigma 1.5, only where the window lies inside the picture.
+
+    :raises ValueError: when the shapes differ or a side is shorter than the window.
+    """
+    if image.shape != photo.shape or min(image.shape[:2]) < SSIM_TAPS:
+        raise ValueError(f"cannot compare {image.shape} with {photo.shape}")
+    x, y = image.astype(np.float32), photo.astype(np.float32)
+    mean_x, mean_y = _blur(x), _blur(y)
+    var_x, var_y = _blur(x * x) - mean_x * mean_x, _blur(y * y) - mean_y * mean_y
+    covariance = _blur(x * y) - mean_x * mean_y
+    luminance = (2 * mean_x * mean_y + SSIM_C1) / (mean_x * mean_x + mean_y * mean_y + SSIM_C1)
+    return float(np.mean(luminance * (2 * covariance + SSIM_C2) / (var_x + var_y + SSIM_C2), dtype=np.float64))
+
+
+def _blur(picture: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Both passes of the window, without padding."""
+    taps = ssim_window()
+    height, width = (side - SSIM_TAPS + 1 for side in picture.shape[:2])
+    down = sum(tap * picture[i : i + height] for i, tap in enumerate(taps))
+    return sum((tap * down[:, i : i + width] for i, tap in enumerate(taps)), np.float32(0))

@@ -1,0 +1,1 @@
+"""Gaussian splatting: a posed photo set becomes a scene of 3D Gaussians."""

@@ -1,0 +1,152 @@
+"""The Gaussians while they are trained: tensors, their optimiser, and how their number changes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from e2e3d_stages.gaussians import Gaussians
+from e2e3d_stages.train.rasterizer import Camera, Render, render
+
+# Kerbl et al. 2023, except that short trainings gain from faster colours and shapes.
+_LEARNING_RATES = {
+    "means": 1.6e-4,  # times the scene's extent
+    "scales": 5e-3,
+    "quats": 1e-3,
+    "opacities": 5e-2,
+    "sh_dc": 2.5e-3,
+    "sh_rest": 2.5e-3 / 20,
+}
+_FINAL_SHARE = {"means": 0.01}
+_MIN_OPACITY = 0.005
+
+
+class Model:
+    """Trainable Gaussians.
+
+    :param tensors: `means` (N, 3), `scales` (N, 3) logarithms, `quats` (N, 4), `opacities` (N,) logits, `sh_dc`
+        (N, 1, 3), `sh_rest` (N, K - 1, 3).
+    :param extent: the scene's size; the learning rate of the means is relative to it.
+    """
+
+    def __init__(self, tensors: dict[str, Tensor], extent: float, device: torch.device) -> None:
+        self._extent = extent
+        self.tensors = {name: t.to(device).contiguous().requires_grad_() for name, t in tensors.items()}
+        groups = [{"params": [t], "name": name} for name, t in self.tensors.items()]
+        self.optimizer = torch.optim.Adam(groups, lr=1.0, eps=1e-15, fused=True)
+        self.gradient = torch.zeros(len(self), device=device)
+        self.times_seen = torch.zeros(len(self), device=device)
+
+    def __len__(self) -> int:
+        return len(self.tensors["means"])
+
+    def render(self, camera: Camera, sh_degree: int, background: Tensor) -> Render:
+        """Draw the present state."""
+        t = self.tensors
+        sh = torch.cat([t["sh_dc"], t["sh_rest"]], 1)
+        scales, opacities = t["scales"].exp(), t["opacities"].sigmoid()
+        return render(
+            t["means"], t["quats"], scales, opacities, sh, camera, sh_degree=sh_degree, background=background
+        )
+
+    def step(self, share: float) -> None:
+        """One step of the optimiser.
+
+        :param share: how much of the training is over, 0 to 1; rates fall exponentially.
+        """
+        for group in self.optimizer.param_groups:
+            name = group["name"]
+            rate = _LEARNING_RATES[name] * _FINAL_SHARE.get(name, 0.1) ** share
+            group["lr"] = rate * self._extent if name == "means" else rate
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def observe(self, result: Render, pixels: int) -> None:
+        """Add a finished backward pass to what `refine` decides by."""
+        self.gradient += result.screen_gradient() * pixels**0.5
+        self.times_seen += result.visible
+
+    def refine(self, wanted: int) -> int:
+        """Drop what is invisible, then split those that the loss pulls at most until there are `wanted`.
+
+        Each split halves a Gaussian along its longest axis. Returns how many were dropped.
+        """
+        with torch.no_grad():
+            keep = (self.tensors["opacities"].sigmoid() > _MIN_OPACITY).nonzero()[:, 0]
+            dropped = len(self) - len(keep)
+            pull = (self.gradient / self.times_seen.clamp(min=1))[keep]
+            count = min(max(wanted - len(keep), 0), int((pull > 0).sum()))
+            split = pull.topk(count).indices
+            untouched = torch.ones(len(keep), dtype=torch.bool, device=pull.device)
+            untouched[split] = False
+            self._replace(keep[untouched], self._halves(keep[split]))
+        return dropped
+
+    def _halves(self, index: Tensor) -> dict[str, Tensor]:
+        """Two Gaussians for each: side by side along the longest axis, together as opaque as the one."""
+        parent = {name: t[index] for name, t in self.tensors.items()}
+        longest = parent["scales"].argmax(1, keepdim=True)
+        axis = rotation_matrices(parent["quats"]).gather(2, longest[:, None].expand(-1, 3, 1))[..., 0]
+        offset = 0.5 * axis * parent["scales"].gather(1, longest).exp()
+        scales = parent["scales"] + np.log(0.85)
+        scales = scales.scatter_add(1, longest, torch.full_like(longest, 1, dtype=scales.dtype) * np.log(0.6 / 0.85))
+        opacity = 1 - (1 - parent["opacities"].sigmoid()).sqrt()
+        halves = {name: torch.cat([t, t]) for name, t in parent.items()}
+        halves["means"] = torch.cat([parent["means"] - offset, parent["means"] + offset])
+        halves["scales"] = torch.cat([scales, scales])
+        halves["opacities"] = torch.cat([opacity, opacity]).clamp(1e-4, 1 - 1e-4).logit()
+        return halves
+
+    def _replace(self, keep: Tensor, new: dict[str, Tensor]) -> None:
+        """Keep some Gaussians with their optimiser state and append new ones without."""
+        for group in self.optimizer.param_groups:
+            name, old = group["name"], group["params"][0]
+            changed = torch.cat([old[keep], new[name]]).detach().requires_grad_()
+            state = self.optimizer.state.pop(old, {})
+            for moment in ("exp_avg", "exp_avg_sq"):
+                if moment in state:
+                    state[moment] = torch.cat([state[moment][keep], torch.zeros_like(new[name])])
+            self.tensors[name] = group["params"][0] = changed
+            if state:
+                self.optimizer.state[changed] = state
+        self.gradient = torch.zeros(len(self), device=self.gradient.device)
+        self.times_seen = torch.zeros_like(self.gradient)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a checkpoint needs."""
+        return {
+            "tensors": {name: t.detach() for name, t in self.tensors.items()},
+            "optimizer": self.optimizer.state_dict(),
+            "gradient": self.gradient,
+            "times_seen": self.times_seen,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state_dict()`; this model was made from the same tensors."""
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.gradient, self.times_seen = state["gradient"], state["times_seen"]
+
+    def is_finite(self) -> bool:
+        """Whether no value is NaN or infinite."""
+        return all(bool(t.isfinite().all()) for t in self.tensors.values())
+
+    def gaussians(self) -> Gaussians:
+        """The present state as arrays."""
+        arrays = {name: t.detach().cpu().numpy() for name, t in self.tensors.items()}
+        quats = arrays["quats"] / np.linalg.norm(arrays["quats"], axis=1, keepdims=True)
+        sh = np.concatenate([arrays["sh_dc"], arrays["sh_rest"]], axis=1)
+        return Gaussians(arrays["means"], arrays["scales"], quats, arrays["opacities"], sh)
+
+
+def rotation_matrices(quats: Tensor) -> Tensor:
+    """(N, 3, 3) of (N, 4) quaternions, w first, any length."""
+    w, x, y, z = torch.nn.functional.normalize(quats, dim=-1).unbind(-1)
+    rows = [
+        1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y),
+        2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x),
+        2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y),
+    ]  # fmt: skip
+    return torch.stack(rows, -1).reshape(-1, 3, 3)

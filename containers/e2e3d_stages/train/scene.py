@@ -1,0 +1,119 @@
+"""What is trained on: posed photos at the training size, some of them held out, and SfM's points."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from e2e3d_stages.contract import InvalidRequest
+from e2e3d_stages.train.rasterizer import Camera
+
+FEWEST_FOR_HOLDOUT = 8
+
+
+def fitted_size(width: int, height: int, long_side: int) -> tuple[int, int]:
+    """Width and height in px after shrinking to a long side; never enlarged."""
+    scale = min(1.0, long_side / max(width, height))
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def load_photo(path: Path, width: int, height: int) -> NDArray[np.uint8]:
+    """A photo at a given size, (height, width, 3)."""
+    with Image.open(path) as photo:
+        return np.asarray(photo.convert("RGB").resize((width, height), Image.Resampling.LANCZOS))
+
+
+def split_heldout(views: list[dict[str, Any]], holdout: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Training and held-out views.
+
+    Held out is every view whose place in ingest's sorted list is a multiple of `holdout`, so that the choice depends
+    on the capture alone; nothing is held out of fewer than 8 views.
+    """
+    if holdout == 0 or len(views) < FEWEST_FOR_HOLDOUT:
+        return views, []
+    heldout = [view for view in views if view["order"] % holdout == 0]
+    return [view for view in views if view["order"] % holdout], heldout
+
+
+@dataclass(frozen=True)
+class View:
+    """A photo and its camera at the training size."""
+
+    name: str
+    camera: Camera
+    photo: NDArray[np.uint8]
+
+    def at_scale(self, divisor: int, device: torch.device) -> tuple[Camera, Tensor]:
+        """Camera and photo, (H, W, 3) in 0 to 1, shrunk by a whole number."""
+        camera, photo = self.camera, self.photo
+        if divisor > 1:
+            width, height = max(1, camera.width // divisor), max(1, camera.height // divisor)
+            photo = np.asarray(Image.fromarray(photo).resize((width, height), Image.Resampling.BOX))
+            camera = camera.resized(width, height)
+        return camera, torch.from_numpy(photo.copy()).to(device).float().div_(255)
+
+
+@dataclass(frozen=True)
+class Points:
+    """SfM's points that at least two training views observe.
+
+    :param xyz: (P, 3) float32.
+    :param rgb: (P, 3) float32 in 0 to 1.
+    :param seen_by: indices of the points that each training view observes.
+    """
+
+    xyz: NDArray[np.float32]
+    rgb: NDArray[np.float32]
+    seen_by: list[NDArray[np.int64]]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """All that training may look at, and the names of what it may not."""
+
+    views: list[View]
+    points: Points
+    heldout: list[str]
+
+    @property
+    def extent(self) -> float:
+        """The greatest distance of a camera from the cameras' centre: the length that learning rates refer to."""
+        eyes = torch.stack([-view.camera.pose[:3, :3].T @ view.camera.pose[:3, 3] for view in self.views])
+        return max(1e-3, 1.1 * float((eyes - eyes.mean(0)).norm(dim=1).max()))
+
+
+def load_scene(folder: Path, long_side: int, holdout: int) -> Scene:
+    """Read the files of an `sfm` artifact.
+
+    :raises InvalidRequest: when no view is left to train on.
+    """
+    everything = json.loads((folder / "views.json").read_text())
+    training, heldout = split_heldout(everything, holdout)
+    if not training:
+        raise InvalidRequest("No photo is left to train on.", hint="Hold out fewer photos, or none (holdout 0).")
+    views = []
+    for view in training:
+        width, height = fitted_size(view["width"], view["height"], long_side)
+        photo = load_photo(folder / "images" / view["name"], width, height)
+        views.append(View(view["name"], Camera.from_view(view, width, height), photo))
+    kept = [everything.index(view) for view in training]
+    return Scene(views, _load_points(folder / "points.npz", kept), [view["name"] for view in heldout])
+
+
+def _load_points(path: Path, kept: list[int]) -> Points:
+    with np.load(path) as data:
+        xyz, rgb, view, point = data["xyz"], data["rgb"], data["view"], data["point"]
+    observed = np.isin(view, kept)
+    view, point = view[observed], point[observed]
+    enough = np.bincount(point, minlength=len(xyz)) >= 2
+    number = np.cumsum(enough) - 1
+    seen_by = [np.unique(number[of[enough[of]]]) for of in (point[view == i] for i in kept)]
+    return Points(xyz[enough].astype(np.float32), rgb[enough].astype(np.float32) / 255, seen_by)

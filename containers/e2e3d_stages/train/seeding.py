@@ -1,0 +1,121 @@
+"""The Gaussians that training starts from: SfM's points, and more where a training view sees none of them."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from e2e3d_stages.contract import StageError
+from e2e3d_stages.train.scene import Points, Scene, View
+
+CELL_SHARE = 50  # a cell of the coverage grid is the picture's long side through this
+_INITIAL_OPACITY = 0.1
+_C0 = 0.28209479177387814
+_FEWEST_POINTS = 10
+
+
+def seed(scene: Scene, max_gaussians: int, sh_degree: int, rng: np.random.Generator) -> tuple[dict[str, Tensor], int]:
+    """Trainable tensors by name (see `model.Model`), and how many of them cover what SfM left empty.
+
+    :raises StageError: when there is next to nothing to start from.
+    """
+    points = scene.points
+    if len(points.xyz) < _FEWEST_POINTS:
+        raise StageError(
+            f"Only {len(points.xyz)} points are seen by two training photos: nothing to start from.",
+            hint="Take more photos with more overlap, or hold out fewer.",
+        )
+    xyz, rgb, size = _cover(scene.views, points)
+    filled = len(xyz)
+    xyz, rgb = np.concatenate([points.xyz, xyz]), np.concatenate([points.rgb, rgb])
+    size = np.concatenate([_spacing(points.xyz), size])
+    if len(xyz) > max_gaussians:
+        keep = np.sort(rng.choice(len(xyz), max_gaussians, replace=False))
+        filled = int((keep >= len(points.xyz)).sum())
+        xyz, rgb, size = xyz[keep], rgb[keep], size[keep]
+    count = len(xyz)
+    quats = torch.zeros(count, 4)
+    quats[:, 0] = 1
+    return {
+        "means": torch.from_numpy(xyz),
+        "scales": torch.from_numpy(np.log(np.maximum(size, 1e-7)))[:, None].repeat(1, 3),
+        "quats": quats,
+        "opacities": torch.full((count,), float(np.log(_INITIAL_OPACITY / (1 - _INITIAL_OPACITY)))),
+        "sh_dc": torch.from_numpy((rgb - 0.5) / _C0)[:, None],
+        "sh_rest": torch.zeros(count, (sh_degree + 1) ** 2 - 1, 3),
+    }, filled
+
+
+def _spacing(xyz: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Root mean square distance of each point to its three nearest neighbours."""
+    points = torch.from_numpy(xyz)
+    chunk = max(1, 20_000_000 // len(points))
+    nearest = [
+        torch.cdist(part, points).topk(min(4, len(points)), largest=False).values[:, 1:] for part in points.split(chunk)
+    ]
+    spacing: NDArray[np.float32] = torch.cat(nearest).square().mean(1).sqrt().numpy()
+    return np.minimum(spacing, 10 * np.median(spacing))
+
+
+def _cover(views: list[View], points: Points) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    """Places, colours and sizes for the parts of the training views that no point covers; they would stay black.
+
+    A cell of a view's grid without a point in it or next to it gets a Gaussian at the depth of the nearest points the
+    view observes. What one view adds counts as cover for the next.
+    """
+    added: list[NDArray[np.float32]] = []
+    colours: list[NDArray[np.float32]] = []
+    sizes: list[NDArray[np.float32]] = []
+    for view, seen in zip(views, points.seen_by, strict=True):
+        if not len(seen):
+            continue
+        observed, depth = _project(view, points.xyz[seen])
+        extra = _project(view, np.concatenate(added))[0] if added else observed[:0]
+        cell = max(view.camera.width, view.camera.height) / CELL_SHARE
+        empty = _empty_cells(view, cell, np.concatenate([observed, extra]))
+        if not len(empty):
+            continue
+        distance, nearest = torch.cdist(torch.from_numpy(empty), torch.from_numpy(observed)).topk(
+            min(3, len(observed)), largest=False
+        )
+        weight = 1 / (distance + cell)
+        z = ((weight * torch.from_numpy(depth)[nearest]).sum(1) / weight.sum(1)).numpy()[:, None]
+        camera = view.camera
+        local = np.concatenate([(empty - camera.centre) / camera.focal * z, z], axis=1).astype(np.float32)
+        pose = camera.pose.numpy()
+        added.append((local - pose[:3, 3]) @ pose[:3, :3])
+        column, row = empty.astype(int).T
+        colours.append(view.photo[row, column].astype(np.float32) / 255)
+        sizes.append((0.5 * cell * z[:, 0] / camera.focal[0]).astype(np.float32))
+    none = np.zeros((0, 3), np.float32)
+    return (
+        np.concatenate([none, *added]),
+        np.concatenate([none, *colours]),
+        np.concatenate([none[:, 0], *sizes]),
+    )
+
+
+def _project(view: View, xyz: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Pixels (n, 2) and depths (n,) of those points that lie in the picture."""
+    camera = view.camera
+    pose = camera.pose.numpy()
+    local = xyz @ pose[:3, :3].T + pose[:3, 3]
+    local = local[local[:, 2] > 1e-3]
+    pixels = (local[:, :2] / local[:, 2:] * camera.focal + camera.centre).astype(np.float32)
+    inside = ((pixels >= 0) & (pixels < (camera.width, camera.height))).all(1)
+    return pixels[inside], local[inside, 2]
+
+
+def _empty_cells(view: View, cell: float, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Centres in px of the grid's cells that have no pixel of `pixels` in them or in a cell next to them."""
+    columns, rows = int(np.ceil(view.camera.width / cell)), int(np.ceil(view.camera.height / cell))
+    covered = np.zeros((rows + 2, columns + 2), bool)
+    column, row = (pixels / cell).astype(int).T
+    for down in range(3):
+        for right in range(3):
+            covered[row + down, column + right] = True
+    row, column = np.nonzero(~covered[1:-1, 1:-1])
+    centre = (np.stack([column, row], 1) + 0.5) * cell
+    return np.minimum(centre, (view.camera.width - 1, view.camera.height - 1)).astype(np.float32)

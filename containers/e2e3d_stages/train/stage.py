@@ -1,0 +1,212 @@
+"""The `train` stage: posed photos in, a Gaussian-splat scene out; the same loop on CUDA and on the CPU."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from e2e3d_stages.contract import OutOfMemory, StageError
+from e2e3d_stages.gaussians import write_ply
+from e2e3d_stages.runtime import Job
+from e2e3d_stages.train.loss import photometric_loss
+from e2e3d_stages.train.model import Model
+from e2e3d_stages.train.params import Params
+from e2e3d_stages.train.rasterizer import best_device
+from e2e3d_stages.train.scene import Scene, load_scene
+from e2e3d_stages.train.seeding import seed
+
+log = logging.getLogger("e2e3d")
+
+REFINE_EVERY = 100
+REFINE_FROM = 300
+REFINE_UNTIL = 0.6  # share of the iterations after which the number of Gaussians stays
+COARSE_UNTIL = 0.4
+SH_SHARE = 0.1  # one more band after each such share of the iterations
+PLATEAU_DB = 0.05  # less gain than this between two tenths of the training is a plateau
+
+
+def run(job: Job) -> dict[str, Any]:
+    """Train, and write `scene.ply`, `training.json` and `preview.jpg`.
+
+    :raises OutOfMemory: when the GPU's memory is too small.
+    :raises StageError: when the training diverges.
+    """
+    use_threads(job.threads)
+    scene = load_scene(job.inputs["sfm"].folder, job.params.long_side, job.params.holdout)
+    try:
+        return Trainer(job, scene, best_device()).train()
+    except torch.OutOfMemoryError as error:
+        raise OutOfMemory(
+            f"GPU memory ran out: {error}", hint="Lower max_gaussians or long_side, or take a larger GPU."
+        ) from error
+
+
+def use_threads(threads: int) -> None:
+    """Give the cores to our kernels; torch's own threads would only spin beside them."""
+    torch.set_num_threads(1)
+    if not torch.cuda.is_available():
+        import numba
+
+        numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+
+
+class Trainer:
+    """One training: its model, its random state and its records."""
+
+    def __init__(self, job: Job, scene: Scene, device: torch.device) -> None:
+        self.job, self.scene, self.device = job, scene, device
+        self.params: Params = job.params
+        self.rng = np.random.default_rng(self.params.seed)
+        tensors, self.filled = seed(scene, self.params.max_gaussians, self.params.sh_degree, self.rng)
+        self.model = Model(tensors, scene.extent, device)
+        self.seeded = len(self.model)
+        self.background = torch.zeros(3, device=device)
+        self.step = 0
+        self.resumed_from: int | None = None
+        self.queue: list[int] = []
+        self.psnr = np.full(len(scene.views), np.nan)
+        self.curve: list[dict[str, float]] = []
+        self._resume()
+
+    def train(self) -> dict[str, Any]:
+        """Run to the end, the plateau, or the order to stop; returns the stage's metrics."""
+        params, started, first = self.params, time.monotonic(), self.step
+        while self.step < params.iterations and not self._at_plateau():
+            if self.job.stopping:
+                self._checkpoint()
+                self.job.check_stop()
+            loss = self._iterate()
+            if self.step % REFINE_EVERY == 0:
+                self._refine()
+                self._record(loss)
+            if self.step % params.checkpoint_every == 0 and self.step < params.iterations:
+                self._checkpoint()
+                self._write_preview()
+            self.job.progress(
+                self.step, params.iterations, "steps", psnr=round(self._psnr(), 2), gaussians=len(self.model)
+            )
+        seconds = time.monotonic() - started
+        self._write_results()
+        return {
+            "iterations": self.step,
+            "gaussians": len(self.model),
+            "seeded": self.seeded,
+            "seeded_uncovered": self.filled,
+            "psnr_training": round(self._psnr(), 3),
+            "views_training": len(self.scene.views),
+            "views_heldout": len(self.scene.heldout),
+            "sh_degree": params.sh_degree,
+            "long_side": max(max(view.photo.shape[:2]) for view in self.scene.views),
+            "device": torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu",
+            "threads": self.job.threads,
+            "steps_per_second": round((self.step - first) / max(seconds, 1e-9), 2),
+        }
+
+    def _iterate(self) -> float:
+        params = self.params
+        share = self.step / params.iterations
+        view = self._next_view()
+        divisor = 2 if params.coarse_to_fine and share < COARSE_UNTIL else 1
+        camera, photo = self.scene.views[view].at_scale(divisor, self.device)
+        degree = min(params.sh_degree, int(share / SH_SHARE))
+        result = self.model.render(camera, degree, self.background)
+        loss = photometric_loss(result.image, photo, params.ssim_weight)
+        (loss + params.opacity_weight * self.model.tensors["opacities"].sigmoid().mean()).backward()
+        self.model.observe(result, camera.width * camera.height)
+        self.model.step(share)
+        self.psnr[view] = -10 * np.log10(float((result.image.detach() - photo).square().mean()) + 1e-10)
+        self.step += 1
+        return float(loss.detach())
+
+    def _next_view(self) -> int:
+        """Views in random order, each once before any comes again."""
+        if not self.queue:
+            self.queue = self.rng.permutation(len(self.scene.views)).tolist()
+        return self.queue.pop()
+
+    def _refine(self) -> None:
+        end = REFINE_UNTIL * self.params.iterations
+        if REFINE_FROM <= self.step <= end:
+            progress = min(1.0, self.step / (0.9 * end))
+            wanted = self.seeded * (self.params.max_gaussians / self.seeded) ** progress
+            self.model.refine(int(wanted))
+
+    def _record(self, loss: float) -> None:
+        if not (np.isfinite(loss) and self.model.is_finite()):
+            raise StageError(
+                f"The training diverged at step {self.step}: the loss is {loss}.",
+                hint="Try another seed; if that fails too, the camera poses may be wrong: look at sfm's report.",
+            )
+        self.curve.append(
+            {
+                "step": self.step,
+                "psnr_training": round(self._psnr(), 3),
+                "gaussians": len(self.model),
+                "loss": round(loss, 5),
+            }
+        )
+
+    def _psnr(self) -> float:
+        """Mean over the training views of the PSNR that each had when it was last trained on, in dB."""
+        return float(np.nanmean(self.psnr)) if not np.isnan(self.psnr).all() else 0.0
+
+    def _at_plateau(self) -> bool:
+        """Whether the last tenth of the iterations gained next to nothing, once the number of Gaussians stays."""
+        span = max(1, self.params.iterations // 10 // REFINE_EVERY)
+        settled = self.step - span * REFINE_EVERY * 2 >= REFINE_UNTIL * self.params.iterations
+        if not (self.params.stop_at_plateau and settled):
+            return False
+        values = [point["psnr_training"] for point in self.curve]
+        return bool(np.mean(values[-span:]) - np.mean(values[-2 * span : -span]) < PLATEAU_DB)
+
+    def _checkpoint(self) -> None:
+        state = {
+            "model": self.model.state_dict(),
+            "seeded": self.seeded,
+            "filled": self.filled,
+            "queue": self.queue,
+            "psnr": self.psnr.tolist(),
+            "curve": self.curve,
+            "rng": json.dumps(self.rng.bit_generator.state),
+        }
+        with self.job.checkpoint(self.step) as folder:
+            torch.save(state, folder / "state.pt")
+
+    def _resume(self) -> None:
+        latest = self.job.latest_checkpoint()
+        if latest is None:
+            return
+        self.step, folder = latest
+        state = torch.load(folder / "state.pt", map_location=self.device, weights_only=True)
+        self.model = Model(state["model"]["tensors"], self.scene.extent, self.device)
+        self.model.load_state_dict(state["model"])
+        self.seeded, self.filled, self.queue = state["seeded"], state["filled"], state["queue"]
+        self.psnr, self.curve = np.array(state["psnr"]), state["curve"]
+        self.rng.bit_generator.state = json.loads(state["rng"])
+        self.resumed_from = self.step
+        log.info("resuming from step %d of %d", self.step, self.params.iterations)
+
+    @torch.no_grad()
+    def _write_preview(self) -> None:
+        camera = self.scene.views[len(self.scene.views) // 2].camera
+        image = self.model.render(camera, self.params.sh_degree, self.background).image
+        picture = (image.clamp(0, 1) * 255).round().byte().cpu().numpy()
+        Image.fromarray(picture).save(self.job.output / "preview.jpg", quality=90)
+
+    def _write_results(self) -> None:
+        write_ply(self.job.output / "scene.ply", self.model.gaussians())
+        self._write_preview()
+        record = {
+            "long_side": self.params.long_side,
+            "holdout": self.scene.heldout,
+            "training": [view.name for view in self.scene.views],
+            "curve": self.curve,
+            "resumed_from": self.resumed_from,
+        }
+        (self.job.output / "training.json").write_text(json.dumps(record, indent=1))

@@ -1,0 +1,110 @@
+"""The rasteriser in plain torch, tile by tile: slow, short, and differentiated by autograd. What the kernels must equal.
+
+Formulas: Kerbl et al. 2023, Zwicker et al. 2002; thresholds as in `e2e3d_stages.train.kernels`.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from e2e3d_stages.train.rasterizer import Camera
+
+TILE = 16
+
+
+def rotations(quats: Tensor) -> Tensor:
+    """(N, 3, 3) of (N, 4) quaternions, w first."""
+    w, x, y, z = torch.nn.functional.normalize(quats, dim=-1).unbind(-1)
+    rows = [
+        1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y),
+        2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x),
+        2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y),
+    ]  # fmt: skip
+    return torch.stack(rows, -1).reshape(-1, 3, 3)
+
+
+def harmonics(degree: int, direction: Tensor) -> Tensor:
+    """(N, (degree + 1)²) real spherical harmonics of (N, 3) unit vectors."""
+    x, y, z = direction.unbind(-1)
+    terms = [torch.full_like(x, 0.28209479177387814)]
+    if degree >= 1:
+        terms += [-0.4886025119029199 * y, 0.4886025119029199 * z, -0.4886025119029199 * x]
+    if degree >= 2:
+        terms += [1.0925484305920792 * x * y, -1.0925484305920792 * y * z]
+        terms += [0.31539156525252005 * (2 * z * z - x * x - y * y)]
+        terms += [-1.0925484305920792 * x * z, 0.5462742152960396 * (x * x - y * y)]
+    if degree >= 3:
+        terms += [-0.5900435899266435 * y * (3 * x * x - y * y), 2.890611442640554 * x * y * z]
+        terms += [-0.4570457994644658 * y * (4 * z * z - x * x - y * y)]
+        terms += [0.3731763325901154 * z * (2 * z * z - 3 * x * x - 3 * y * y)]
+        terms += [-0.4570457994644658 * x * (4 * z * z - x * x - y * y)]
+        terms += [1.445305721320277 * z * (x * x - y * y), -0.5900435899266435 * x * (x * x - 3 * y * y)]
+    return torch.stack(terms, -1)
+
+
+def render(
+    means: Tensor,
+    quats: Tensor,
+    scales: Tensor,
+    opacities: Tensor,
+    sh: Tensor,
+    camera: Camera,
+    sh_degree: int,
+    background: Tensor,
+) -> Tensor:
+    """The picture, (H, W, 3); arguments as in `rasterizer.render`."""
+    pose = camera.pose.to(means.dtype)
+    rotation, eye = pose[:3, :3], -pose[:3, :3].T @ pose[:3, 3]
+    (fx, fy), (cx, cy) = camera.focal, camera.centre
+    points = means @ rotation.T + pose[:3, 3]
+    keep = (points[:, 2] >= 0.2) & (opacities >= 1 / 255)
+    keep = keep.nonzero()[:, 0][points[keep, 2].argsort()]
+    points, opacities = points[keep], opacities[keep]
+    x, y, z = points.unbind(-1)
+    margin_x, margin_y = 0.15 * camera.width / fx, 0.15 * camera.height / fy
+    u = (x / z).clamp(-cx / fx - margin_x, (camera.width - cx) / fx + margin_x)
+    v = (y / z).clamp(-cy / fy - margin_y, (camera.height - cy) / fy + margin_y)
+    zero = torch.zeros_like(z)
+    jacobian = torch.stack([fx / z, zero, -fx * u / z, zero, fy / z, -fy * v / z], -1).reshape(-1, 2, 3)
+    half = jacobian @ rotation @ rotations(quats[keep]) @ torch.diag_embed(scales[keep])
+    covariance = half @ half.transpose(1, 2) + 0.3 * torch.eye(2, dtype=means.dtype)
+    conic = torch.linalg.inv(covariance)
+    centre = torch.stack([fx * x / z + cx, fy * y / z + cy], -1)
+    direction = torch.nn.functional.normalize(means[keep] - eye, dim=-1)
+    colour = (torch.einsum("nk,nkc->nc", harmonics(sh_degree, direction), sh[keep, : (sh_degree + 1) ** 2]) + 0.5).relu()
+    reach = (2 * torch.log(255 * opacities)[:, None] * covariance.diagonal(dim1=1, dim2=2)).sqrt().detach()
+    rows = []
+    for y0 in range(0, camera.height, TILE):
+        tiles = []
+        for x0 in range(0, camera.width, TILE):
+            corner = torch.tensor([x0, y0])
+            size = (min(TILE, camera.width - x0), min(TILE, camera.height - y0))
+            near = ((centre + reach > corner) & (centre - reach < corner + torch.tensor(size))).all(-1).nonzero()[:, 0]
+            tiles.append(_tile(near, corner, size, centre, conic, opacities, colour, background))
+        rows.append(torch.cat(tiles, 1))
+    return torch.cat(rows, 0)
+
+
+def _tile(
+    near: Tensor,
+    corner: Tensor,
+    size: tuple[int, int],
+    centre: Tensor,
+    conic: Tensor,
+    opacities: Tensor,
+    colour: Tensor,
+    background: Tensor,
+) -> Tensor:
+    across, down = torch.meshgrid(torch.arange(size[0]), torch.arange(size[1]), indexing="xy")
+    pixels = torch.stack([across, down], -1).reshape(-1, 1, 2) + corner + 0.5
+    d = pixels - centre[near]
+    q = conic[near]
+    power = 0.5 * (q[:, 0, 0] * d[..., 0] ** 2 + q[:, 1, 1] * d[..., 1] ** 2) + q[:, 0, 1] * d[..., 0] * d[..., 1]
+    alpha = (opacities[near] * torch.exp(-power)).clamp(max=0.999)
+    alpha = torch.where(alpha >= 1 / 255, alpha, 0)
+    transmittance = torch.cumprod(torch.cat([torch.ones_like(alpha[:, :1]), 1 - alpha], 1), 1)
+    drawn = transmittance > 1e-4
+    weight = torch.where(drawn[:, :-1], alpha * transmittance[:, :-1], 0)
+    left = 1 - weight.sum(1, keepdim=True)
+    return (weight @ colour[near] + left * background).reshape(size[1], size[0], 3)
