@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import faiss
@@ -31,7 +32,9 @@ class Palette:
     squared_error: float
 
 
-def choose_palette(vectors: Floats, max_squared_error: float, seed: int, check: Callable[[], None]) -> Palette:
+def choose_palette(
+    vectors: Floats, max_squared_error: float, *, seed: int, threads: int, check: Callable[[], None]
+) -> Palette:
     """The smallest palette, of a power of two entries, whose mean squared error is at most `max_squared_error`.
 
     The error falls as the palette grows, so a bisection over the powers of two finds it in four clusterings; where
@@ -47,15 +50,15 @@ def choose_palette(vectors: Floats, max_squared_error: float, seed: int, check: 
     while low < high:
         check()
         middle = (low + high) // 2
-        palette = two_level_kmeans(vectors, sizes[middle], seed)
+        palette = two_level_kmeans(vectors, sizes[middle], seed=seed, threads=threads)
         if palette.squared_error <= max_squared_error:
             best, high = palette, middle
         else:
             low = middle + 1
-    return best if best is not None else two_level_kmeans(vectors, sizes[high], seed)
+    return best if best is not None else two_level_kmeans(vectors, sizes[high], seed=seed, threads=threads)
 
 
-def two_level_kmeans(vectors: Floats, size: int, seed: int) -> Palette:
+def two_level_kmeans(vectors: Floats, size: int, *, seed: int, threads: int) -> Palette:
     """k-means for very many clusters: coarse clusters first, then each split alone.
 
     Cost grows with N·√size instead of N·size: 65,536 clusters of 100,000 vectors take seconds. The entries are
@@ -64,26 +67,28 @@ def two_level_kmeans(vectors: Floats, size: int, seed: int) -> Palette:
 
     :param vectors: (N, D), N ≥ 1.
     :param size: entries wanted, at most N.
+    :param threads: coarse clusters split at the same time; the result does not depend on it.
     """
     vectors = np.ascontiguousarray(vectors, dtype=np.float32)
     size = min(size, len(vectors))
     coarse_count = max(1, int(np.sqrt(size)))
-    _, coarse = _kmeans(vectors, coarse_count, seed)
-    order = np.argsort(coarse, kind="stable")
-    ends = np.cumsum(np.bincount(coarse, minlength=coarse_count))
-    # One entry for each; rounding the running sum of the rest, not each share, makes them add up to `size`.
-    shares = 1 + np.diff(np.round(ends * ((size - coarse_count) / len(vectors))).astype(int), prepend=0)
-    centroids: list[Floats] = []
+    with ThreadPoolExecutor(threads, initializer=_one_thread) as pool:
+        _, coarse = pool.submit(_kmeans, vectors, coarse_count, seed).result()
+        order = np.argsort(coarse, kind="stable")
+        ends = np.cumsum(np.bincount(coarse, minlength=coarse_count))
+        # One entry for each; rounding the running sum of the rest, not each share, makes them add up to `size`.
+        shares = 1 + np.diff(np.round(ends * ((size - coarse_count) / len(vectors))).astype(int), prepend=0)
+        groups = [
+            (members, int(share))
+            for members, share in zip(np.split(order, ends[:-1]), shares, strict=True)
+            if len(members)
+        ]
+        splits = list(pool.map(lambda group: _kmeans(vectors[group[0]], group[1], seed), groups))
+    firsts = np.cumsum([0] + [len(centroids) for centroids, _ in splits])
     labels = np.empty(len(vectors), dtype=np.int64)
-    first = 0
-    for members, share in zip(np.split(order, ends[:-1]), shares, strict=True):
-        if len(members) == 0:
-            continue
-        entries, own = _kmeans(vectors[members], int(share), seed)
+    for (members, _), (_, own), first in zip(groups, splits, firsts[:-1], strict=True):
         labels[members] = first + own
-        centroids.append(entries)
-        first += len(entries)
-    palette = np.concatenate(centroids)
+    palette = np.concatenate([centroids for centroids, _ in splits])
     residual = vectors - palette[labels]
     return Palette(palette, labels, float(np.mean(np.einsum("nd,nd->n", residual, residual, dtype=np.float64))))
 
@@ -103,6 +108,6 @@ def _kmeans(vectors: Floats, count: int, seed: int) -> tuple[Floats, Labels]:
     return centroids, own
 
 
-def use_threads(count: int) -> None:
-    """Cores that clustering may use; faiss would take all of the machine."""
-    faiss.omp_set_num_threads(count)
+def _one_thread() -> None:
+    """Keep faiss to the calling thread: its own threads wait busily, which costs more than it saves here."""
+    faiss.omp_set_num_threads(1)

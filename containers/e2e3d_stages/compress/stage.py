@@ -115,12 +115,15 @@ def _write_sog(job: Job, gaussians: Gaussians, path: Path) -> sog.Encoding:
             written.add(name)
         job.progress(len(written), total, "files", phase="SOG")
 
-    if gaussians.sh_degree:
-        from e2e3d_stages.compress.clustering import use_threads  # faiss, only where there are bands to cluster
-
-        use_threads(job.threads)
     params: Params = job.params
-    return sog.encode(gaussians, path, max_colour_error=params.max_colour_error, seed=params.seed, progress=progress)
+    return sog.encode(
+        gaussians,
+        path,
+        max_colour_error=params.max_colour_error,
+        seed=params.seed,
+        threads=job.threads,
+        progress=progress,
+    )
 
 
 def _write_spz(job: Job, gaussians: Gaussians) -> int:
