@@ -109,7 +109,7 @@ def fit_gps(centers: Array, enu: Array, up: Array, seed: int = 0) -> GpsFit:
     if located < MIN_LOCATED:
         return GpsFit(None, f"only {located} placed photos have GPS with altitude", located)
     extent = float(np.linalg.norm(np.ptp(enu, axis=0)))
-    if _on_a_line(centers) or _on_a_line(enu):
+    if _on_a_line(centers):
         return GpsFit(None, "the cameras stand on a line", located, extent=extent)
     similarity = _robust_fit(centers, enu, MAX_RESIDUAL_SHARE * extent, seed)
     distance = np.linalg.norm(similarity(centers) - enu, axis=1)

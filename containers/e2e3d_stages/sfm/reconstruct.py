@@ -80,6 +80,11 @@ class Task:
         """pycolmap's database of features and matches."""
         return self.scratch / "features.db"
 
+    def read_ids(self) -> None:
+        """Learn the photos' ids in the database; pycolmap leaves photos out that it cannot read."""
+        with closing(pycolmap.Database.open(self.database)) as database:
+            self.ids = {image.name: image.image_id for image in database.read_all_images()}
+
     def tell(self, phase: str, done: int, total: int, unit: str) -> None:
         """Report progress to the parent process."""
         line = json.dumps({"phase": phase, "done": done, "total": total, "unit": unit})
@@ -175,8 +180,7 @@ def extract(task: Task) -> None:
                 reader_options=reader,
                 extraction_options=options,
             )
-    with closing(pycolmap.Database.open(task.database)) as database:
-        task.ids = {image.name: image.image_id for image in database.read_all_images()}
+    task.read_ids()
 
 
 def _ground_positions(task: Task) -> list[NDArray[np.float64] | None]:

@@ -1,0 +1,64 @@
+"""A job for a stage, without a request in a store, and what a run of `sfm` leaves."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from e2e3d_stages.contract import Advice, Request
+from e2e3d_stages.presets import STAGES
+from e2e3d_stages.runtime import Job
+from e2e3d_stages.store import ArtifactStore
+
+
+def make_job(
+    folder: Path, stage: Any, params: dict[str, Any], *, capture: Path | None = None, ingest: Path | None = None
+) -> Job:
+    """A job as the runtime makes it, its input a plain folder."""
+    folder.mkdir()
+    store = ArtifactStore.open((folder / "store").as_uri())
+    request = Request(stage=stage, stage_version=1, key="k", attempt=1, params=params)
+    inputs: dict[Any, Any] = {"ingest": SimpleNamespace(folder=ingest)} if ingest else {}
+    checked = STAGES[stage].validate(params)
+    return Job(store=store, request=request, params=checked, inputs=inputs, capture=capture, folder=folder)
+
+
+@dataclass
+class Run:
+    """What a run of `sfm` left."""
+
+    output: Path
+    metrics: dict[str, Any]
+    warnings: list[Advice]
+
+    def json(self, name: str) -> Any:
+        """One of its JSON files."""
+        return json.loads((self.output / name).read_text())
+
+    @property
+    def views(self) -> list[dict[str, Any]]:
+        """`views.json`."""
+        return list(self.json("views.json"))
+
+    @property
+    def points(self) -> dict[str, NDArray[Any]]:
+        """`points.npz`."""
+        with np.load(self.output / "points.npz") as arrays:
+            return dict(arrays)
+
+    @property
+    def photos(self) -> dict[str, dict[str, Any]]:
+        """`photos.json`, by the photo's name without its place."""
+        return {photo["name"].split("_", 1)[1]: photo for photo in self.json("photos.json")}
+
+    @property
+    def centers(self) -> NDArray[np.float64]:
+        """Camera centres of the views in the world frame, (N, 3)."""
+        poses = np.array([view["world_to_camera"] for view in self.views])
+        return -np.einsum("nji,nj->ni", poses[:, :3, :3], poses[:, :3, 3])

@@ -1,0 +1,201 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from e2e3d_stages.sfm.frame import estimate_up, georeferenced, upright
+from e2e3d_stages.sfm.geodesy import Similarity, fit_gps, fit_similarity, to_enu
+from e2e3d_stages.sfm.pairs import choose_pairs, sequential_pairs
+from e2e3d_stages.sfm.params import PRESETS, Params
+from e2e3d_stages.sfm.support import Evidence, Quality, likely_reason
+
+GOOD = Quality(blur=100, brightness=120, features=5000)
+
+
+@pytest.mark.parametrize(
+    ("evidence", "supported"),
+    [
+        (Evidence(True, 15, (15, 15)), True),
+        (Evidence(True, 14, (200, 200)), False),
+        (Evidence(True, 21, (54,)), True),
+        (Evidence(True, 21, (49,)), False),
+        (Evidence(True, 400, ()), False),
+        (Evidence(False, 0, (500, 500)), False),
+    ],
+)
+def test_a_photo_needs_points_and_matches_to_be_believed(evidence: Evidence, supported: bool) -> None:
+    assert evidence.supported is supported
+
+
+@pytest.mark.parametrize(
+    ("evidence", "quality", "reason"),
+    [
+        (Evidence(False, 0, ()), GOOD, "no overlap"),
+        (Evidence(False, 0, (17,)), GOOD, "too little overlap: 17 matches"),
+        (Evidence(True, 4, (17,)), GOOD, "too few points (4 points"),
+        (Evidence(False, 0, (), other_model=True), GOOD, "belongs to a separate part"),
+        (Evidence(False, 0, ()), Quality(20, 120, 5000), "blurred (sharpness 20, the set's median is 100)"),
+        (Evidence(False, 0, ()), Quality(100, 8, 5000), "too dark"),
+        (Evidence(False, 0, ()), Quality(100, 245, 5000), "too bright"),
+        (Evidence(False, 0, ()), Quality(100, 120, 40), "little texture"),
+    ],
+)
+def test_the_likely_reason_names_the_photos_own_fault_first(evidence: Evidence, quality: Quality, reason: str) -> None:
+    assert (likely_reason(evidence, quality, [100, 90, 110]) or "").startswith(reason)
+
+
+def test_a_used_photo_has_no_reason_however_blurred() -> None:
+    assert likely_reason(Evidence(True, 300, (80, 90)), Quality(1, 120, 5000), [100, 90, 110]) is None
+
+
+def test_small_sets_are_compared_exhaustively_and_large_ones_by_neighbourhood() -> None:
+    grid = [np.array([10.0 * (n % 10), 10.0 * (n // 10), 0]) for n in range(100)]
+    limits = {"exhaustive_limit": 60, "neighbors": 8}
+    assert choose_pairs("auto", [None] * 20, **limits)[0] == "exhaustive"
+    assert len(choose_pairs("auto", [None] * 20, **limits)[1]) == 190
+    mode, pairs = choose_pairs("auto", grid, **limits)
+    assert mode == "spatial"
+    assert {(44, 45), (44, 54), (44, 55), (34, 44)} <= set(pairs)
+    assert len(pairs) < 800
+    assert choose_pairs("auto", [*grid[:50], *[None] * 50], **limits)[0] == "sequential"
+    every = {place for pair in choose_pairs("spatial", [*grid[:90], *[None] * 10], **limits)[1] for place in pair}
+    assert every == set(range(100))
+
+
+def test_sequential_pairs_reach_far_enough_to_close_a_loop() -> None:
+    pairs = sequential_pairs(100, 8)
+    assert {(0, 1), (0, 4), (0, 8), (0, 64)} <= set(pairs)
+    assert (0, 7) not in pairs
+    assert all(0 <= a < b < 100 for a, b in pairs)
+
+
+def look(eye: np.ndarray, target: np.ndarray, down: np.ndarray) -> np.ndarray:
+    """Camera-to-world rotation of a camera held level."""
+    forward = (target - eye) / np.linalg.norm(target - eye)
+    right = np.cross(down, forward)
+    right /= np.linalg.norm(right)
+    return np.stack([right, np.cross(forward, right), forward], axis=1)
+
+
+def tilted() -> np.ndarray:
+    """A frame as arbitrary as a mapper's."""
+    return np.linalg.qr(np.random.default_rng(4).normal(size=(3, 3)))[0] * [1, 1, 1]
+
+
+def angle(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.degrees(np.arccos(np.clip(a @ b / np.linalg.norm(a) / np.linalg.norm(b), -1, 1))))
+
+
+def scene_of(kind: str) -> tuple[np.ndarray, np.ndarray]:
+    """Rotations and centres of level cameras in a world whose up is -Y."""
+    random = np.random.default_rng(0)
+    down = np.array([0.0, 1, 0])
+    if kind == "half an orbit, looking down":
+        turns = np.linspace(0, np.pi, 12)
+        eyes = np.stack([4 * np.cos(turns), np.full(12, -3.0), 4 * np.sin(turns)], axis=1)
+        rotations = [look(eye, random.normal(0, 0.1, 3), down) for eye in eyes]
+    elif kind == "along a wall":
+        eyes = np.stack([np.linspace(0, 8, 12), random.normal(0, 0.1, 12), np.zeros(12)], axis=1)
+        rotations = [look(eye, eye + [0, 0, 5.0], down) for eye in eyes]
+    else:  # a drone over a field, nose along the strips, turning at their ends
+        eyes = np.array([[strip * 5.0, -20.0, 4.0 * row] for strip in range(3) for row in range(5)])
+        noses = [np.array([0.0, 0, 1 if n // 5 % 2 else -1]) for n in range(15)]
+        below = eyes + [0, 9.0, 0] + random.normal(0, 0.3, eyes.shape)
+        rotations = [look(eye, target, nose) for eye, target, nose in zip(eyes, below, noses, strict=True)]
+    return np.array(rotations), eyes
+
+
+@pytest.mark.parametrize(
+    ("kind", "source"),
+    [("half an orbit, looking down", "horizon"), ("along a wall", "camera"), ("a drone over a field", "nadir")],
+)
+def test_up_is_found_for(kind: str, source: str) -> None:
+    rotations, centers = scene_of(kind)
+    frame = tilted()
+    up, up_from = estimate_up(frame @ rotations, centers @ frame.T)
+    assert up_from == source
+    assert angle(up, frame @ [0, -1, 0]) < 5
+
+
+def test_the_upright_frame_has_up_at_minus_y_and_the_subject_at_the_origin() -> None:
+    up = np.array([0.6, 0.0, 0.8])
+    points = np.random.default_rng(1).normal(3, 1, (101, 3))
+    world = upright(up, np.array([0.0, 1.0, 0.0]), points, distance=2.0)
+    assert np.allclose(world.rotation @ up, [0, -1, 0])
+    assert np.allclose(world.rotation @ [0, 1, 0], [0, 0, 1])
+    assert np.linalg.det(world.rotation) == pytest.approx(1)
+    assert world.scale == 2.5
+    assert np.allclose(world(np.median(points, axis=0)[None]), 0)
+
+
+def test_east_north_up_agree_with_the_size_of_a_degree() -> None:
+    origin = np.array([30.0, -98.0, 300.0])
+    enu = to_enu(np.array([[30.001, -98.0, 300.0], [30.0, -97.999, 300.0], [30.0, -98.0, 310.0]]), origin)
+    assert enu == pytest.approx(np.array([[0, 110.85, 0], [96.49, 0, 0], [0, 0, 10]]), abs=0.05)
+
+
+def flight(seed: int = 0) -> tuple[np.ndarray, np.ndarray, Similarity]:
+    """Camera centres in a mapper's frame, their true places in metres, and the way from one to the other."""
+    random = np.random.default_rng(seed)
+    enu = random.uniform(0, 100, (20, 3)) * [1, 1, 0.1]
+    rotation = tilted()
+    rotation *= np.sign(np.linalg.det(rotation))
+    truth = Similarity(7.0, rotation, np.array([5.0, -3.0, 20.0]))
+    return (enu - truth.translation) @ rotation / 7.0, enu, truth
+
+
+def test_gps_with_some_gross_errors_is_fitted() -> None:
+    centers, enu, truth = flight()
+    enu = enu + np.random.default_rng(2).normal(0, 0.5, enu.shape)
+    enu[:5] += [80, -50, 30]
+    fit = fit_gps(centers, enu, up=truth.rotation.T @ [0, 0, 1])
+    assert fit.problem == ""
+    assert fit.inlier_share == 0.75
+    assert fit.similarity is not None
+    assert fit.similarity.scale == pytest.approx(7, rel=0.02)
+    assert np.allclose(fit.similarity.rotation, truth.rotation, atol=0.03)
+
+
+def test_noisy_gps_is_refused() -> None:
+    centers, enu, truth = flight()
+    fit = fit_gps(centers, enu + np.random.default_rng(2).normal(0, 15, enu.shape), up=truth.rotation.T @ [0, 0, 1])
+    assert "m off (median)" in fit.problem
+    assert fit.residual is not None
+    assert fit.residual > 5
+
+
+def test_gps_that_tilts_the_scene_is_refused() -> None:
+    centers, enu, truth = flight()
+    assert "tilt the scene by 90 degrees" in fit_gps(centers, enu, up=truth.rotation.T @ [1, 0, 0]).problem
+
+
+def test_cameras_on_a_line_and_too_few_cameras_are_refused() -> None:
+    line = np.linspace(0, 1, 10)[:, None] * [[3.0, 4.0, 0.0]]
+    assert fit_gps(line, line * 10, up=np.array([0.0, 0, 1])).problem == "the cameras stand on a line"
+    assert "only 4" in fit_gps(np.eye(4, 3), np.eye(4, 3), up=np.array([0.0, 0, 1])).problem
+
+
+def test_a_georeferenced_scene_is_in_metres_upright_and_maps_back() -> None:
+    centers, enu, truth = flight()
+    world, scene_to_enu = georeferenced(fit_similarity(centers, enu), centers)
+    scene = world(centers)
+    assert np.allclose(scene @ scene_to_enu[:3, :3].T + scene_to_enu[:3, 3], enu)
+    assert np.allclose(np.median(scene, axis=0), 0, atol=1e-6)
+    assert np.allclose(scene[:, 1] - scene[0, 1], -(enu[:, 2] - enu[0, 2]))
+
+
+def test_every_preset_is_valid_and_less_memory_means_fewer_features() -> None:
+    for overrides in PRESETS.values():
+        Params(**overrides)
+    smaller = Params(max_features=3000).smaller()
+    assert smaller is not None
+    assert smaller.max_features == 2048
+    assert smaller.smaller() is None
+
+
+def test_only_a_fast_try_has_a_thorough_one_after_it() -> None:
+    assert Params().thorough() is None
+    for fast in (Params(orientations=1, max_features=4096), Params(first_octave=0)):
+        thorough = fast.thorough()
+        assert thorough is not None
+        assert (thorough.orientations, thorough.first_octave, thorough.max_features) == (2, -1, 8192)
