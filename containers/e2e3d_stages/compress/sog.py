@@ -117,6 +117,9 @@ def decode(path: Path) -> Gaussians:
         raise ValueError(f"{path} is not a SOG file: {error}") from error
     if meta.get("version") != 2:
         raise ValueError(f"{path} is SOG version {meta.get('version')}, not 2")
+    named = {name for field in meta.values() if isinstance(field, dict) for name in field["files"]}
+    if missing := sorted(named - files.keys()):
+        raise ValueError(f"{path} lacks {', '.join(missing)}")
     count = meta["count"]
 
     def pixels(name: str) -> Bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,9 +13,9 @@ from e2e3d_stages.contract import StageError
 
 NAME = "splat-transform"
 HINT = (
-    "Install it with `npm ci --prefix containers/compressor --omit=peer --ignore-scripts` and put "
-    "node_modules/.bin/splat-transform on PATH or beside the Python interpreter; "
-    "or run the compress stage with spz=false."
+    "Install it with `npm ci --prefix containers/compressor --omit=peer --ignore-scripts` and link "
+    "node_modules/.bin/splat-transform into a folder of PATH or beside the Python interpreter, "
+    "or with `npm install --global @playcanvas/splat-transform@2.7.1`; or run the compress stage with spz=false."
 )
 
 
@@ -35,6 +36,9 @@ def command() -> list[str]:
 def convert(source: Path, target: Path, *, options: tuple[str, ...] = (), timeout: float | None = None) -> None:
     """Convert one splat file into another; the formats are the file names' endings.
 
+    SPZ keeps positions right-up-back (y and z of ours negated), as its specification asks; the program turns them
+    when it writes and back when it reads, so a PLY that went through SPZ is in our frame again.
+
     The program can leave an empty or half-written file behind, so it writes aside and only a whole file gets its name.
 
     :param options: more words for its command line, e.g. `("-g", "cpu")`.
@@ -45,14 +49,35 @@ def convert(source: Path, target: Path, *, options: tuple[str, ...] = (), timeou
     aside = target.with_name(f".writing-{target.name}")
     words = [*command(), "--quiet", "--overwrite", *options, str(source), str(aside)]
     try:
-        done = subprocess.run(words, capture_output=True, text=True, errors="replace", timeout=timeout, check=False)
+        exit_status, output = _run(words, timeout)
         size = aside.stat().st_size if aside.exists() else 0
-        if done.returncode != 0 or size == 0:
+        if exit_status != 0 or size == 0:
             raise StageError(
-                f"splat-transform could not write {target.name}: exit status {done.returncode}, {size} bytes written.",
+                f"splat-transform could not write {target.name}: exit status {exit_status}, {size} bytes written.",
                 hint="Its last words are in the details; spz=false leaves SPZ out.",
-                details={"output": (done.stdout + done.stderr)[-2000:]},
+                details={"output": output[-2000:]},
             )
         aside.replace(target)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def _run(words: list[str], timeout: float | None) -> tuple[int, str]:
+    """Exit status, and what the program wrote; nothing of it is left running, however this ends."""
+    # A session of its own: PyPI's `node` is a Python program that starts Node.js, and killing it alone leaves that.
+    process = subprocess.Popen(
+        words,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )
+    try:
+        output, _ = process.communicate(timeout=timeout)
+    except BaseException:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        raise
+    return process.returncode, output

@@ -126,6 +126,17 @@ def test_a_file_that_is_not_sog_is_refused_by_name(tmp_path: Path, content: byte
         sog.decode(tmp_path / "broken.sog")
 
 
+def test_a_file_without_one_of_its_images_is_refused_by_the_image(make_gaussians: Any, tmp_path: Path) -> None:
+    sog.encode(make_gaussians(10, 0), tmp_path / "scene.sog")
+    with zipfile.ZipFile(tmp_path / "scene.sog") as whole, zipfile.ZipFile(tmp_path / "part.sog", "w") as part:
+        for name in whole.namelist():
+            if name != "quats.webp":
+                part.writestr(name, whole.read(name))
+
+    with pytest.raises(ValueError, match=r"lacks quats\.webp"):
+        sog.decode(tmp_path / "part.sog")
+
+
 def test_a_rotation_survives_whichever_component_is_largest_and_whatever_its_sign() -> None:
     random = np.random.default_rng(0)
     quats = random.normal(size=(4000, 4))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +83,17 @@ def test_a_half_written_file_is_refused_with_its_last_words(tmp_path: Path, impo
 
     assert "out of luck" in failure.value.details["output"]
     assert list(tmp_path.glob("*.spz")) == []
+
+
+def test_a_conversion_that_takes_too_long_leaves_nothing_running(tmp_path: Path, impostor: Any) -> None:
+    # As PyPI's `node` does, the program starts another; that one would hold its end of the pipe open for 30 s.
+    impostor("import subprocess; subprocess.run([sys.executable, '-c', 'import time; time.sleep(30)'])")
+    start = time.monotonic()
+
+    with pytest.raises(subprocess.TimeoutExpired):
+        splat_transform.convert(tmp_path / "scene.ply", tmp_path / "scene.spz", timeout=1)
+
+    assert time.monotonic() - start < 20
 
 
 def test_a_missing_program_is_named_with_how_to_install_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
