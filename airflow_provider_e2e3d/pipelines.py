@@ -34,6 +34,8 @@ SECTIONS = {
 _GATE_HELP = "Below this the run fails before training."
 # The parts of a JSON schema that a form knows.
 _LIMITS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "pattern", "minLength", "maxLength", "items")
+# Names of folders that say nothing about what is on the photos.
+_COMMON_FOLDERS = ("images", "photos", "input", "jpg")
 # What the pipeline itself fills in, and so is no question.
 _FILLED = {("publish", "title")}
 
@@ -56,11 +58,12 @@ def reconstruction_params() -> dict[str, Param]:
             description="Name of the scene: small letters, digits and dashes. Empty: the name of the capture's folder.",
         ),
         "preset": Param(
-            "standard",
-            type="string",
-            enum=list(PRESETS),
+            None,
+            type=["null", "string"],
+            enum=[*PRESETS, None],
             title="Preset",
-            description="draft: minutes on two CPU cores. standard: a GPU. high: a GPU and patience.",
+            description="draft: minutes on two CPU cores. standard: a GPU. high: a GPU and patience. "
+            "Empty: what the profile says.",
         ),
         "profile": Param(
             profiles[0], type="string", enum=profiles, title="Profile", description="Where the stages run."
@@ -148,7 +151,8 @@ def plan(values: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
             f"There is no parameter {', '.join(map(repr, unknown))}.",
             hint=f"The run knows: {', '.join(form)}.",
         )
-    capture = profile_named(values["profile"]).admit(values["capture"])
+    profile = profile_named(values["profile"])
+    capture = profile.admit(values["capture"])
     scene = values["scene"] or _scene_of(capture)
     if not re.fullmatch(SLUG, scene):
         raise InvalidRequest(
@@ -161,14 +165,15 @@ def plan(values: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
         overrides = {name: value for name, value in given.items() if value is not None}
         if stage.name == "publish":
             overrides["title"] = scene
-        plan[stage.name] = stage.resolve(values["preset"], overrides).model_dump(mode="json")
+        plan[stage.name] = stage.resolve(values["preset"] or profile.preset, overrides).model_dump(mode="json")
     return plan
 
 
 def _scene_of(capture: str) -> str:
-    """A slug from the last part of the capture's address."""
-    last = unquote(urlsplit(capture).path).rstrip("/").rpartition("/")[2].lower()
-    return re.sub(r"[^a-z0-9]+", "-", last.removesuffix(".zip")).strip("-")[:63] or "scene"
+    """A slug from the last telling part of the capture's address."""
+    parts = [part for part in unquote(urlsplit(capture).path).lower().split("/") if part]
+    telling = [part for part in parts if part not in _COMMON_FOLDERS] or parts or ["scene"]
+    return re.sub(r"[^a-z0-9]+", "-", telling[-1].removesuffix(".zip")).strip("-")[:63] or "scene"
 
 
 @task(task_id="plan", task_display_name="Check the request", multiple_outputs=True)

@@ -18,7 +18,7 @@ from urllib.parse import unquote, urlsplit
 import yaml
 from airflow.sdk.configuration import conf
 from e2e3d_stages.contract import InvalidRequest, Model
-from e2e3d_stages.presets import STAGES
+from e2e3d_stages.presets import STAGES, Preset
 from pydantic import Field, ValidationError, model_validator
 
 from airflow_provider_e2e3d.backends.base import Backend, BackendSettings
@@ -45,6 +45,7 @@ class Profile(Model):
 
     store: str = Field(description="Root of the artifact store: file:///folder or s3://bucket/prefix.")
     store_conn_id: str | None = Field(default=None, description="Airflow connection with the store's credentials.")
+    preset: Preset = Field(default="standard", description="Preset of a run that names none.")
     captures: tuple[str, ...] = Field(min_length=1, description="Roots that a capture may come from.")
     stages: dict[str, dict[str, Any]] = Field(
         default_factory=lambda: {ANY_STAGE: {"backend": "local"}},

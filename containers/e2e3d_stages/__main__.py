@@ -15,7 +15,7 @@ def main() -> int:
     run = commands.add_parser("run", help="run the stage that a request asks for")
     run.add_argument("request_uri", help="file:// or s3:// address of a request.json in an artifact store")
     options = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stdout)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stdout)
 
     from e2e3d_stages.runtime import run as run_request
     from e2e3d_stages.runtime import thread_count

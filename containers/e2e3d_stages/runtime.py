@@ -24,6 +24,7 @@ from e2e3d_stages.contract import (
     CONTRACT_VERSION,
     Advice,
     Failure,
+    FailureCode,
     Infrastructure,
     Interrupted,
     InvalidRequest,
@@ -42,6 +43,8 @@ from e2e3d_stages.store import ArtifactStore
 log = logging.getLogger("e2e3d")
 
 PROGRESS_EVERY_SECONDS = 2.0
+# Less than the 120 s after which SageMaker and Kubernetes kill.
+GRACE_SECONDS = 100.0
 _LIBRARIES = ("pycolmap", "torch", "gsplat", "numba", "numpy", "pillow", "faiss-cpu")
 
 
@@ -114,8 +117,12 @@ class Job:
             raise Interrupted("The stage was stopped.", hint="A retry goes on from the last checkpoint.")
 
     def stop(self) -> None:
-        """Ask the stage to stop, as SIGTERM does."""
-        self._stop.set()
+        """Ask the stage to stop, as SIGTERM does; one that does not within the grace period is ended."""
+        if not self._stop.is_set():
+            self._stop.set()
+            ending = threading.Timer(GRACE_SECONDS, os._exit, [FailureCode.INTERRUPTED.exit_code])
+            ending.daemon = True
+            ending.start()
 
     @contextmanager
     def checkpoint(self, step: int) -> Iterator[Path]:

@@ -136,7 +136,13 @@ def test_an_unknown_parameter_and_a_request_that_is_not_there_are_refused(tmp_pa
 
 def test_an_input_that_is_not_what_was_asked_for_is_refused(tmp_path: Path) -> None:
     store = ArtifactStore.open(tmp_path.as_uri())
-    uri = ask(store, stage="sfm", stage_version=STAGES["sfm"].version, params={}, inputs={"ingest": Input(key=KEY, digest="0")})
+    uri = ask(
+        store,
+        stage="sfm",
+        stage_version=STAGES["sfm"].version,
+        params={},
+        inputs={"ingest": Input(key=KEY, digest="0")},
+    )
     assert runtime.run(uri) == 5
 
 
