@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 MIN_PALETTE = 64
 MAX_PALETTE = 65_536
-ITERATIONS = 10
+ITERATIONS = 5
 
 Floats = NDArray[np.float32]
 Labels = NDArray[np.int64]
