@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+
 from e2e3d_stages.compress import sog, splat_transform
 from e2e3d_stages.compress.stage import measure
 from e2e3d_stages.contract import StageError

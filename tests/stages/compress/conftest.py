@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+
 from e2e3d_stages.gaussians import Gaussians
 
 MakeGaussians = Callable[..., Gaussians]

@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+
 from e2e3d_stages.compress.cleaning import clean
 from e2e3d_stages.gaussians import Gaussians
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from e2e3d_stages.compress import sog, splat_transform, stage
 from e2e3d_stages.compress.params import PRESETS, Params
 from e2e3d_stages.contract import Interrupted, StageError

@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from e2e3d_stages.compress import sog
 from e2e3d_stages.compress.stage import measure
-from PIL import Image
 
 
 @pytest.mark.parametrize("degree", [0, 1, 2, 3])

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from e2e3d_stages.compress import sog, splat_transform
 from e2e3d_stages.contract import StageError
 from e2e3d_stages.gaussians import read_ply, write_ply
