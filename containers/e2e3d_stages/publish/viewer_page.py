@@ -10,14 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from e2e3d_stages.contract import StageError
 from e2e3d_stages.publish import fetch_viewer
 
 # The viewer turns splats by 180 degrees about z: x and y of our world change sign, and up = -y becomes its +y.
 TO_VIEWER = np.array([-1.0, -1.0, 1.0])
-STEEPEST_DEGREES = 80.0
 FOV_LIMITS = (20.0, 100.0)
 
 # The seams that the package's own `renderViewerHtml` (dist/index.js) replaces; that function needs Node.js.
@@ -36,29 +34,6 @@ _BAR = """
             #e2e3d a {{ color: #bcd7ff; margin-left: 10px; }}
         </style>
         <div id="e2e3d"><b>{title}</b><a href="report.html">Report</a></div>"""
-
-
-def opening_view(
-    views: list[dict[str, Any]], xyz: NDArray[np.float32], view_of: NDArray[np.int32], point_of: NDArray[np.int32]
-) -> tuple[int, float]:
-    """The training camera to open the scene at, and how far before it the scene is.
-
-    The camera that sees most points among those that don't look steeply down or up: an orbiting camera has no roll,
-    so a picture from straight above would open turned.
-
-    :param xyz: (P, 3) points.
-    :param view_of: (O,) the view of each observation.
-    :param point_of: (O,) its point.
-    :returns: index into `views`, and the median depth of the points it sees.
-    """
-    forward = np.array([view["world_to_camera"][2][:3] for view in views])
-    seen = np.bincount(view_of, minlength=len(views))
-    steep = np.abs(forward[:, 1]) > np.sin(np.radians(STEEPEST_DEGREES))
-    best = int(np.lexsort((-seen, steep))[0])
-    pose = np.array(views[best]["world_to_camera"])
-    depths = xyz[point_of[view_of == best]] @ pose[2, :3] + pose[2, 3]
-    depths = depths[depths > 0]
-    return best, float(np.median(depths)) if len(depths) else 1.0
 
 
 def viewer_settings(view: dict[str, Any], depth: float) -> dict[str, Any]:

@@ -1,21 +1,27 @@
-"""A small made-up scene: a coloured ball over a grey floor, and cameras around it."""
+"""A small made-up scene: a coloured ball over a grey floor, cameras around it, and the artifacts of a run over it."""
 
 from __future__ import annotations
 
+import datetime as dt
+import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from e2e3d_stages.contract import Input, Manifest, Program, StoredFile, Usage
 from e2e3d_stages.gaussians import Gaussians
+from e2e3d_stages.runtime import InputArtifact
 
 
 def look_at(position: list[float], target: list[float], name: str = "a.jpg", order: int = 0) -> dict[str, Any]:
     """An entry of `views.json`: a camera that looks at a point, its picture upright (up = -y)."""
-    eye = np.array(position)
-    z = np.array(target) - eye
+    eye = np.array(position, float)
+    z = np.array(target, float) - eye
     z /= np.linalg.norm(z)
     x = np.cross([0.0, 1.0, 0.0], z)
     x /= np.linalg.norm(x)
@@ -59,3 +65,120 @@ def scene_sog(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("scene") / "scene.sog"
     sog.encode(ball_on_floor(), path)
     return path
+
+
+METRICS: dict[str, dict[str, Any]] = {
+    "ingest": {},
+    "sfm": {"points": 40, "reprojection_error_px": 0.4},
+    "train": {"iterations": 200, "gaussians": 6000},
+    "compress": {"gaussians": 6000, "sog_bytes": 51_234, "ratio": 6.5},
+    "evaluate": {
+        "views": 1,
+        "compression_loss_db": 0.02,
+        **{
+            f"{kind}{metric}{suffix}{end}": value
+            for suffix in ("", "_400", "_full")
+            for kind, end in (("", ""), ("", "_compressed"), ("baseline_", ""))
+            for metric, value in (("psnr", 31.66), ("ssim", 0.912))
+        },
+    },
+}
+
+
+@pytest.fixture
+def run(tmp_path: Path, scene_sog: Path) -> SimpleNamespace:
+    """What the stages before left: `run.inputs` by stage; `run.change(stage, **fields)` changes a manifest."""
+    inputs: dict[str, InputArtifact] = {}
+    moment = dt.datetime(2026, 11, 1, 12, 30, tzinfo=dt.timezone.utc)
+
+    def change(stage: str, **fields: Any) -> None:
+        artifact = inputs[stage]
+        inputs[stage] = InputArtifact(artifact.folder, artifact.manifest.model_copy(update=fields))
+
+    for number, (stage, metrics) in enumerate(METRICS.items()):
+        folder = tmp_path / stage
+        folder.mkdir()
+        _WRITERS[stage](folder, scene_sog)
+        usage = Usage(
+            started=moment,
+            finished=moment,
+            wall_seconds=10.5 * number,
+            stage_seconds=1,
+            cpu_seconds=15,
+            peak_memory_bytes=512_000_000,
+        )
+        paths = [path for path in folder.rglob("*") if path.is_file()]
+        inputs[stage] = InputArtifact(
+            folder,
+            Manifest(
+                stage=stage,
+                stage_version=3,
+                key=f"key-of-{stage}",
+                attempt=1,
+                params={"seed": 7},
+                metrics=metrics,
+                inputs={before: Input(key=f"key-of-{before}", digest=f"digest-of-{before}") for before in inputs},
+                capture="s3://captures/yard" if stage == "ingest" else None,
+                files=tuple(
+                    StoredFile(path=path.relative_to(folder).as_posix(), size=path.stat().st_size, sha256="ab" * 32)
+                    for path in paths
+                ),
+                usage=usage,
+                program=Program(version="1.2", python="3.11", platform="Linux", libraries={"torch": "2.9"}),
+            ),
+        )
+    return SimpleNamespace(inputs=inputs, change=change, views=_VIEWS)
+
+
+_VIEWS = [look_at([x, -1.5, -5], [0, 0, 0], f"{i}.jpg", i) for i, x in enumerate((-2.0, 0.0, 2.0))]
+
+
+def _write_ingest(folder: Path, _: Path) -> None:
+    photos = [{"name": view["name"], "source": f"DSC_{view['order']}.jpg"} for view in _VIEWS]
+    (folder / "photos.json").write_text(json.dumps({"photos": photos, "cameras": [], "dropped": []}))
+
+
+def _write_sfm(folder: Path, _: Path) -> None:
+    (folder / "views.json").write_text(json.dumps(_VIEWS))
+    placed = [{"name": view["name"], "registered": True, "supported": True, "reason": None} for view in _VIEWS]
+    (folder / "photos.json").write_text(json.dumps(placed))
+    random = np.random.default_rng(0)
+    np.savez(
+        folder / "points.npz",
+        xyz=random.normal(size=(40, 3)).astype(np.float32),
+        rgb=random.integers(0, 255, (40, 3), dtype=np.uint8),
+        view=np.zeros(40, np.int32),
+        point=np.arange(40, dtype=np.int32),
+    )
+
+
+def _write_train(folder: Path, _: Path) -> None:
+    curve = [
+        {"step": step, "psnr_training": 20 + step / 20, "gaussians": 3000 + step, "loss": 0.1}
+        for step in (50, 100, 150, 200)
+    ]
+    record = {"long_side": 400, "holdout": ["0.jpg"], "training": ["1.jpg", "2.jpg"], "curve": curve}
+    (folder / "training.json").write_text(json.dumps({**record, "resumed_from": None}))
+    (folder / "scene.ply").write_bytes(b"p" * 300_000)
+
+
+def _write_compress(folder: Path, scene_sog: Path) -> None:
+    (folder / "scene.sog").write_bytes(scene_sog.read_bytes())
+
+
+def _write_evaluate(folder: Path, _: Path) -> None:
+    names = {kind: f"{kind}.jpg" for kind in ("photo", "render", "difference")}
+    for name in [*names.values(), "thumbnail.jpg"]:
+        Image.new("RGB", (32, 18), (90, 120, 60)).save(folder / name)
+    view = {"name": "0.jpg", "psnr": 31.66, "ssim": 0.912, "pictures": names}
+    record = {"basis": "held-out", "long_side": 400, "opening_view": {"name": "1.jpg", "depth": 5.2}, "views": [view]}
+    (folder / "evaluation.json").write_text(json.dumps(record))
+
+
+_WRITERS = {
+    "ingest": _write_ingest,
+    "sfm": _write_sfm,
+    "train": _write_train,
+    "compress": _write_compress,
+    "evaluate": _write_evaluate,
+}

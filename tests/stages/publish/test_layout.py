@@ -23,11 +23,6 @@ FILES = {
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> ArtifactStore:
-    return ArtifactStore.open((tmp_path / "store").as_uri())
-
-
-@pytest.fixture
 def manifests(store: ArtifactStore, tmp_path: Path) -> dict[str, Manifest]:
     """Committed artifacts whose files hold their own names."""
     made = {}
@@ -39,10 +34,17 @@ def manifests(store: ArtifactStore, tmp_path: Path) -> dict[str, Manifest]:
             started=MORNING, finished=MORNING, wall_seconds=1, stage_seconds=1, cpu_seconds=1, peak_memory_bytes=1
         )
         made[stage] = Manifest(
-            stage=stage, stage_version=1, key=f"key-of-{stage}", attempt=1, params={}, inputs={},
+            stage=stage,
+            stage_version=1,
+            key=f"key-of-{stage}",
+            attempt=1,
+            params={},
+            inputs={},
             files=store.upload(tmp_path / stage, stage, f"key-of-{stage}", 1),
-            metrics={"photos_given": 31, "secret": 1}, usage=usage, program=Program(version="1", python="3", platform="x"),
-        )  # fmt: skip
+            metrics={"photos_given": 31, "secret": 1},
+            usage=usage,
+            program=Program(version="1", python="3", platform="x"),
+        )
     return made
 
 
@@ -55,9 +57,16 @@ def test_a_run_gets_the_pages_and_the_deliverables_and_nothing_else(store, manif
     assert uri == store.storage.uri_of("scenes/yard/run-1")
     laid = {entry.path.removeprefix("scenes/yard/run-1/") for entry in store.storage.list("scenes/yard/run-1")}
     assert laid == {
-        "index.html", "report.html", "thumbnail.jpg", "scene.ply", "scene.sog", "scene.spz",
-        "sparse/0/cameras.bin", "photos.json", "run.json",
-    }  # fmt: skip
+        "index.html",
+        "report.html",
+        "thumbnail.jpg",
+        "scene.ply",
+        "scene.sog",
+        "scene.spz",
+        "sparse/0/cameras.bin",
+        "photos.json",
+        "run.json",
+    }
     assert store.storage.read("scenes/yard/run-1/scene.sog") == b"scene.sog"
 
 

@@ -40,9 +40,9 @@ def page() -> Iterator[Any]:
     needed(fetch_viewer.is_there(), "the viewer (python -m e2e3d_stages.publish.fetch_viewer)")
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader-webgl",
-                                            "--enable-unsafe-swiftshader"]
-        )  # fmt: skip
+            executable_path=CHROMIUM,
+            args=["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader-webgl", "--enable-unsafe-swiftshader"],
+        )
         tab = browser.new_page(viewport=SIZE)
         tab.asked = []
         tab.on("request", lambda request: tab.asked.append(request.url))

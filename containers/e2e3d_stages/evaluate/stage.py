@@ -1,0 +1,156 @@
+"""Measures the scene against photos that training has not seen, before and after compression."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from e2e3d_stages.compress import sog
+from e2e3d_stages.contract import StageError
+from e2e3d_stages.evaluate.opening import opening_view
+from e2e3d_stages.evaluate.params import Params
+from e2e3d_stages.evaluate.pictures import (
+    Picture,
+    blurred,
+    difference,
+    read_photo,
+    resized,
+    save,
+    save_thumbnail,
+)
+from e2e3d_stages.gaussians import read_ply
+from e2e3d_stages.metrics import psnr, ssim
+from e2e3d_stages.runtime import Job
+from e2e3d_stages.train.rasterizer import Renderer
+from e2e3d_stages.train.scene import fitted_size
+from e2e3d_stages.train.stage import use_threads
+
+View = dict[str, Any]
+Render = Callable[[View, int, int], Picture]
+
+COMMON_LONG_SIDE = 400
+TRAINING_VIEWS = 4
+
+# Sizes at which every view is compared, as they end the metrics' names: as trained, 400 px, the photo's own.
+SUFFIXES = ("", "_400", "_full")
+
+
+def run(job: Job) -> dict[str, Any]:
+    """Measure and draw the views that were held out; without any, only what compression costs.
+
+    :returns: means over the held-out views, None where there are none; `compression_loss_db` over whatever was viewed.
+    :raises StageError: when there is no view at all.
+    """
+    params: Params = job.params
+    use_threads(job.threads)
+    views = json.loads((job.inputs["sfm"].folder / "views.json").read_text(encoding="utf-8"))
+    training = json.loads((job.inputs["train"].folder / "training.json").read_text(encoding="utf-8"))
+    if not views:
+        raise StageError("There is no photo with a known camera to compare with.", hint="See the sfm stage's warnings.")
+    held_out = [view for view in views if view["name"] in set(training["holdout"])]
+    if not held_out:
+        job.warn(
+            "no_held_out_views",
+            "Every photo was used for training, so how good the scene is from new places was not measured.",
+            "For PSNR and SSIM give at least 8 photos and leave the train stage's parameter holdout above 0.",
+        )
+    shown = held_out or _evenly(views, TRAINING_VIEWS)
+    trained = Renderer(read_ply(job.inputs["train"].folder / "scene.ply")).image
+    compressed = Renderer(sog.decode(job.inputs["compress"].folder / "scene.sog")).image
+    photos = job.inputs["sfm"].folder / "images"
+
+    records = []
+    for done, view in enumerate(shown):
+        job.check_stop()
+        job.progress(done, len(shown), "views")
+        records.append(measure(view, photos / view["name"], trained, compressed, training["long_side"]))
+    opening = _draw(job, params, views, shown, records, trained, compressed)
+    job.progress(len(shown), len(shown), "views")
+    report = {
+        "basis": "held-out" if held_out else "training",
+        "long_side": training["long_side"],
+        "opening_view": opening,
+        "views": records,
+    }
+    (job.output / "evaluation.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    return summary(records, held_out=len(held_out))
+
+
+def measure(view: View, path: Path, trained: Render, compressed: Render, long_side: int) -> dict[str, Any]:
+    """One view's figures.
+
+    :param view: an entry of `views.json`.
+    :param path: its photo.
+    :param trained: draws the scene as trained: view, width, height → picture.
+    :param compressed: draws it as decoded from the compressed file.
+    :param long_side: the training size in px.
+    """
+    photo = read_photo(path)
+    sizes = (fitted_size(*photo.size, long_side), fitted_size(*photo.size, COMMON_LONG_SIDE), photo.size)
+    measured: dict[tuple[int, int], dict[str, float]] = {}
+    for width, height in set(sizes):
+        truth = resized(photo, width, height)
+        pictures = {
+            "{}": trained(view, width, height),
+            "{}_compressed": compressed(view, width, height),
+            "baseline_{}": blurred(truth),
+        }
+        measured[width, height] = {
+            name.format(metric.__name__ + "{}"): round(metric(picture, truth), 4)
+            for name, picture in pictures.items()
+            for metric in (psnr, ssim)
+        }
+    record: dict[str, Any] = {"name": view["name"]}
+    for suffix, size in zip(SUFFIXES, sizes, strict=True):
+        record |= {name.format(suffix): value for name, value in measured[size].items()}
+    return record
+
+
+def summary(records: list[dict[str, Any]], held_out: int) -> dict[str, Any]:
+    """Means over the views: quality only where they were held out, the cost of compression always."""
+    names = [name for name in records[0] if "psnr" in name or "ssim" in name]
+    means = {name: round(float(np.mean([record[name] for record in records])), 4) for name in names}
+    return {
+        "views": held_out,
+        "compression_loss_db": round(means["psnr"] - means["psnr_compressed"], 4),
+        **{name: value if held_out else None for name, value in means.items()},
+    }
+
+
+def _draw(
+    job: Job,
+    params: Params,
+    views: list[View],
+    shown: list[View],
+    records: list[dict[str, Any]],
+    trained: Render,
+    compressed: Render,
+) -> dict[str, Any]:
+    """Write the pictures and name them in the records; returns where the scene opens."""
+    folder = job.output / "pictures"
+    folder.mkdir()
+    ranking = sorted(range(len(shown)), key=lambda i: records[i]["psnr"])
+    for i in sorted(_evenly(ranking, params.pictures)):
+        photo = read_photo(job.inputs["sfm"].folder / "images" / shown[i]["name"])
+        size = fitted_size(*photo.size, params.picture_size)
+        truth, render = resized(photo, *size), trained(shown[i], *size)
+        stem = Path(shown[i]["name"]).stem
+        drawn = {"photo": truth, "render": render, "difference": difference(render, truth)}
+        for kind, picture in drawn.items():
+            save(picture, folder / f"{stem}-{kind}.jpg", params.picture_size)
+        records[i]["pictures"] = {kind: f"pictures/{stem}-{kind}.jpg" for kind in drawn}
+    with np.load(job.inputs["sfm"].folder / "points.npz") as points:
+        index, depth = opening_view(views, points["xyz"], points["view"], points["point"])
+    view = views[index]
+    save_thumbnail(compressed(view, view["width"], view["height"]), job.output / "thumbnail.jpg")
+    return {"name": view["name"], "depth": round(depth, 4)}
+
+
+def _evenly(items: list[Any], count: int) -> list[Any]:
+    """At most that many, first and last among them, the rest evenly between."""
+    places = np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int)
+    return [items[i] for i in places]

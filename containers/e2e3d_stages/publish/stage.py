@@ -1,0 +1,51 @@
+"""Makes the pages of a scene: the viewer with the scene inside, and the report."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from typing import Any
+
+from e2e3d_stages.contract import StageError
+from e2e3d_stages.publish.params import Params
+from e2e3d_stages.publish.report import report_page
+from e2e3d_stages.publish.viewer_page import viewer_page, viewer_settings
+from e2e3d_stages.runtime import Job
+
+NOTABLE_PAGE_BYTES = 100e6
+
+
+def run(job: Job) -> dict[str, Any]:
+    """Write index.html, report.html and thumbnail.jpg.
+
+    :raises StageError: when the viewer is not in this installation.
+    """
+    params: Params = job.params
+    evaluated = job.inputs["evaluate"].folder
+    opening = json.loads((evaluated / "evaluation.json").read_text(encoding="utf-8"))["opening_view"]
+    views = json.loads((job.inputs["sfm"].folder / "views.json").read_text(encoding="utf-8"))
+    view = next((view for view in views if view["name"] == opening["name"]), None)
+    if view is None:
+        raise StageError(f"The opening view {opening['name']} is not among sfm's views.", hint="Evaluate again.")
+    sog = (job.inputs["compress"].folder / "scene.sog").read_bytes()
+
+    job.progress(0, 2, "pages")
+    page = viewer_page(params.title, sog, viewer_settings(view, opening["depth"])).encode()
+    (job.output / "index.html").write_bytes(page)
+    if len(page) > NOTABLE_PAGE_BYTES:
+        job.warn(
+            "large_page",
+            f"The viewer page has {len(page) / 1e6:.0f} MB: phones may fail to open it.",
+            "Lower max_gaussians of the train stage, or sh_degree of the compress stage.",
+        )
+    job.progress(1, 2, "pages")
+    report = report_page(params.title, job.inputs).encode()
+    (job.output / "report.html").write_bytes(report)
+    shutil.copyfile(evaluated / "thumbnail.jpg", job.output / "thumbnail.jpg")
+    job.progress(2, 2, "pages")
+    return {
+        "page_bytes": len(page),
+        "report_bytes": len(report),
+        "opening_view": view["name"],
+        "warnings": sum(len(artifact.manifest.warnings) for artifact in job.inputs.values()),
+    }

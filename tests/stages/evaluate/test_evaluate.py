@@ -1,0 +1,185 @@
+"""What the evaluation measures, and what it does not claim to have measured."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from e2e3d_stages.compress import sog
+from e2e3d_stages.contract import StageError
+from e2e3d_stages.evaluate import stage
+from e2e3d_stages.evaluate.params import Params
+from e2e3d_stages.evaluate.pictures import blurred, difference
+from e2e3d_stages.gaussians import Gaussians, write_ply
+
+NAMES = [f"{i:03}.jpg" for i in range(10)]
+SIZE = (480, 360)
+
+
+def view(name: str, order: int) -> dict[str, Any]:
+    """A camera five units before the origin, a little to the side for each photo."""
+    pose = np.eye(4)
+    pose[:3, 3] = [0.1 * order, 0, 5]
+    size = {"width": SIZE[0], "height": SIZE[1], "fx": 400.0, "fy": 400.0, "cx": 240.0, "cy": 180.0}
+    return {"name": name, "order": order, **size, "world_to_camera": pose.tolist()}
+
+
+def cloud(count: int = 400) -> Gaussians:
+    """Coloured, half transparent Gaussians around the origin."""
+    random = np.random.default_rng(1)
+    return Gaussians(
+        means=random.normal(0, 0.8, (count, 3)).astype(np.float32),
+        scales=np.full((count, 3), np.log(0.15), np.float32),
+        quats=np.tile(np.array([1, 0, 0, 0], np.float32), (count, 1)),
+        opacities=np.zeros(count, np.float32),
+        sh=random.normal(0, 1, (count, 1, 3)).astype(np.float32),
+    )
+
+
+class PhotoRenderer:
+    """Stands for the rasteriser: what it draws is the photo, a little brighter."""
+
+    photos: Path
+
+    def __init__(self, gaussians: Gaussians) -> None:
+        assert len(gaussians)
+
+    def image(self, of: dict[str, Any], width: int, height: int) -> np.ndarray:
+        with Image.open(self.photos / of["name"]) as photo:
+            return np.asarray(photo.resize((width, height), Image.Resampling.LANCZOS), np.float32) / 255 + 0.01
+
+
+@pytest.fixture
+def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A job over ten noisy photos and a small scene, nothing held out; `draw` puts in the stand-in rasteriser."""
+    folders = {name: tmp_path / name for name in ("sfm", "train", "compress", "output")}
+    for folder in folders.values():
+        folder.mkdir()
+    (folders["sfm"] / "images").mkdir()
+    random = np.random.default_rng(2)
+    for name in NAMES:
+        noise = random.integers(0, 255, (90, 120, 3), dtype=np.uint8)
+        Image.fromarray(noise).resize(SIZE).save(folders["sfm"] / "images" / name, quality=95)
+    (folders["sfm"] / "views.json").write_text(json.dumps([view(name, i) for i, name in enumerate(NAMES)]))
+    seen = {"view": np.array([3, 3], np.int32), "point": np.array([0, 0], np.int32)}
+    np.savez(folders["sfm"] / "points.npz", xyz=np.zeros((1, 3), np.float32), **seen)
+    write_ply(folders["train"] / "scene.ply", cloud())
+    sog.encode(cloud(), folders["compress"] / "scene.sog")
+    monkeypatch.setattr(PhotoRenderer, "photos", folders["sfm"] / "images", raising=False)
+    warnings: list[str] = []
+    job = SimpleNamespace(
+        params=Params(pictures=3, picture_size=200),
+        inputs={name: SimpleNamespace(folder=folders[name]) for name in ("sfm", "train", "compress")},
+        output=folders["output"],
+        threads=2,
+        warnings=warnings,
+        check_stop=lambda: None,
+        progress=lambda done, total, unit: None,
+        warn=lambda code, message, advice="": warnings.append(code),
+    )
+    hold_out(job, [])
+    return job
+
+
+def hold_out(job: Any, names: list[str], long_side: int = 240) -> None:
+    """Write `train`'s record of what it did not look at."""
+    record = {"long_side": long_side, "holdout": names, "training": [name for name in NAMES if name not in names]}
+    (job.inputs["train"].folder / "training.json").write_text(json.dumps(record))
+
+
+@pytest.fixture
+def draws_photos(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stage, "Renderer", PhotoRenderer)
+
+
+def test_quality_is_measured_on_the_held_out_photos_only(job, draws_photos) -> None:
+    hold_out(job, NAMES[::8])
+    metrics = stage.run(job)
+    record = json.loads((job.output / "evaluation.json").read_text())
+    assert [entry["name"] for entry in record["views"]] == ["000.jpg", "008.jpg"]
+    assert metrics["views"] == 2
+    # A constant offset of 0.01 is 40 dB, whatever the photo.
+    assert metrics["psnr"] == metrics["psnr_400"] == pytest.approx(40, abs=0.01)
+    assert metrics["psnr_full"] == pytest.approx(40, abs=0.01)
+    assert job.warnings == []
+
+
+def test_without_held_out_photos_no_quality_is_claimed_but_compression_is_measured(job, draws_photos) -> None:
+    metrics = stage.run(job)
+    quality = {name: value for name, value in metrics.items() if "psnr" in name or "ssim" in name}
+    assert quality
+    assert all(value is None for value in quality.values())
+    assert metrics["views"] == 0
+    assert metrics["compression_loss_db"] == 0
+    assert job.warnings == ["no_held_out_views"]
+    assert json.loads((job.output / "evaluation.json").read_text())["basis"] == "training"
+
+
+def test_each_shown_view_has_photo_render_and_difference_no_larger_than_asked(job, draws_photos) -> None:
+    hold_out(job, NAMES[:4])
+    stage.run(job)
+    record = json.loads((job.output / "evaluation.json").read_text())
+    shown = [entry["pictures"] for entry in record["views"] if "pictures" in entry]
+    assert len(shown) == 3
+    for pictures in shown:
+        assert set(pictures) == {"photo", "render", "difference"}
+        for path in pictures.values():
+            with Image.open(job.output / path) as picture:
+                assert picture.size == (200, 150)
+
+
+def test_the_scene_opens_at_a_camera_that_sees_points(job, draws_photos) -> None:
+    stage.run(job)
+    opening = json.loads((job.output / "evaluation.json").read_text())["opening_view"]
+    assert opening == {"name": "003.jpg", "depth": 5.0}
+    with Image.open(job.output / "thumbnail.jpg") as thumbnail:
+        assert thumbnail.width / thumbnail.height == pytest.approx(16 / 9, rel=0.01)
+
+
+def test_no_view_at_all_fails_with_a_hint(job, draws_photos) -> None:
+    (job.inputs["sfm"].folder / "views.json").write_text("[]")
+    with pytest.raises(StageError) as failure:
+        stage.run(job)
+    assert failure.value.hint
+
+
+def test_the_baseline_keeps_what_is_smooth_and_loses_detail() -> None:
+    ramp = np.linspace(0, 1, 240, dtype=np.float32)
+    smooth = np.broadcast_to(ramp[None, :, None], (160, 240, 3)).astype(np.float32)
+    checks = np.indices((160, 240)).sum(axis=0) % 2
+    detail = np.repeat(checks[..., None], 3, axis=2).astype(np.float32)
+    assert np.abs(blurred(smooth) - smooth)[:, 8:-8].max() < 0.01
+    assert np.abs(blurred(detail) - 0.5).max() < 0.02
+
+
+def test_the_difference_is_black_where_pictures_agree_and_brightest_where_they_do_not() -> None:
+    photo = np.full((4, 4, 3), 0.5, np.float32)
+    render = photo.copy()
+    render[0, 0] = 1.0
+    render[3, 3] = 0.6
+    shown = difference(render, photo).mean(axis=2)
+    assert shown[1, 1] < 0.06
+    assert shown[1, 1] < shown[3, 3] < shown[0, 0]
+    assert shown[0, 0] > 0.9
+
+
+@pytest.mark.slow
+def test_photos_of_the_scene_itself_score_high_and_compression_costs_little(job) -> None:
+    from e2e3d_stages.train.rasterizer import Renderer
+
+    renderer = Renderer(cloud())
+    for i, name in enumerate(NAMES):
+        picture = (renderer.image(view(name, i), *SIZE) * 255).round().astype(np.uint8)
+        Image.fromarray(picture).save(job.inputs["sfm"].folder / "images" / name, quality=98, subsampling=0)
+    hold_out(job, NAMES[::8])
+    metrics = stage.run(job)
+    assert metrics["psnr_full"] > 35
+    assert metrics["ssim_full"] > 0.95
+    assert abs(metrics["psnr_full"] - metrics["psnr_full_compressed"]) < 3
+    assert metrics["psnr_full_compressed"] > 32
