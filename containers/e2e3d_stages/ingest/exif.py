@@ -31,6 +31,7 @@ _Gps = ExifTags.GPS
 class Exif:
     """A photo's EXIF.
 
+    :param orientation: how the stored picture is to be turned, 1 to 8; 1 is upright.
     :param focal_px: focal length in pixels of the photo as it is stored, None when unknown.
     :param focal_mm: focal length as the lens says it.
     :param gps: `lat`, `lon` in degrees (WGS84), `alt` in metres or None.
@@ -44,6 +45,7 @@ class Exif:
     focal_px: float | None = None
     gps: Gps | None = None
     taken: str | None = None
+    orientation: int = 1
 
 
 def read_exif(image: Image.Image) -> Exif:
@@ -61,6 +63,7 @@ def read_exif(image: Image.Image) -> Exif:
         focal_px=focal_in_pixels(detail, *image.size),
         gps=read_gps(gps),
         taken=_taken(base, detail),
+        orientation=int(_positive(base.get(_Tag.Orientation)) or 1),
     )
 
 

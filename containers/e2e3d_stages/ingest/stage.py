@@ -14,7 +14,7 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from e2e3d_stages.contract import UnreadableCapture
 from e2e3d_stages.ingest.capture import Refused, Source, list_capture
@@ -24,6 +24,16 @@ from e2e3d_stages.runtime import Job
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF")
 JPEG_QUALITY = 95
+# EXIF orientation to what turns the stored picture upright.
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 MIN_PHOTOS = 3
 BLUR_SIZE = 500
 # Each worker holds one decoded photo, up to half a gigabyte at Pillow's own pixel limit.
@@ -104,10 +114,12 @@ def prepare(source: Source, target: Path, params: Params) -> Prepared | Refused:
                     return Refused(source.name, "too_small", f"{stored.width} x {stored.height} pixels")
                 exif = read_exif(stored)
                 stored_long = max(stored.size)
-                image = _resized(stored, params.max_size)
+                image = _resized(stored, exif.orientation, params.max_size)
     except Image.DecompressionBombError as error:
         return Refused(source.name, "too_large", str(error))
-    except (OSError, SyntaxError, ValueError, EOFError, MemoryError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow raises whatever a decoder stumbled over
         return Refused(source.name, "unreadable", str(error) or type(error).__name__)
     image.save(target, "JPEG", quality=JPEG_QUALITY)
     scale = max(image.size) / stored_long
@@ -131,18 +143,17 @@ def _file_digest(file: Any) -> str:
     return digest.hexdigest()
 
 
-def _resized(image: Image.Image, max_size: int) -> Image.Image:
+def _resized(image: Image.Image, orientation: int, max_size: int) -> Image.Image:
     """The photo upright in 8-bit RGB, its longest side at most `max_size`."""
     long_side = min(max_size, max(image.size))
     # JPEG can be decoded at a half or a quarter of its size for a fraction of the time and memory.
     image.draft("RGB", (2 * max_size, 2 * max_size))
-    orientation = image.getexif()
     if image.mode.startswith("I"):
         # 16-bit greyscale: Pillow would clip it instead of scaling it.
         image = Image.fromarray((np.asarray(image, np.float32) / 257).clip(0, 255).astype(np.uint8))
-    picture = image.convert("RGB")
-    picture.info["exif"] = orientation.tobytes()
-    upright = ImageOps.exif_transpose(picture)
+    upright = image.convert("RGB")
+    if orientation in TURNS:
+        upright = upright.transpose(TURNS[orientation])
     scale = long_side / max(upright.size)
     size = (max(1, round(upright.width * scale)), max(1, round(upright.height * scale)))
     if upright.size != size:

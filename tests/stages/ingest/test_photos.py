@@ -33,9 +33,23 @@ def test_photos_come_out_in_natural_order_with_unique_sorted_names(capture: Path
     assert {path.name for path in (result.job.output / "images").iterdir()} == set(names)
 
 
-def test_a_photo_stored_sideways_comes_out_upright_and_without_exif(capture: Path, ingest: Ingest) -> None:
+@pytest.mark.parametrize(
+    ("orientation", "stored_by"),
+    [
+        (2, Image.Transpose.FLIP_LEFT_RIGHT),
+        (3, Image.Transpose.ROTATE_180),
+        (4, Image.Transpose.FLIP_TOP_BOTTOM),
+        (5, Image.Transpose.TRANSPOSE),
+        (6, Image.Transpose.ROTATE_90),
+        (7, Image.Transpose.TRANSVERSE),
+        (8, Image.Transpose.ROTATE_270),
+    ],
+)
+def test_a_photo_stored_turned_comes_out_upright_and_without_exif(
+    orientation: int, stored_by: Image.Transpose, capture: Path, ingest: Ingest
+) -> None:
     upright = picture(5, 300, 400)
-    save(capture / "turned.jpg", upright.transpose(Image.Transpose.ROTATE_90), base={Tag.Orientation: 6})
+    save(capture / "turned.jpg", upright.transpose(stored_by), {Tag.Orientation: orientation})
     result = ingest(capture)
     image = result.image("turned.jpg")
     assert image.size == (300, 400)
