@@ -3,8 +3,6 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-NPM := $(BIN)/npm
-SPLAT_TRANSFORM := $(BIN)/splat-transform
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -20,7 +18,7 @@ test: $(VENV)/installed-dev  ## Every test.
 	$(BIN)/python -m pytest $(TESTS)
 
 bench: $(VENV)/installed-dev  ## Speed, as ratios against named baselines.
-	$(BIN)/python -m bench
+	for what in rasterizer sfm compress orchestration; do echo "== $$what"; $(BIN)/python bench/$$what.py || exit 1; done
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
@@ -39,8 +37,8 @@ $(VENV)/bin/python:
 
 $(VENV)/installed: $(VENV)/bin/python pyproject.toml setup.py constraints.txt $(wildcard containers/*/requirements.txt) containers/compressor/package-lock.json
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[local]'
-	cd containers/compressor && ../../$(NPM) ci --omit=optional --no-fund --no-audit
-	ln -sf ../../containers/compressor/node_modules/.bin/splat-transform $(SPLAT_TRANSFORM)
+	$(BIN)/npm ci --prefix containers/compressor --omit=peer --ignore-scripts --no-audit --no-fund --silent
+	ln -sfn ../../containers/compressor/node_modules/.bin/splat-transform $(BIN)/splat-transform
 	touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed tests/requirements.txt

@@ -6,12 +6,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from e2e3d_stages.contract import Claim, Failure, FailureCode, Model
-from e2e3d_stages.store import ArtifactStore
-
 from airflow_provider_e2e3d.backends.base import Backend, Handle, JobStatus
 from airflow_provider_e2e3d.hooks.store import StoreHook
 from airflow_provider_e2e3d.profiles import profile_named
+from e2e3d_stages.contract import Claim, Failure, FailureCode, Model
+from e2e3d_stages.store import ArtifactStore
 
 HEARTBEAT_SECONDS = 15.0
 

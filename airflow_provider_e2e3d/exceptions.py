@@ -6,6 +6,7 @@ from datetime import timedelta
 
 from airflow.sdk import ExceptionRetryPolicy, RetryAction, RetryRule
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
+
 from e2e3d_stages.contract import Failure, FailureCode
 
 

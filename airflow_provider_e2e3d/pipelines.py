@@ -7,8 +7,6 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from airflow.sdk import Param, get_current_context, task
-from e2e3d_stages.contract import Failure, InvalidRequest, StageError
-from e2e3d_stages.presets import PRESETS, STAGES, Stage
 
 from airflow_provider_e2e3d.exceptions import stage_failed
 from airflow_provider_e2e3d.operators.reconstruction import (
@@ -20,6 +18,8 @@ from airflow_provider_e2e3d.operators.reconstruction import (
     TrainOperator,
 )
 from airflow_provider_e2e3d.profiles import load_profiles, profile_named
+from e2e3d_stages.contract import Failure, InvalidRequest, StageError
+from e2e3d_stages.presets import PRESETS, STAGES, Stage
 
 SLUG = r"[a-z0-9][a-z0-9-]{0,62}"
 

@@ -17,11 +17,11 @@ from urllib.parse import unquote, urlsplit
 
 import yaml
 from airflow.sdk.configuration import conf
-from e2e3d_stages.contract import InvalidRequest, Model
-from e2e3d_stages.presets import STAGES, Preset
 from pydantic import Field, ValidationError, model_validator
 
 from airflow_provider_e2e3d.backends.base import Backend, BackendSettings
+from e2e3d_stages.contract import InvalidRequest, Model
+from e2e3d_stages.presets import STAGES, Preset
 
 # By name and place, so that no backend's client library is imported before it is used.
 BACKENDS = {"local": ("airflow_provider_e2e3d.backends.local", "LocalBackend")}

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
+import subprocess
+import sys
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +18,25 @@ from moto.server import ThreadedMotoServer
 from e2e3d_stages.store import ArtifactStore
 
 ROOT = Path(__file__).parent.parent
+
+# Airflow reads its home when it is first imported: an own one, before any test can import it.
+_HOME = Path(tempfile.mkdtemp(prefix="e2e3d-tests-"))
+os.environ |= {
+    "AIRFLOW_HOME": str(_HOME),
+    "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+    "AIRFLOW__CORE__UNIT_TEST_MODE": "False",
+    "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST": json.dumps(
+        [{"name": "e2e3d", "classpath": "airflow_provider_e2e3d.bundle.E2E3DDagBundle", "kwargs": {}}]
+    ),
+}
+
+
+@pytest.fixture(scope="session")
+def airflow_home() -> Iterator[Path]:
+    """The home of the tests' Airflow, its database ready."""
+    subprocess.run([Path(sys.executable).with_name("airflow"), "db", "migrate"], check=True, capture_output=True)
+    yield _HOME
+    shutil.rmtree(_HOME, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

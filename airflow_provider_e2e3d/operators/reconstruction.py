@@ -7,13 +7,11 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from e2e3d_stages.contract import Manifest, Reference
-from e2e3d_stages.presets import STAGES
-from e2e3d_stages.publish.layout import lay_out
-from e2e3d_stages.store import ArtifactStore
-
 from airflow_provider_e2e3d.exceptions import QualityGateFailed
 from airflow_provider_e2e3d.operators.stage import StageOperator
+from e2e3d_stages.contract import Manifest, Reference, StageName
+from e2e3d_stages.publish.layout import lay_out
+from e2e3d_stages.store import ArtifactStore
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -147,10 +145,9 @@ class PublishOperator(StageOperator):
     def judge(self, context: Context, store: ArtifactStore, manifest: Manifest, reference: Reference) -> None:
         """Lay the page and the deliverables out for people."""
         run = context["dag_run"]
-        references: dict[str, Reference] = {**self._references(), "publish": reference}
-        manifests = {"publish": manifest} | {
-            stage: store.manifest(stage, references[stage].key, digest=references[stage].digest)
-            for stage in self._references()
+        references: dict[StageName, Reference] = {**self._references(), "publish": reference}
+        manifests = {
+            stage: store.manifest(stage, found.key, digest=found.digest) for stage, found in references.items()
         }
         uri = lay_out(
             store,

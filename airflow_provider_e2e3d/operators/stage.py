@@ -11,6 +11,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from airflow.sdk import BaseOperator, TaskInstanceState
 from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowException, AirflowTaskTimeout
+
+from airflow_provider_e2e3d.attempt import Attempt, AttemptState
+from airflow_provider_e2e3d.backends.base import JobSpec
+from airflow_provider_e2e3d.exceptions import retry_policy, stage_failed
+from airflow_provider_e2e3d.hooks.store import StoreHook
+from airflow_provider_e2e3d.profiles import Profile, profile_named
+from airflow_provider_e2e3d.triggers.job import JobTrigger
 from e2e3d_stages.capture import capture_digest
 from e2e3d_stages.contract import (
     Claim,
@@ -31,13 +38,6 @@ from e2e3d_stages.contract import (
 from e2e3d_stages.presets import STAGES
 from e2e3d_stages.storage import open_storage
 from e2e3d_stages.store import ArtifactStore
-
-from airflow_provider_e2e3d.attempt import Attempt, AttemptState
-from airflow_provider_e2e3d.backends.base import JobSpec
-from airflow_provider_e2e3d.exceptions import retry_policy, stage_failed
-from airflow_provider_e2e3d.hooks.store import StoreHook
-from airflow_provider_e2e3d.profiles import Profile, profile_named
-from airflow_provider_e2e3d.triggers.job import JobTrigger
 
 if TYPE_CHECKING:
     from airflow.sdk import Context

@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
-from e2e3d_stages.contract import now
 
 from airflow_provider_e2e3d.attempt import Attempt
+from e2e3d_stages.contract import now
 
 
 class JobTrigger(BaseTrigger):

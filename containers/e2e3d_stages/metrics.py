@@ -13,7 +13,8 @@ SSIM_C1, SSIM_C2 = 0.01**2, 0.03**2
 def ssim_window() -> NDArray[np.float32]:
     """The standard one-dimensional window: 11 taps of a Gaussian with sigma 1.5, sum 1."""
     taps = np.exp(-0.5 * ((np.arange(SSIM_TAPS) - SSIM_TAPS // 2) / SSIM_SIGMA) ** 2)
-    return (taps / taps.sum()).astype(np.float32)
+    window: NDArray[np.float32] = (taps / taps.sum()).astype(np.float32)
+    return window
 
 
 def psnr(image: NDArray[np.floating], photo: NDArray[np.floating]) -> float:
@@ -43,5 +44,10 @@ def _blur(picture: NDArray[np.float32]) -> NDArray[np.float32]:
     """Both passes of the window, without padding."""
     taps = ssim_window()
     height, width = (side - SSIM_TAPS + 1 for side in picture.shape[:2])
-    down = sum(tap * picture[i : i + height] for i, tap in enumerate(taps))
-    return sum((tap * down[:, i : i + width] for i, tap in enumerate(taps)), np.float32(0))
+    down = np.zeros((height, *picture.shape[1:]), np.float32)
+    for i, tap in enumerate(taps):
+        down += tap * picture[i : i + height]
+    out = np.zeros((height, width, picture.shape[2]), np.float32)
+    for i, tap in enumerate(taps):
+        out += tap * down[:, i : i + width]
+    return out

@@ -25,12 +25,13 @@ class Stage:
     @property
     def version(self) -> int:
         """Raised when the same parameters would give another result; part of the artifact key."""
-        return import_module(f"e2e3d_stages.{self.name}.params").VERSION
+        return int(import_module(f"e2e3d_stages.{self.name}.params").VERSION)
 
     @property
     def params(self) -> type[StageParams]:
         """The stage's parameter model."""
-        return import_module(f"e2e3d_stages.{self.name}.params").Params
+        params: type[StageParams] = import_module(f"e2e3d_stages.{self.name}.params").Params
+        return params
 
     def validate(self, values: Mapping[str, Any]) -> StageParams:
         """Parameters checked against names, types and limits.

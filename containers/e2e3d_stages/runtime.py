@@ -33,6 +33,7 @@ from e2e3d_stages.contract import (
     Progress,
     Request,
     StageError,
+    StageName,
     StageParams,
     Usage,
     now,
@@ -243,7 +244,7 @@ def _run(store: ArtifactStore, request: Request) -> None:
     log.info("%s %s, attempt %d, %d threads", request.stage, request.key, request.attempt, thread_count())
     with tempfile.TemporaryDirectory(prefix=f"e2e3d-{request.stage}-") as name:
         folder = Path(name)
-        inputs = {stage: _fetch_input(store, request, stage, folder) for stage in request.inputs}
+        inputs: dict[str, InputArtifact] = {stage: _fetch_input(store, request, stage, folder) for stage in request.inputs}
         capture = fetch_capture(request.capture, folder / "capture") if request.capture else None
         job = Job(store=store, request=request, params=params, inputs=inputs, capture=capture, folder=folder)
         previous = signal.signal(signal.SIGTERM, lambda _signal, _frame: job.stop()) if _in_main_thread() else None
@@ -296,8 +297,8 @@ def _check(request: Request) -> StageParams:
     return stage.validate(request.params)
 
 
-def _fetch_input(store: ArtifactStore, request: Request, stage: str, folder: Path) -> InputArtifact:
-    wanted = request.inputs[stage]  # type: ignore[index]
+def _fetch_input(store: ArtifactStore, request: Request, stage: StageName, folder: Path) -> InputArtifact:
+    wanted = request.inputs[stage]
     manifest = store.manifest(stage, wanted.key, digest=wanted.digest)
     if manifest is None:
         raise Infrastructure(f"The artifact {stage} {wanted.key} is not in the store.", hint="Run that stage again.")

@@ -1,0 +1,146 @@
+"""A whole Airflow as `airflow standalone` starts it: scheduler, triggerer, DAG processor and API server."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.provider.conftest import Script, told_profiles
+
+
+class Airflow:
+    """A running Airflow, spoken to over REST."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._token = ""
+
+    def call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        """One request; JSON in, JSON out.
+
+        :raises urllib.error.HTTPError: as the server says.
+        """
+        if not self._token:
+            with urllib.request.urlopen(f"{self.url}/auth/token", timeout=30) as answer:
+                self._token = json.load(answer)["access_token"]
+        request = urllib.request.Request(
+            f"{self.url}/api/v2{path}",
+            method=method,
+            data=json.dumps(body).encode() if body is not None else None,
+            headers={"Authorization": f"Bearer {self._token}", "Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return json.load(answer)
+
+    def trigger(self, **conf: Any) -> str:
+        """Start a run of the reconstruct DAG; its id."""
+        run: dict[str, Any] = self.call("POST", "/dags/reconstruct/dagRuns", {"logical_date": None, "conf": conf})
+        return str(run["dag_run_id"])
+
+    def task(self, run: str, task: str) -> dict[str, Any]:
+        """One task instance."""
+        found: dict[str, Any] = self.call("GET", f"/dags/reconstruct/dagRuns/{run}/taskInstances/{task}")
+        return found
+
+    def state(self, run: str) -> str:
+        """How a run is."""
+        return str(self.call("GET", f"/dags/reconstruct/dagRuns/{run}")["state"])
+
+    def log(self, run: str, task: str, number: int) -> str:
+        """What a try of a task logged."""
+        path = f"/dags/reconstruct/dagRuns/{run}/taskInstances/{task}/logs/{number}?full_content=true"
+        return json.dumps(self.call("GET", path))
+
+
+def until(condition: Callable[[], object], seconds: float = 120) -> None:
+    """Wait for something that takes a while."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.5)
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a capture, for a profile whose stage programs do what the test says."""
+    folder = tmp_path_factory.mktemp("standalone")
+    (folder / "captures" / "statue").mkdir(parents=True)
+    (folder / "captures" / "statue" / "1.jpg").write_bytes(b"a photo")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def script(place: Path) -> Script:
+    """What the stage programs are told."""
+    return Script(place / "script")
+
+
+@pytest.fixture(scope="module")
+def airflow(place: Path, script: Script) -> Iterator[Airflow]:
+    """Airflow's own components, healthy, with the provider's DAGs."""
+    port, *others = (free_port() for _ in range(4))
+    home = place / "home"
+    home.mkdir()
+    told_profiles(place / "profiles.yaml", place / "captures", script)
+    url = f"http://127.0.0.1:{port}"
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+        "AIRFLOW_HOME": str(home),
+        "AIRFLOW__API__PORT": str(port),
+        "AIRFLOW__API__BASE_URL": url,
+        "AIRFLOW__API__WORKERS": "1",
+        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{url}/execution/",
+        "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
+        "AIRFLOW__CORE__PARALLELISM": "3",
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
+        "AIRFLOW__E2E3D__PROFILES_FILE": str(place / "profiles.yaml"),
+        "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(others[0]),
+        "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(others[1]),
+        "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_SERVER_PORT": str(others[2]),
+    }
+    with (place / "standalone.log").open("w") as log:
+        process = subprocess.Popen(
+            [Path(sys.executable).with_name("airflow"), "standalone"],
+            env=environment,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    running = Airflow(url)
+    try:
+        until(lambda: _ready(running), 240)
+        yield running
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def _ready(running: Airflow) -> bool:
+    try:
+        return bool(running.call("GET", "/dags/reconstruct")["dag_id"])
+    except (OSError, urllib.error.URLError, ValueError):
+        return False

@@ -1,0 +1,91 @@
+"""The scheduler's side of the promises: dead workers, people who stop tasks, and what REST refuses."""
+
+from __future__ import annotations
+
+import signal
+import time
+import urllib.error
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.end_to_end.conftest import Airflow, until
+from tests.provider.conftest import Script
+
+pytestmark = pytest.mark.slow
+
+
+def task_process(stage: str) -> psutil.Process:
+    """Airflow's process that waits for a stage: the parent of the stage program."""
+    for process in psutil.process_iter():
+        try:
+            if f"/artifacts/{stage}/" in " ".join(process.cmdline()):
+                parent = process.parent()
+                assert parent is not None
+                return parent
+        except psutil.Error:
+            continue
+    raise AssertionError(f"no {stage} program runs")
+
+
+def test_a_run_with_only_the_capture_given_ends_well(airflow: Airflow, place: Path, script: Script) -> None:
+    run = airflow.trigger(capture=str(place / "captures" / "statue"))
+    until(lambda: airflow.state(run) in ("success", "failed"))
+    assert airflow.state(run) == "success"
+    assert (place / "store" / "scenes" / "statue" / "latest.json").exists()
+
+
+def test_a_job_outlives_its_killed_worker_and_the_next_try_takes_it_over(
+    airflow: Airflow, place: Path, script: Script
+) -> None:
+    script.forget()
+    script["train"] = ["wait"]
+    run = airflow.trigger(capture=str(place / "captures" / "statue"), train_iterations=1001)
+    until(lambda: "train" in script.calls)
+    task_process("train").send_signal(signal.SIGKILL)
+    until(lambda: airflow.task(run, "train")["try_number"] == 2 and airflow.task(run, "train")["state"] == "running")
+    (script.folder / "go on").touch()
+    until(lambda: airflow.state(run) in ("success", "failed"))
+    assert airflow.state(run) == "success"
+    assert script.calls.count("train") == 1
+    assert "Reattached to attempt 1" in airflow.log(run, "train", 2)
+
+
+def test_a_person_who_fails_a_task_ends_its_job_and_the_task_is_no_success(
+    airflow: Airflow, place: Path, script: Script
+) -> None:
+    script.forget()
+    (script.folder / "go on").unlink(missing_ok=True)
+    script["train"] = ["wait"]
+    run = airflow.trigger(capture=str(place / "captures" / "statue"), train_iterations=1002)
+    until(lambda: "train" in script.calls)
+    worker = task_process("train")
+    airflow.call("PATCH", f"/dags/reconstruct/dagRuns/{run}/taskInstances/train", {"new_state": "failed"})
+    until(lambda: (script.folder / "stopped").exists(), 60)
+    until(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE, 30)
+    time.sleep(1)
+    assert airflow.task(run, "train")["state"] == "failed"
+    assert airflow.state(run) == "failed"
+
+
+def test_rest_refuses_a_wrong_value_at_the_trigger(airflow: Airflow) -> None:
+    for conf in ({}, {"capture": "/x", "train_iterations": -1}, {"capture": "/x", "scene": "No Slug"}):
+        with pytest.raises(urllib.error.HTTPError) as refusal:
+            airflow.trigger(**conf)
+        assert refusal.value.code == 400
+
+
+def test_the_form_asks_for_the_capture_only_and_explains_every_field(airflow: Airflow) -> None:
+    params = airflow.call("GET", "/dags/reconstruct/details")["params"]
+    required = [name for name, param in params.items() if param["value"] is None and "null" not in _types(param)]
+    assert required == ["capture"]
+    assert all(param["schema"].get("title") and param["description"] for param in params.values())
+
+
+def _types(param: dict[str, dict[str, object]]) -> object:
+    return param["schema"]["type"]
+
+
+def test_no_dag_has_an_import_error(airflow: Airflow) -> None:
+    assert airflow.call("GET", "/importErrors")["total_entries"] == 0

@@ -1,0 +1,90 @@
+"""Stands in for `python -m e2e3d_stages`: the real runtime around stage programs that do what a test says.
+
+What to do is read from `$E2E3D_TEST_SCRIPT/<stage>.json`: a list with one word an attempt, the last word repeated.
+Each call adds a line to `$E2E3D_TEST_SCRIPT/calls`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+import types
+from pathlib import Path
+from typing import Any
+
+from e2e3d_stages import runtime
+from e2e3d_stages.contract import Infrastructure, OutOfMemory, UnreadableCapture
+from e2e3d_stages.presets import STAGES
+
+SCRIPT = Path(os.environ["E2E3D_TEST_SCRIPT"])
+PHOTOS = [{"name": f"{n}.jpg", "supported": n < 2, "reason": "no overlap" if n > 1 else None} for n in range(10)]
+
+
+def script_word(stage: str) -> str:
+    """What this call is to do."""
+    with (SCRIPT / "calls").open("a") as calls:
+        calls.write(stage + "\n")
+    file = SCRIPT / f"{stage}.json"
+    words: list[str] = json.loads(file.read_text()) if file.exists() else ["succeed"]
+    number = (SCRIPT / "calls").read_text().splitlines().count(stage)
+    return words[min(number, len(words)) - 1]
+
+
+def metrics(stage: str, word: str, job: runtime.Job) -> dict[str, Any]:
+    """Numbers that the later stages and the gate read."""
+    if stage == "sfm":
+        placed = 2 if word == "poor" else 10
+        (job.output / "photos.json").write_text(json.dumps(PHOTOS))
+        return {
+            "photos_given": 10,
+            "photos_supported": placed,
+            "photos_registered": placed,
+            "points_per_photo_median": 500,
+        }
+    return {"word": word, "params": job.params.model_dump(mode="json")}
+
+
+def program(stage: str, job: runtime.Job) -> dict[str, Any]:
+    """One stage's program."""
+    word = script_word(stage)
+    resumed = job.latest_checkpoint()
+    print(f"{stage} does {word}, from step {resumed[0] if resumed else 0}", flush=True)
+    if word == "unreadable":
+        raise UnreadableCapture("There are only 2 photos.", hint="Take at least 3.")
+    if word == "out of memory":
+        raise OutOfMemory("The GPU's memory ran out.")
+    if word == "infrastructure":
+        raise Infrastructure("The bucket did not answer.")
+    if word == "crash":
+        raise ZeroDivisionError("division by zero")
+    if word == "die":
+        with job.checkpoint(120) as folder:
+            (folder / "state").write_text("x")
+        os.kill(os.getpid(), signal.SIGKILL)
+    if word == "wait":
+        for second in range(600):
+            job.progress(second, 600, "seconds")
+            if job.stopping:
+                (SCRIPT / "stopped").touch()
+            job.check_stop()
+            if (SCRIPT / "go on").exists():
+                break
+            time.sleep(0.1)
+    (job.output / "file").write_text(stage)
+    return {**metrics(stage, word, job), "resumed_from": resumed[0] if resumed else 0}
+
+
+def main() -> int:
+    """Behave as `python -m e2e3d_stages run URI`."""
+    for stage in STAGES:
+        module = types.ModuleType(f"e2e3d_stages.{stage}.stage")
+        module.run = lambda job, stage=stage: program(stage, job)  # type: ignore[attr-defined]
+        sys.modules[module.__name__] = module
+    return runtime.run(sys.argv[-1])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

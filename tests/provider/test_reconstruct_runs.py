@@ -1,0 +1,168 @@
+"""The DAG's promises, with stage programs that do what the test says: reuse, retries, gates, refusals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from e2e3d_stages.contract import Manifest, Reference
+from e2e3d_stages.store import ArtifactStore
+from tests.airflow_runs import Outcome
+from tests.provider.conftest import Script
+
+Run = Callable[..., Outcome]
+ALL = ["ingest", "sfm", "train", "compress", "evaluate", "publish"]
+
+
+def manifest_of(outcome: Outcome, stage: str) -> Manifest:
+    reference = Reference.model_validate(outcome.results[stage])
+    found = ArtifactStore.open(reference.uri.partition("/artifacts/")[0]).manifest(
+        stage, reference.key, digest=reference.digest
+    )
+    assert found is not None
+    return found
+
+
+def test_the_same_again_reuses_every_stage_and_says_so(run: Run, script: Script, tmp_path: Path) -> None:
+    first = run()
+    assert first.state == "success"
+    assert script.calls == ALL
+    assert first.reused == []
+    script.forget()
+    second = run()
+    assert second.state == "success"
+    assert script.calls == []
+    assert sorted(second.reused) == sorted(ALL)
+    assert second.log.count("Reused: made before by reconstruct/") == 6
+    runs = [folder.name for folder in (tmp_path / "store" / "scenes" / "statue").iterdir() if folder.is_dir()]
+    assert len(runs) == 2
+
+
+def test_another_training_parameter_reuses_ingest_and_sfm(run: Run, script: Script) -> None:
+    run()
+    script.forget()
+    outcome = run(train_iterations=123)
+    assert script.calls == ALL[2:]
+    assert sorted(outcome.reused) == ["ingest", "sfm"]
+    assert manifest_of(outcome, "train").params["iterations"] == 123
+
+
+def test_force_makes_a_stage_and_what_follows_anew_and_keeps_the_older(run: Run, script: Script) -> None:
+    first = run()
+    script.forget()
+    forced = run(force=["train"])
+    assert script.calls == ALL[2:]
+    assert forced.results["train"]["key"] != first.results["train"]["key"]
+    assert manifest_of(first, "train")
+    script.forget()
+    assert run().results["train"]["key"] == forced.results["train"]["key"]
+    assert script.calls == []
+
+
+def test_other_photos_under_the_same_name_are_another_scene(run: Run, script: Script, captures: Path) -> None:
+    run()
+    script.forget()
+    (captures / "statue" / "1.jpg").write_bytes(b"another")
+    run()
+    assert script.calls == ALL
+
+
+def test_a_killed_program_is_tried_again_from_its_checkpoint(run: Run, script: Script) -> None:
+    script["train"] = ["die", "succeed"]
+    outcome = run()
+    assert outcome.state == "success"
+    assert outcome.tries["train"] == 2
+    assert "train does succeed, from step 120" in outcome.log
+    assert manifest_of(outcome, "train").metrics["resumed_from"] == 120
+
+
+def test_after_out_of_memory_the_retry_asks_for_less_and_says_so(run: Run, script: Script) -> None:
+    script["train"] = ["out of memory", "succeed"]
+    outcome = run()
+    assert outcome.state == "success"
+    small = manifest_of(outcome, "train")
+    script["train"] = ["succeed"]
+    asked = manifest_of(run(), "train")
+    assert small.degraded_from == asked.key
+    assert small.params["max_gaussians"] < asked.params["max_gaussians"]
+
+
+@pytest.mark.parametrize("word", ["crash", "infrastructure"])
+def test_a_passing_failure_is_tried_three_times(run: Run, script: Script, word: str) -> None:
+    script["sfm"] = [word]
+    outcome = run()
+    assert outcome.state == "failed"
+    assert script.calls == ["ingest", "sfm", "sfm", "sfm"]
+    assert outcome.states["train"] == "upstream_failed"
+
+
+def test_an_unreadable_capture_is_never_tried_again_and_says_what_to_do(run: Run, script: Script) -> None:
+    script["ingest"] = ["unreadable"]
+    outcome = run()
+    assert outcome.state == "failed"
+    assert script.calls == ["ingest"]
+    assert "There are only 2 photos. Take at least 3." in outcome.log
+
+
+def test_a_poor_sfm_result_ends_the_run_before_training_and_names_the_photos(run: Run, script: Script) -> None:
+    script["sfm"] = ["poor"]
+    outcome = run()
+    assert outcome.state == "failed"
+    assert script.calls == ["ingest", "sfm"]
+    assert outcome.tries["sfm"] == 1
+    assert "only 2 of 10 photos could be placed" in outcome.log
+    assert "7.jpg: no overlap" in outcome.log
+    script.forget()
+    lenient = run(min_registered_share=0.1, min_photos=2)
+    assert lenient.state == "success"
+    assert "sfm" in lenient.reused
+
+
+@pytest.mark.parametrize(
+    ("conf", "words"),
+    [
+        ({"train_iteration": 5}, "no parameter 'train_iteration'"),
+        ({"profile": "cloud"}, "cloud"),
+        ({"preset": "ultra"}, "ultra"),
+        ({"scene": "../../etc"}, "etc"),
+        ({"capture": "/etc"}, "outside the places"),
+        ({"capture": "captures/statue"}, "no place a capture can be"),
+        ({"capture": "s3://elsewhere/statue"}, "outside the places"),
+        ({"train_iterations": -1}, "-1"),
+        ({"force": ["bake"]}, "bake"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_is_read(
+    run: Run, script: Script, conf: dict[str, object], words: str
+) -> None:
+    try:
+        outcome = run(**conf)
+        assert outcome.state == "failed"
+        told, tries = outcome.log, outcome.tries["plan"]
+    except Exception as refusal:  # a Param's schema refuses at the trigger already
+        told, tries = str(refusal), 1
+    assert words in told
+    assert tries == 1
+    assert script.calls == []
+
+
+def test_a_path_that_climbs_out_of_its_root_is_refused(run: Run, script: Script, captures: Path) -> None:
+    (captures / "link").symlink_to("/etc")
+    for capture in (captures / ".." / "script", captures / "link"):
+        assert run(capture=str(capture)).state == "failed"
+    assert script.calls == []
+
+
+def test_a_capture_that_is_not_there_is_told_without_a_retry(run: Run, script: Script, captures: Path) -> None:
+    outcome = run(capture=str(captures / "nowhere"))
+    assert outcome.state == "failed"
+    assert outcome.tries["ingest"] == 1
+    assert "There is no capture at" in outcome.log
+    assert script.calls == []
+
+
+def test_what_the_tasks_hand_on_is_small(run: Run) -> None:
+    for stage, result in run().results.items():
+        assert len(str(result)) < 4000, stage

@@ -1,0 +1,136 @@
+"""Waiting for a job: with a worker and in the triggerer, and what happens when somebody stops it."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from airflow_provider_e2e3d import profiles as profiles_module
+from airflow_provider_e2e3d.attempt import Attempt, AttemptState
+from airflow_provider_e2e3d.backends.base import JobSpec
+from airflow_provider_e2e3d.backends.local import LocalBackend
+from airflow_provider_e2e3d.profiles import profile_named
+from airflow_provider_e2e3d.triggers.job import JobTrigger
+from e2e3d_stages.contract import FailureCode, Request, now
+from e2e3d_stages.presets import STAGES
+from e2e3d_stages.store import ArtifactStore
+from tests.airflow_runs import Outcome
+from tests.provider.conftest import Script
+
+KEY = "0123456789abcdef" * 2
+
+
+class DeferrableLocalBackend(LocalBackend):
+    """The local backend as if a triggerer could see its processes; here it can."""
+
+    deferrable = True
+
+
+@pytest.fixture
+def attempt(airflow_home: Path, profiles: Path) -> Iterator[Attempt]:
+    """A job of ingest that was just submitted."""
+    profile = profile_named("local")
+    store = ArtifactStore.open(profile.store)
+    claim = store.claim("ingest", KEY, "test", stale_after=dt.timedelta(minutes=1))
+    assert claim is not None
+    params = STAGES["ingest"].resolve("draft", {}).model_dump(mode="json")
+    store.write_request(
+        Request(stage="ingest", stage_version=STAGES["ingest"].version, key=KEY, attempt=1, params=params)
+    )
+    backend = profile.backend("ingest")
+    handle = backend.submit(JobSpec(f"ingest-{KEY}-1", store.request_uri("ingest", KEY, 1)))
+    made = Attempt(store, backend, AttemptState(profile="local", stage="ingest", key=KEY, claim=claim, handle=handle))
+    yield made
+    made.cancel()
+
+
+def events(trigger: JobTrigger, *, kill_after: float | None = None) -> dict[str, Any]:
+    """What the trigger yields."""
+
+    async def first() -> dict[str, Any]:
+        if kill_after is not None:
+            await asyncio.sleep(kill_after)
+            await trigger.on_kill()
+        async for event in trigger.run():
+            return dict(event.payload)
+        raise AssertionError("no event")
+
+    return asyncio.run(asyncio.wait_for(first(), 60))
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Wait a little for something."""
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_the_trigger_passes_the_log_on_and_tells_how_the_job_ended(attempt: Attempt, script: Script) -> None:
+    event = events(JobTrigger(attempt.serialize(), poll_seconds=0.1))
+    assert event["exit_code"] == 0
+    assert attempt.store.manifest("ingest", KEY) is not None
+
+
+def test_the_trigger_survives_its_triggerer(attempt: Attempt) -> None:
+    path, values = JobTrigger(attempt.serialize(), "2030-01-01T00:00:00+00:00", 0.1).serialize()
+    assert path == f"{JobTrigger.__module__}.{JobTrigger.__name__}"
+    again = JobTrigger(**values)
+    assert again.serialize() == (path, values)
+    assert "exit_code" in events(again)
+
+
+def test_a_person_who_stops_a_deferred_task_stops_its_job(attempt: Attempt, script: Script) -> None:
+    script["ingest"] = ["wait"]
+    until(lambda: script.calls)
+    event = events(JobTrigger(attempt.serialize(), poll_seconds=0.1), kill_after=0.2)
+    assert event["exit_code"] == FailureCode.INTERRUPTED.exit_code
+    assert (script.folder / "stopped").exists()
+
+
+def test_a_deadline_cancels_the_job_and_says_so(attempt: Attempt, script: Script) -> None:
+    script["ingest"] = ["wait"]
+    until(lambda: script.calls)
+    event = events(JobTrigger(attempt.serialize(), now().isoformat(), poll_seconds=0.1))
+    assert event["timed_out"]
+    until(lambda: (script.folder / "stopped").exists())
+
+
+def test_a_job_is_found_again_without_its_handle_until_it_ends(attempt: Attempt, script: Script) -> None:
+    script["ingest"] = ["wait"]
+    until(lambda: script.calls)
+    job = JobSpec(f"ingest-{KEY}-1", attempt.store.request_uri("ingest", KEY, 1))
+    found = attempt.backend.find(job)
+    assert found is not None
+    assert found["pid"] == attempt.state.handle["pid"]
+    (script.folder / "go on").touch()
+    until(lambda: not attempt.backend.poll(found).running)
+    assert attempt.backend.find(job) is None
+
+
+def test_a_deferred_run_ends_as_a_waiting_one_does(
+    run: Callable[..., Outcome], script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(profiles_module.BACKENDS, "local", (__name__, "DeferrableLocalBackend"))
+    monkeypatch.setenv("AIRFLOW__OPERATORS__DEFAULT_DEFERRABLE", "True")
+    script["train"] = ["die", "succeed"]
+    outcome = run()
+    assert outcome.state == "success"
+    assert script.calls == ["ingest", "sfm", "train", "train", "compress", "evaluate", "publish"]
+    assert outcome.log.count("deferr") >= 6 or outcome.log.count("DEFER") >= 6
+
+
+def test_no_secret_reaches_a_request_a_handle_or_a_log(attempt: Attempt) -> None:
+    job = JobSpec("name", "uri", {"AWS_SECRET_ACCESS_KEY": "hush"})
+    assert "hush" not in repr(job)
+    until(lambda: not attempt.backend.poll(attempt.state.handle).running)
+    attempt.backend.submit(JobSpec(f"ingest-{KEY}-1", attempt.store.request_uri("ingest", KEY, 1), job.environment))
+    written = [entry.path for entry in attempt.store.storage.list()]
+    assert not any(b"hush" in attempt.store.storage.read(path) for path in written)
+    assert "hush" not in str(attempt.serialize())
