@@ -15,6 +15,9 @@ from e2e3d_stages.train.rasterizer import Render
 if TYPE_CHECKING:
     from e2e3d_stages.train.rasterizer import Camera
 
+# OpenMP's waiting threads spin and take the cores from whoever works; this layer's sleep.
+numba.config.THREADING_LAYER = "workqueue"  # type: ignore[attr-defined]
+
 
 def render(
     means: Tensor,
@@ -28,7 +31,7 @@ def render(
 ) -> Render:
     """See `rasterizer.render`."""
     screen_gradient = torch.zeros(len(means))
-    image, alpha, depth = _Rasterize.apply(
+    image, alpha, depth = _Rasterize.apply(  # type: ignore[no-untyped-call]
         means, quats, scales, opacities, sh, camera, sh_degree, background, screen_gradient
     )
     return Render(image=image, alpha=alpha, visible=depth > 0, screen_gradient=lambda: screen_gradient)
@@ -73,15 +76,13 @@ class _Rasterize(torch.autograd.Function):
         moments = np.empty((threads, len(depth), kernels.MOMENTS), np.float32)
         kernels.draw_backward(screen, start, index, drawn, image, d_image.contiguous().numpy(), moments)
         gradients = tuple(np.zeros_like(array) for array in gaussians)
-        kernels.project_backward(
-            *gaussians, *lens, screen, depth, moments, *gradients, screen_gradient.numpy()
-        )
+        kernels.project_backward(*gaussians, *lens, screen, depth, moments, *gradients, screen_gradient.numpy())
         return (*(torch.from_numpy(gradient) for gradient in gradients), None, None, None, None)
 
 
 def photometric_loss(image: Tensor, photo: Tensor, ssim_weight: float) -> Tensor:
     """See `loss.photometric_loss`."""
-    loss: Tensor = _PhotometricLoss.apply(image, photo, ssim_weight)
+    loss: Tensor = _PhotometricLoss.apply(image, photo, ssim_weight)  # type: ignore[no-untyped-call]
     return loss
 
 

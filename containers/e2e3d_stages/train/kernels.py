@@ -12,9 +12,13 @@ Formulas: Zwicker et al. 2002 (EWA splatting) and Kerbl et al. 2023 (3D Gaussian
 are those of gsplat's "classic" mode and of the web viewers.
 """
 
+# Types are what numba infers.
+# mypy: disable-error-code="no-untyped-def"
+
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numba import njit, prange
@@ -51,9 +55,9 @@ _C3 = (
     -0.5900435899266435,
 )
 
-_compiled = njit(cache=True, fastmath=True, error_model="numpy")
-_inlined = njit(cache=True, fastmath=True, error_model="numpy", forceinline=True)
-_parallel = njit(cache=True, fastmath=True, error_model="numpy", parallel=True)
+_compiled: Any = njit(cache=True, fastmath=True, error_model="numpy")
+_inlined: Any = njit(cache=True, fastmath=True, error_model="numpy", forceinline=True)
+_parallel: Any = njit(cache=True, fastmath=True, error_model="numpy", parallel=True)
 
 
 @_inlined
@@ -258,19 +262,24 @@ def project_backward(
         dx, dy, dz = m[0] - eye[0], m[1] - eye[1], m[2] - eye[2]
         length = math.sqrt(dx * dx + dy * dy + dz * dz)
         dx, dy, dz = dx / length, dy / length, dz / length
-        basis = np.empty(16)
-        weight = np.zeros(16)
-        _sh_basis(degree, dx, dy, dz, basis)
-        for ch in range(3):
-            if s[6 + ch] > 0:
-                for k in range((degree + 1) * (degree + 1)):
-                    d_sh[i, k, ch] = g[6 + ch] * basis[k]
-                    weight[k] += g[6 + ch] * sh[i, k, ch]
-        gx, gy, gz = _sh_slope(degree, dx, dy, dz, weight)
+        gx, gy, gz = _colour_backward(degree, dx, dy, dz, s[6:9], g[6:9], sh[i], d_sh[i])
         along = gx * dx + gy * dy + gz * dz
         d_means[i, 0] = pose[0, 0] * d_x + pose[1, 0] * d_y + pose[2, 0] * d_z + (gx - along * dx) / length
         d_means[i, 1] = pose[0, 1] * d_x + pose[1, 1] * d_y + pose[2, 1] * d_z + (gy - along * dy) / length
         d_means[i, 2] = pose[0, 2] * d_x + pose[1, 2] * d_y + pose[2, 2] * d_z + (gz - along * dz) / length
+
+
+@_compiled
+def _colour_backward(degree, x, y, z, colour, d_colour, sh, d_sh):
+    """Fill the gradient of spherical harmonics; returns that of the unit direction."""
+    basis, weight = np.empty(16), np.zeros(16)
+    _sh_basis(degree, x, y, z, basis)
+    for c in range(3):
+        if colour[c] > 0:  # darker than black was cut off
+            for k in range((degree + 1) * (degree + 1)):
+                d_sh[k, c] = d_colour[c] * basis[k]
+                weight[k] += d_colour[c] * sh[k, c]
+    return _sh_slope(degree, x, y, z, weight)
 
 
 @_compiled

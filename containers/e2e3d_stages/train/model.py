@@ -11,7 +11,7 @@ from torch import Tensor
 from e2e3d_stages.gaussians import Gaussians
 from e2e3d_stages.train.rasterizer import Camera, Render, render
 
-# Kerbl et al. 2023, except that short trainings gain from faster colours and shapes.
+# Kerbl et al. 2023, except that all rates fall.
 _LEARNING_RATES = {
     "means": 1.6e-4,  # times the scene's extent
     "scales": 5e-3,
@@ -48,9 +48,7 @@ class Model:
         t = self.tensors
         sh = torch.cat([t["sh_dc"], t["sh_rest"]], 1)
         scales, opacities = t["scales"].exp(), t["opacities"].sigmoid()
-        return render(
-            t["means"], t["quats"], scales, opacities, sh, camera, sh_degree=sh_degree, background=background
-        )
+        return render(t["means"], t["quats"], scales, opacities, sh, camera, sh_degree=sh_degree, background=background)
 
     def step(self, share: float) -> None:
         """One step of the optimiser.

@@ -15,6 +15,7 @@ from e2e3d_stages.gaussians import Gaussians
 DILATION = 0.3  # px², added to every 2D covariance, so that nothing is thinner than a pixel; web viewers do the same
 NEAR = 0.2  # what is nearer to the camera is not drawn, in the scene's unit
 
+
 @dataclass(frozen=True)
 class Camera:
     """A pinhole camera; pixel (0, 0) has its centre at (0.5, 0.5), as in COLMAP.

@@ -34,13 +34,14 @@ def load_photo(path: Path, width: int, height: int) -> NDArray[np.uint8]:
 def split_heldout(views: list[dict[str, Any]], holdout: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Training and held-out views.
 
-    Held out is every view whose place in ingest's sorted list is a multiple of `holdout`, so that the choice depends
-    on the capture alone; nothing is held out of fewer than 8 views.
+    Of each `holdout` places in ingest's sorted list the middle one is held out (4, 12, 20, ... of every 8), so the
+    choice depends on the capture alone, and never falls on the first photo of a walk, part of which nothing else
+    shows. Nothing is held out of fewer than 8 views.
     """
     if holdout == 0 or len(views) < FEWEST_FOR_HOLDOUT:
         return views, []
-    heldout = [view for view in views if view["order"] % holdout == 0]
-    return [view for view in views if view["order"] % holdout], heldout
+    heldout = [view for view in views if view["order"] % holdout == holdout // 2]
+    return [view for view in views if view not in heldout], heldout
 
 
 @dataclass(frozen=True)

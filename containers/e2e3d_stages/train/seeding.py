@@ -53,10 +53,12 @@ def _spacing(xyz: NDArray[np.float32]) -> NDArray[np.float32]:
     points = torch.from_numpy(xyz)
     chunk = max(1, 20_000_000 // len(points))
     nearest = [
-        torch.cdist(part, points).topk(min(4, len(points)), largest=False).values[:, 1:] for part in points.split(chunk)
+        torch.cdist(part, points).topk(min(4, len(points)), largest=False).values[:, 1:]
+        for part in torch.split(points, chunk)
     ]
-    spacing: NDArray[np.float32] = torch.cat(nearest).square().mean(1).sqrt().numpy()
-    return np.minimum(spacing, 10 * np.median(spacing))
+    spacing = torch.cat(nearest).square().mean(1).sqrt()
+    lonely: NDArray[np.float32] = spacing.clamp(max=10 * float(spacing.median())).numpy()
+    return lonely
 
 
 def _cover(views: list[View], points: Points) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
@@ -118,4 +120,5 @@ def _empty_cells(view: View, cell: float, pixels: NDArray[np.float32]) -> NDArra
             covered[row + down, column + right] = True
     row, column = np.nonzero(~covered[1:-1, 1:-1])
     centre = (np.stack([column, row], 1) + 0.5) * cell
-    return np.minimum(centre, (view.camera.width - 1, view.camera.height - 1)).astype(np.float32)
+    inside: NDArray[np.float32] = np.minimum(centre, (view.camera.width - 1, view.camera.height - 1)).astype(np.float32)
+    return inside

@@ -4,20 +4,29 @@ Rows are taken flat, 3 W values of interleaved colours, so that both passes of t
 lanes. Beyond the picture everything counts as 0, as in the original 3D Gaussian splatting.
 """
 
+# Types are what numba infers.
+# mypy: disable-error-code="no-untyped-def"
+
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 from numba import njit, prange
+from numpy.typing import NDArray
 
 from e2e3d_stages.metrics import SSIM_C1, SSIM_C2, SSIM_TAPS, ssim_window
 
+Plane = NDArray[np.float32]
+
 _WINDOW = ssim_window()
 _HALF = SSIM_TAPS // 2
+_PAD = 3 * _HALF
 _C1, _C2 = np.float32(SSIM_C1), np.float32(SSIM_C2)
 _TWO = np.float32(2)
 
-_compiled = njit(cache=True, fastmath=True, error_model="numpy")
-_parallel = njit(cache=True, fastmath=True, error_model="numpy", parallel=True)
+_compiled: Any = njit(cache=True, fastmath=True, error_model="numpy")
+_parallel: Any = njit(cache=True, fastmath=True, error_model="numpy", parallel=True)
 
 
 @_compiled
@@ -43,28 +52,31 @@ def _across(plane, y, out):
 
 
 @_parallel
-def loss_and_gradient(image, photo, ssim_weight, threads, gradient):
-    """`(1 - w)` times the mean absolute difference plus `w` times (1 - SSIM); fills `gradient`.
-
-    :param image, photo, gradient: (H, 3 W) float32.
-    """
+def _moments(image, photo, threads, blurred):
+    """Window over both pictures, their squares and their product: (5, H, 3 W)."""
     height, width = image.shape
-    pad = 3 * _HALF
-    blurred = np.empty((5, height, width), np.float32)
     for thread in prange(threads):
-        line = np.zeros((5, width + 2 * pad), np.float32)
+        line = np.zeros((5, width + 2 * _PAD), np.float32)
         for y in range(height * thread // threads, height * (thread + 1) // threads):
             for i in range(width):
                 a, b = image[y, i], photo[y, i]
-                line[0, pad + i], line[1, pad + i] = a, b
-                line[2, pad + i], line[3, pad + i], line[4, pad + i] = a * a, b * b, a * b
+                line[0, _PAD + i], line[1, _PAD + i] = a, b
+                line[2, _PAD + i], line[3, _PAD + i], line[4, _PAD + i] = a * a, b * b, a * b
             for k in range(5):
                 _along(line[k], blurred[k, y])
-    slope = np.empty((3, height, width), np.float32)
-    totals = np.zeros((threads, 2), np.float64)
+
+
+@_parallel
+def _similarity(blurred, threads, slope):
+    """Sum of the SSIM of all values; `slope` (3, H, 3 W) gets its derivative by the first, third and fifth moment.
+
+    `slope` has the window's backward pass along the rows in it already.
+    """
+    _, height, width = blurred.shape
+    totals = np.zeros(threads, np.float64)
     for thread in prange(threads):
         at = np.empty((5, width), np.float32)
-        line = np.zeros((3, width + 2 * pad), np.float32)
+        line = np.zeros((3, width + 2 * _PAD), np.float32)
         for y in range(height * thread // threads, height * (thread + 1) // threads):
             for k in range(5):
                 _across(blurred[k], y, at[k])
@@ -76,14 +88,20 @@ def loss_and_gradient(image, photo, ssim_weight, threads, gradient):
                 scale = np.float32(1) / (b1 * b2)
                 ssim = a1 * a2 * scale
                 total += ssim
-                line[0, pad + i] = _TWO * (b * (a2 - a1) * scale + ssim * a * (b1 - b2) * scale)
-                line[1, pad + i] = -ssim / b2
-                line[2, pad + i] = _TWO * a1 * scale
-            totals[thread, 0] += total
+                line[0, _PAD + i] = _TWO * scale * (b * (a2 - a1) + ssim * a * (b1 - b2))
+                line[1, _PAD + i] = -ssim / b2
+                line[2, _PAD + i] = _TWO * a1 * scale
+            totals[thread] += total
             for k in range(3):
                 _along(line[k], slope[k, y])
-    count = np.float32(height * width)
-    l1, dssim = np.float32(1 - ssim_weight) / count, np.float32(ssim_weight) / count
+    return totals.sum()
+
+
+@_parallel
+def _gradient(image, photo, slope, l1_weight, ssim_weight, threads, gradient):
+    """Sum of the absolute differences; fills `gradient` with that of the whole loss."""
+    height, width = image.shape
+    totals = np.zeros(threads, np.float64)
     for thread in prange(threads):
         at = np.empty((3, width), np.float32)
         for y in range(height * thread // threads, height * (thread + 1) // threads):
@@ -93,7 +111,21 @@ def loss_and_gradient(image, photo, ssim_weight, threads, gradient):
             for i in range(width):
                 a, b = image[y, i], photo[y, i]
                 total += abs(a - b)
-                sign = l1 if a > b else -l1
-                gradient[y, i] = sign - dssim * (at[0, i] + _TWO * a * at[1, i] + b * at[2, i])
-            totals[thread, 1] += total
-    return (1 - ssim_weight) * totals[:, 1].sum() / count + ssim_weight * (1 - totals[:, 0].sum() / count)
+                sign = l1_weight if a > b else -l1_weight
+                gradient[y, i] = sign - ssim_weight * (at[0, i] + _TWO * a * at[1, i] + b * at[2, i])
+            totals[thread] += total
+    return totals.sum()
+
+
+def loss_and_gradient(image: Plane, photo: Plane, ssim_weight: float, threads: int, gradient: Plane) -> float:
+    """`(1 - w)` times the mean absolute difference plus `w` times (1 - SSIM); fills `gradient`.
+
+    :param image, photo, gradient: (H, 3 W).
+    """
+    blurred = np.empty((5, *image.shape), np.float32)
+    slope = np.empty((3, *image.shape), np.float32)
+    _moments(image, photo, threads, blurred)
+    similarity = _similarity(blurred, threads, slope) / image.size
+    l1, dssim = np.float32((1 - ssim_weight) / image.size), np.float32(ssim_weight / image.size)
+    difference = _gradient(image, photo, slope, l1, dssim, threads, gradient) / image.size
+    return float((1 - ssim_weight) * difference + ssim_weight * (1 - similarity))

@@ -53,7 +53,7 @@ def use_threads(threads: int) -> None:
     if not torch.cuda.is_available():
         import numba
 
-        numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+        numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
 
 
 class Trainer:
@@ -117,7 +117,7 @@ class Trainer:
         degree = min(params.sh_degree, int(share / SH_SHARE))
         result = self.model.render(camera, degree, self.background)
         loss = photometric_loss(result.image, photo, params.ssim_weight)
-        (loss + params.opacity_weight * self.model.tensors["opacities"].sigmoid().mean()).backward()
+        (loss + params.opacity_weight * self.model.tensors["opacities"].sigmoid().mean()).backward()  # type: ignore[no-untyped-call]
         self.model.observe(result, camera.width * camera.height)
         self.model.step(share)
         self.psnr[view] = -10 * np.log10(float((result.image.detach() - photo).square().mean()) + 1e-10)

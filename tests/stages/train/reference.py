@@ -1,4 +1,4 @@
-"""The rasteriser in plain torch, tile by tile: slow, short, and differentiated by autograd. What the kernels must equal.
+"""The rasteriser in plain torch, tile by tile, differentiated by autograd: slow, short, what the kernels must equal.
 
 Formulas: Kerbl et al. 2023, Zwicker et al. 2002; thresholds as in `e2e3d_stages.train.kernels`.
 """
@@ -72,7 +72,8 @@ def render(
     conic = torch.linalg.inv(covariance)
     centre = torch.stack([fx * x / z + cx, fy * y / z + cy], -1)
     direction = torch.nn.functional.normalize(means[keep] - eye, dim=-1)
-    colour = (torch.einsum("nk,nkc->nc", harmonics(sh_degree, direction), sh[keep, : (sh_degree + 1) ** 2]) + 0.5).relu()
+    basis = harmonics(sh_degree, direction)
+    colour = (torch.einsum("nk,nkc->nc", basis, sh[keep, : basis.shape[1]]) + 0.5).relu()
     reach = (2 * torch.log(255 * opacities)[:, None] * covariance.diagonal(dim1=1, dim2=2)).sqrt().detach()
     rows = []
     for y0 in range(0, camera.height, TILE):

@@ -1,0 +1,34 @@
+"""Scenes and jobs for the tests of the train stage."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from synthetic import FakeJob, write_sfm
+
+
+@pytest.fixture(scope="session")
+def sfm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An `sfm` artifact of 9 small photos."""
+    return write_sfm(tmp_path_factory.mktemp("sfm") / "files")
+
+
+@pytest.fixture
+def make_job(sfm: Path, tmp_path: Path) -> Callable[..., FakeJob]:
+    """A job on the small scene with some parameters changed; every call shares the checkpoints."""
+    return lambda **params: FakeJob(params.pop("sfm", sfm), tmp_path, **params)
+
+
+@pytest.fixture
+def cuda() -> torch.device:
+    """A GPU, or a visible skip."""
+    if not torch.cuda.is_available():
+        pytest.skip("this machine has no CUDA GPU")
+    return torch.device("cuda")

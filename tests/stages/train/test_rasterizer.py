@@ -1,0 +1,154 @@
+"""The rasteriser and the loss equal plain torch, forward and backward."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import reference
+import torch
+from synthetic import random_camera, random_gaussians
+from torch import Tensor
+
+from e2e3d_stages import metrics
+from e2e3d_stages.gaussians import Gaussians
+from e2e3d_stages.train.loss import photometric_loss, structural_similarity
+from e2e3d_stages.train.rasterizer import Camera, Renderer, render
+
+BACKGROUND = torch.tensor([0.1, 0.2, 0.3])
+WIDTH, HEIGHT = 100, 75  # neither is a whole number of tiles
+
+
+def relative(ours: Tensor, truth: Tensor) -> float:
+    return float((ours - truth).norm() / truth.norm())
+
+
+def reference_gradients(gaussians: list[Tensor], camera: Camera, degree: int, weight: Tensor) -> tuple[Tensor, list]:
+    leaves = [t.double().requires_grad_() for t in gaussians]
+    image = reference.render(*leaves, camera, degree, BACKGROUND.double())
+    (image * weight.double()).sum().backward()
+    return image.detach(), [t.grad for t in leaves]
+
+
+@pytest.mark.parametrize("degree", [0, 1, 2, 3])
+def test_picture_and_gradients_equal_autograds(degree: int) -> None:
+    gaussians, camera = random_gaussians(300, degree, 0.06), random_camera(WIDTH, HEIGHT)
+    weight = torch.randn(HEIGHT, WIDTH, 3, generator=torch.Generator().manual_seed(1))
+    leaves = [t.clone().requires_grad_() for t in gaussians]
+    result = render(*leaves, camera, sh_degree=degree, background=BACKGROUND)
+    (result.image * weight).sum().backward()
+    truth, gradients = reference_gradients(gaussians, camera, degree, weight)
+    assert (result.image - truth).abs().max() < 1e-4
+    for name, leaf, gradient in zip(("means", "quats", "scales", "opacities", "sh"), leaves, gradients, strict=True):
+        assert relative(leaf.grad, gradient) < 1e-3, name
+
+
+def test_opaque_layers_hide_what_is_behind_them_and_keep_exact_gradients() -> None:
+    gaussians, camera = random_gaussians(400, 0, 0.5), random_camera(WIDTH, HEIGHT)
+    gaussians[3] = torch.full((400,), 0.98)
+    leaves = [t.clone().requires_grad_() for t in gaussians]
+    result = render(*leaves, camera, sh_degree=0, background=BACKGROUND)
+    result.image.sum().backward()
+    truth, gradients = reference_gradients(gaussians, camera, 0, torch.ones(HEIGHT, WIDTH, 3))
+    assert (result.image - truth).abs().max() < 1e-3
+    assert max(relative(leaf.grad, g) for leaf, g in zip(leaves, gradients, strict=True)) < 1e-3
+
+
+def test_what_is_behind_the_camera_or_transparent_is_not_drawn() -> None:
+    means, quats, scales, opacities, sh = random_gaussians(20, 0, 0.1)
+    means[:10, 2], opacities[10:] = -3, 0.001
+    leaves = [t.requires_grad_() for t in (means, quats, scales, opacities, sh)]
+    result = render(*leaves, random_camera(32, 32), sh_degree=0, background=BACKGROUND)
+    result.image.sum().backward()
+    assert torch.equal(result.image, BACKGROUND.expand(32, 32, 3))
+    assert not result.visible.any()
+    assert not result.alpha.any()
+    assert not result.screen_gradient().any()
+
+
+def test_a_gaussian_that_the_loss_pulls_has_a_screen_gradient() -> None:
+    leaves = [t.requires_grad_() for t in random_gaussians(50, 0, 0.1)]
+    result = render(*leaves, random_camera(64, 48), sh_degree=0, background=BACKGROUND)
+    result.image.square().sum().backward()
+    assert (result.screen_gradient()[result.visible] > 0).any()
+    assert not result.screen_gradient()[~result.visible].any()
+
+
+def test_the_same_picture_comes_out_every_time() -> None:
+    gaussians, camera = random_gaussians(200, 0, 0.1), random_camera(64, 48)
+    first, second = (render(*gaussians, camera, sh_degree=0, background=BACKGROUND).image for _ in range(2))
+    assert torch.equal(first, second)
+
+
+def test_loss_and_its_gradient_equal_plain_torch() -> None:
+    rng = torch.Generator().manual_seed(0)
+    photo = torch.rand(37, 53, 3, generator=rng)
+    image = (photo + 0.2 * torch.randn(37, 53, 3, generator=rng)).requires_grad_()
+    exact = image.detach().double().requires_grad_()
+    loss = photometric_loss(image, photo, 0.3)
+    truth = 0.7 * (exact - photo).abs().mean() + 0.3 * (1 - structural_similarity(exact, photo.double()))
+    loss.backward()
+    truth.backward()
+    assert float(loss) == pytest.approx(float(truth), rel=1e-5)
+    assert relative(image.grad, exact.grad) < 1e-4
+
+
+def test_ssim_is_the_standard_one() -> None:
+    rng = np.random.default_rng(0)
+    photo = rng.random((40, 60, 3))
+    noisy = np.clip(photo + 0.1 * rng.standard_normal(photo.shape), 0, 1)
+    assert metrics.ssim(photo, photo) == pytest.approx(1)
+    # Inside the picture padding plays no part, so cropping after torch's padded windows gives the same.
+    window = torch.as_tensor(metrics.ssim_window()).double()
+    kernel = (window[:, None] * window[None]).expand(3, 1, 11, 11)
+
+    def blur(picture: np.ndarray) -> torch.Tensor:
+        return torch.nn.functional.conv2d(torch.as_tensor(picture).permute(2, 0, 1)[None], kernel, groups=3)
+
+    mean_x, mean_y = blur(photo), blur(noisy)
+    var_x, var_y = blur(photo**2) - mean_x**2, blur(noisy**2) - mean_y**2
+    covariance = blur(photo * noisy) - mean_x * mean_y
+    expected = (2 * mean_x * mean_y + 1e-4) * (2 * covariance + 9e-4)
+    expected /= (mean_x**2 + mean_y**2 + 1e-4) * (var_x + var_y + 9e-4)
+    assert metrics.ssim(photo, noisy) == pytest.approx(float(expected.mean()), abs=1e-5)
+
+
+def test_psnr_of_a_known_error() -> None:
+    photo = np.zeros((12, 12, 3))
+    assert metrics.psnr(photo + 0.1, photo) == pytest.approx(20)
+
+
+def test_pictures_of_different_size_cannot_be_compared() -> None:
+    with pytest.raises(ValueError, match="cannot compare"):
+        metrics.ssim(np.zeros((20, 20, 3)), np.zeros((20, 21, 3)))
+
+
+def scene_of(tensors: list[Tensor]) -> Gaussians:
+    means, quats, scales, opacities, sh = (t.numpy() for t in tensors)
+    return Gaussians(means, np.log(scales), quats, np.log(opacities / (1 - opacities)), sh)
+
+
+def test_a_trained_scene_is_drawn_at_any_size() -> None:
+    tensors = random_gaussians(100, 1, 0.1)
+    view = {
+        "width": 80, "height": 60, "fx": 64.0, "fy": 64.0, "cx": 40.0, "cy": 30.0,
+        "world_to_camera": torch.eye(4).tolist(),
+    }  # fmt: skip
+    picture = Renderer(scene_of(tensors)).image(view, 40, 30)
+    truth = reference.render(*tensors, Camera.from_view(view, 40, 30), 1, torch.zeros(3)).clamp(0, 1)
+    assert picture.shape == (30, 40, 3)
+    assert np.abs(picture - truth.numpy()).max() < 1e-3
+
+
+@pytest.mark.gpu
+def test_gsplat_draws_and_differentiates_as_our_kernel_does(cuda: torch.device) -> None:
+    gaussians, camera = random_gaussians(300, 2, 0.06), random_camera(WIDTH, HEIGHT)
+    pictures, gradients = [], []
+    for device in (torch.device("cpu"), cuda):
+        leaves = [t.to(device).requires_grad_() for t in gaussians]
+        result = render(*leaves, camera, sh_degree=2, background=BACKGROUND.to(device))
+        result.image.square().sum().backward()
+        pictures.append(result.image.detach().cpu())
+        gradients.append([t.grad.cpu() for t in leaves])
+        assert result.screen_gradient().shape == (300,)
+    assert (pictures[0] - pictures[1]).abs().mean() < 1e-3
+    assert max(relative(ours, theirs) for ours, theirs in zip(*gradients, strict=True)) < 1e-2

@@ -1,0 +1,247 @@
+"""The train stage: from an `sfm` artifact to a scene."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pydantic import ValidationError
+from synthetic import FakeJob, write_sfm
+
+from e2e3d_stages.contract import Interrupted, InvalidRequest, OutOfMemory, StageError
+from e2e3d_stages.gaussians import read_ply
+from e2e3d_stages.metrics import psnr
+from e2e3d_stages.train import stage
+from e2e3d_stages.train.params import PRESETS, Params
+from e2e3d_stages.train.rasterizer import Renderer
+from e2e3d_stages.train.scene import load_scene, split_heldout
+from e2e3d_stages.train.seeding import seed
+
+MakeJob = Callable[..., FakeJob]
+
+
+@pytest.fixture(scope="module")
+def trained(sfm: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[FakeJob, dict[str, Any]]:
+    """A short training with one photo of nine held out."""
+    job = FakeJob(sfm, tmp_path_factory.mktemp("train"), iterations=500, holdout=8)
+    return job, stage.run(job)
+
+
+def test_a_view_that_was_not_trained_on_looks_like_its_photo(trained: tuple[FakeJob, dict], sfm: Path) -> None:
+    job, metrics = trained
+    assert job.record["holdout"] == ["photo_04.png"]
+    view = json.loads((sfm / "views.json").read_text())[4]
+    photo = np.asarray(Image.open(sfm / "images" / "photo_04.png")) / 255
+    render = Renderer(read_ply(job.output / "scene.ply")).image(view, view["width"], view["height"])
+    assert psnr(render, photo) > 22
+    assert metrics["psnr_training"] > 24
+
+
+def test_the_artifact_has_scene_record_and_preview(trained: tuple[FakeJob, dict]) -> None:
+    job, metrics = trained
+    assert sorted(path.name for path in job.output.iterdir()) == ["preview.jpg", "scene.ply", "training.json"]
+    assert len(read_ply(job.output / "scene.ply")) == metrics["gaussians"]
+    assert [point["step"] for point in job.record["curve"]] == [100, 200, 300, 400, 500]
+    assert job.record["resumed_from"] is None
+    assert metrics["views_training"] == 8
+    assert metrics["views_heldout"] == 1
+    json.dumps(metrics)
+
+
+def test_the_number_of_gaussians_grows_to_the_cap_and_never_beyond(make_job: MakeJob) -> None:
+    job = make_job(iterations=1_000, max_gaussians=400, long_side=32)
+    metrics = stage.run(job)
+    assert max(job.gaussians) <= 400
+    assert metrics["gaussians"] > metrics["seeded"]
+
+
+def test_a_cap_below_the_number_of_points_holds_from_the_first_step(make_job: MakeJob) -> None:
+    job = make_job(max_gaussians=100)
+    stage.run(job)
+    assert set(job.gaussians) == {100}
+
+
+@pytest.mark.parametrize(
+    ("change", "differs"),
+    [
+        ({"iterations": 20}, "iterations"),
+        ({"max_gaussians": 120}, "gaussians"),
+        ({"sh_degree": 2}, "sh_degree"),
+        ({"long_side": 32}, "long_side"),
+        ({"holdout": 3}, "views_training"),
+        ({"seed": 1}, "psnr_training"),
+        ({"coarse_to_fine": False}, "psnr_training"),
+        ({"ssim_weight": 0.9}, "psnr_training"),
+        ({"opacity_weight": 0.5}, "psnr_training"),
+    ],
+)
+def test_every_parameter_changes_what_runs(make_job: MakeJob, change: dict[str, Any], differs: str) -> None:
+    assert stage.run(make_job(**change))[differs] != stage.run(make_job())[differs]
+
+
+def test_more_bands_of_harmonics_end_up_in_the_file(make_job: MakeJob) -> None:
+    job = make_job(sh_degree=2)
+    stage.run(job)
+    assert read_ply(job.output / "scene.ply").sh.shape[1] == 9
+
+
+def test_the_same_seed_gives_the_same_scene(make_job: MakeJob) -> None:
+    scenes = []
+    for _ in range(2):
+        job = make_job()
+        stage.run(job)
+        scenes.append((job.output / "scene.ply").read_bytes())
+    assert scenes[0] == scenes[1]
+
+
+def test_training_goes_on_from_the_checkpoint(make_job: MakeJob, caplog: pytest.LogCaptureFixture) -> None:
+    job = make_job(iterations=60, checkpoint_every=20)
+    job.stop_at = 45
+    with pytest.raises(Interrupted):
+        stage.run(job)
+    assert job.latest_checkpoint()[0] == 45
+    again = make_job(iterations=60, checkpoint_every=20)
+    with caplog.at_level(logging.INFO):
+        metrics = stage.run(again)
+    assert "resuming from step 45 of 60" in caplog.text
+    assert len(again.gaussians) == 15
+    assert metrics["iterations"] == 60
+    assert again.record["resumed_from"] == 45
+
+
+def test_an_interrupted_training_ends_with_the_same_scene(sfm: Path, tmp_path: Path) -> None:
+    straight = FakeJob(sfm, tmp_path / "straight", iterations=40)
+    stage.run(straight)
+    broken = FakeJob(sfm, tmp_path / "broken", iterations=40)
+    broken.stop_at = 25
+    with pytest.raises(Interrupted):
+        stage.run(broken)
+    broken.stop_at = None
+    stage.run(broken)
+    first, second = (read_ply(job.output / "scene.ply") for job in (straight, broken))
+    np.testing.assert_allclose(first.means, second.means, atol=1e-5)
+
+
+def test_checkpoints_are_written_at_the_asked_steps(make_job: MakeJob) -> None:
+    job = make_job(iterations=50, checkpoint_every=20)
+    stage.run(job)
+    assert sorted(folder.name for folder in job.checkpoints.iterdir()) == ["000020", "000040"]
+
+
+def test_held_out_photos_are_chosen_by_their_place_in_the_capture() -> None:
+    views = [{"name": str(order), "order": order} for order in range(31) if order != 12]
+    training, heldout = split_heldout(views, 8)
+    assert [view["order"] for view in heldout] == [4, 20, 28]  # 12 was not registered; no other takes its place
+    assert len(training) == 27
+
+
+@pytest.mark.parametrize(("count", "holdout"), [(7, 8), (20, 0)])
+def test_nothing_is_held_out_of_few_photos_or_for_delivery(count: int, holdout: int) -> None:
+    views = [{"name": str(order), "order": order} for order in range(count)]
+    assert split_heldout(views, holdout) == (views, [])
+
+
+def test_holding_out_every_photo_is_refused(sfm: Path) -> None:
+    with pytest.raises(InvalidRequest, match="No photo is left"):
+        load_scene(sfm, 64, holdout=1)
+
+
+def test_points_that_only_held_out_photos_confirm_are_not_seeded(sfm: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "sfm"
+    folder.mkdir()
+    for path in (sfm / "views.json", sfm / "images"):
+        (folder / path.name).symlink_to(path)
+    with np.load(sfm / "points.npz") as data:
+        arrays = dict(data)
+    only_once = (arrays["point"] != 0) | (arrays["view"] == 4) | (arrays["view"] == arrays["view"].min())
+    arrays["view"], arrays["point"] = arrays["view"][only_once], arrays["point"][only_once]
+    np.savez(folder / "points.npz", **arrays)
+    everything, held = (load_scene(folder, 64, holdout).points for holdout in (0, 8))
+    lost = arrays["xyz"][0]
+    assert not (held.xyz == lost).all(1).any()
+    assert len(held.xyz) <= len(everything.xyz)
+
+
+def test_what_no_point_covers_is_seeded_too(tmp_path: Path) -> None:
+    scene = load_scene(write_sfm(tmp_path / "sfm", points_in="left"), 64, 0)
+    tensors, filled = seed(scene, 5_000, 0, np.random.default_rng(0))
+    assert filled > 20
+    added = tensors["means"][-filled:]
+    assert (added[:, 0] > 0.3).float().mean() > 0.5  # where the points are missing
+    assert ((added[:, 2] > 2) & (added[:, 2] < 5)).all()  # at the depth of the nearest points
+
+
+def test_uncovered_areas_do_not_stay_black(tmp_path: Path) -> None:
+    sfm = write_sfm(tmp_path / "sfm", points_in="left")
+    job = FakeJob(sfm, tmp_path / "job", iterations=200)
+    assert stage.run(job)["seeded_uncovered"] > 20
+    view = json.loads((sfm / "views.json").read_text())[8]
+    render = Renderer(read_ply(job.output / "scene.ply")).image(view, 64, 48)
+    photo = np.asarray(Image.open(sfm / "images" / view["name"])) / 255
+    assert render[:, 40:].mean() > 0.7 * photo[:, 40:].mean()
+
+
+def test_training_stops_at_the_plateau_only_when_asked(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stage, "PLATEAU_DB", 100.0)  # any gain is too little
+    assert stage.run(make_job(iterations=1_000, stop_at_plateau=True, long_side=32))["iterations"] == 800
+    assert stage.run(make_job(iterations=1_000, long_side=32))["iterations"] == 1_000
+
+
+def test_a_diverged_training_fails_with_advice(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stage, "photometric_loss", lambda image, *_: (image * float("nan")).sum())
+    with pytest.raises(StageError, match="diverged at step 100") as caught:
+        stage.run(make_job(iterations=200))
+    assert "seed" in caught.value.hint
+
+
+def test_a_full_gpu_is_out_of_memory(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(stage, "photometric_loss", full)
+    with pytest.raises(OutOfMemory, match="GPU memory"):
+        stage.run(make_job())
+
+
+def test_too_few_points_to_start_from_are_named(tmp_path: Path) -> None:
+    sfm = write_sfm(tmp_path / "sfm")
+    with np.load(sfm / "points.npz") as data:
+        arrays = dict(data)
+    few = arrays["point"] < 3
+    arrays["view"], arrays["point"] = arrays["view"][few], arrays["point"][few]
+    np.savez(sfm / "points.npz", **arrays)
+    with pytest.raises(StageError, match="Only 3 points"):
+        stage.run(FakeJob(sfm, tmp_path / "job"))
+
+
+def test_less_memory_means_fewer_gaussians_then_smaller_photos_then_nothing() -> None:
+    params = Params(max_gaussians=30_000, long_side=640)
+    steps = []
+    while (smaller := params.smaller()) is not None:
+        steps.append((smaller.max_gaussians, smaller.long_side))
+        params = smaller
+    assert steps == [(15_000, 640), (15_000, 320)]
+
+
+def test_unknown_parameters_are_refused() -> None:
+    with pytest.raises(ValidationError):
+        Params(iteration=5)
+
+
+@pytest.mark.parametrize("name", ["draft", "standard", "high"])
+def test_presets_are_valid(name: str) -> None:
+    assert Params(**PRESETS[name]).iterations > 0
+
+
+@pytest.mark.gpu
+def test_the_same_loop_trains_on_a_gpu(cuda: torch.device, sfm: Path, tmp_path: Path) -> None:
+    metrics = stage.run(FakeJob(sfm, tmp_path, iterations=500, sh_degree=1))
+    assert metrics["device"] != "cpu"
+    assert metrics["psnr_training"] > 24
