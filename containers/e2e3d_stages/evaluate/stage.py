@@ -91,22 +91,20 @@ def measure(view: View, path: Path, trained: Render, compressed: Render, long_si
     """
     photo = read_photo(path)
     sizes = (fitted_size(*photo.size, long_side), fitted_size(*photo.size, COMMON_LONG_SIDE), photo.size)
-    measured: dict[tuple[int, int], dict[str, float]] = {}
-    for width, height in set(sizes):
-        truth = resized(photo, width, height)
+    scores: dict[tuple[int, int], dict[str, tuple[float, float]]] = {}
+    for size in set(sizes):
+        truth = resized(photo, *size)
         pictures = {
-            "{}": trained(view, width, height),
-            "{}_compressed": compressed(view, width, height),
-            "baseline_{}": blurred(truth),
+            "{metric}{size}": trained(view, *size),
+            "{metric}{size}_compressed": compressed(view, *size),
+            "baseline_{metric}{size}": blurred(truth),
         }
-        measured[width, height] = {
-            name.format(metric.__name__ + "{}"): round(metric(picture, truth), 4)
-            for name, picture in pictures.items()
-            for metric in (psnr, ssim)
-        }
+        scores[size] = {name: (psnr(picture, truth), ssim(picture, truth)) for name, picture in pictures.items()}
     record: dict[str, Any] = {"name": view["name"]}
     for suffix, size in zip(SUFFIXES, sizes, strict=True):
-        record |= {name.format(suffix): value for name, value in measured[size].items()}
+        for name, values in scores[size].items():
+            for metric, value in zip(("psnr", "ssim"), values, strict=True):
+                record[name.format(metric=metric, size=suffix)] = round(value, 4)
     return record
 
 

@@ -35,8 +35,8 @@ def lay_out(
 ) -> str:
     """Copy the page and the deliverables of one run to their place, and make the run the newest result.
 
-    Doing it again changes nothing. An older run that ends late does not replace a newer
-    one in `latest.json`.
+    Doing it again changes nothing; files of an earlier try that this one did not make are removed. An older run that
+    ends late does not replace a newer one in `latest.json`.
 
     :param scene: a slug.
     :param run: the run's name as a safe folder name.
@@ -49,6 +49,9 @@ def lay_out(
     folder = f"scenes/{scene}/{run}"
     sources = _deliverables(store, manifests)
     in_parallel(lambda name: store.storage.copy(sources[name], f"{folder}/{name}"), sources)
+    wanted = {f"{folder}/{name}" for name in (*sources, "run.json")}
+    for stale in [entry.path for entry in store.storage.list(folder) if entry.path not in wanted]:
+        store.storage.delete(stale)
     record = {
         "scene": scene,
         "run": run,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ SIZES = (("", "as trained"), ("_400", "for comparison"), ("_full", "as photograp
 KINDS = ("psnr{}", "psnr{}_compressed", "baseline_psnr{}")
 
 
-def report_page(title: str, inputs: dict[str, InputArtifact]) -> str:
+def report_page(title: str, inputs: Mapping[str, InputArtifact]) -> str:
     """The whole report as one HTML page with its pictures inside.
 
     :param title: the scene's name, any text.
@@ -48,7 +49,7 @@ def report_page(title: str, inputs: dict[str, InputArtifact]) -> str:
     return environment.get_template("report.html").render(facts(title, inputs))
 
 
-def facts(title: str, inputs: dict[str, InputArtifact]) -> dict[str, Any]:
+def facts(title: str, inputs: Mapping[str, InputArtifact]) -> dict[str, Any]:
     """Everything that the template shows."""
     manifests = {stage: artifact.manifest for stage, artifact in inputs.items()}
     evaluation = _json(inputs["evaluate"].folder / "evaluation.json")
@@ -91,7 +92,7 @@ def facts(title: str, inputs: dict[str, InputArtifact]) -> dict[str, Any]:
     }
 
 
-def _photos(inputs: dict[str, InputArtifact]) -> dict[str, Any]:
+def _photos(inputs: Mapping[str, InputArtifact]) -> dict[str, Any]:
     """How many photos were given and used, and why the others were not."""
     prepared = _json(inputs["ingest"].folder / "photos.json")
     source = {photo["name"]: photo["source"] for photo in prepared["photos"]}
@@ -123,14 +124,14 @@ def _comparisons(evaluation: dict[str, Any], metrics: dict[str, Any], views: lis
     return list(rows.values())
 
 
-def _files(manifests: dict[str, Manifest]) -> list[dict[str, Any]]:
+def _files(manifests: Mapping[str, Manifest]) -> list[dict[str, Any]]:
     """The scene's formats, smallest first."""
     stored = {file.path: file for stage in ("train", "compress") for file in manifests[stage].files}
     found = [{"name": name, "use": use, "file": stored[name]} for name, use in FORMATS.items() if name in stored]
     return sorted(found, key=lambda entry: entry["file"].size)
 
 
-def _stages(manifests: dict[str, Manifest]) -> list[dict[str, Any]]:
+def _stages(manifests: Mapping[str, Manifest]) -> list[dict[str, Any]]:
     longest = max(manifest.usage.wall_seconds for manifest in manifests.values())
     return [
         {

@@ -89,6 +89,17 @@ def test_laying_out_twice_changes_nothing(store, manifests) -> None:
     assert everything() == once
 
 
+def test_a_run_that_is_done_again_keeps_nothing_of_the_first_try(store, manifests) -> None:
+    lay_out(store, "yard", "run-1", manifests, started=MORNING)
+    compress = manifests["compress"]
+    fewer = tuple(file for file in compress.files if file.path != "scene.spz")
+    again = {**manifests, "compress": compress.model_copy(update={"files": fewer})}
+    lay_out(store, "yard", "run-1", again, started=MORNING)
+    laid = {entry.path for entry in store.storage.list("scenes/yard/run-1")}
+    assert "scenes/yard/run-1/scene.spz" not in laid
+    assert "scenes/yard/run-1/scene.sog" in laid
+
+
 def test_a_newer_run_becomes_the_latest(store, manifests) -> None:
     lay_out(store, "yard", "morning", manifests, started=MORNING)
     lay_out(store, "yard", "evening", manifests, started=EVENING)
