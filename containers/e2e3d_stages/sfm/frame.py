@@ -11,29 +11,34 @@ Array = NDArray[np.float64]
 
 # Mean length of the unit viewing directions above which the views count as parallel (within about 18 degrees).
 PARALLEL = 0.95
+# Nobody photographs a wall this wide from up and down.
+FAR_METERS = 30.0
 # Median distance from a camera to the points it sees, in scene units, when there is no GPS to give metres.
 VIEWING_DISTANCE = 5.0
 # East, north, up to x = east, y = down, z = north.
 WORLD_FROM_ENU = np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])
 
 
-def estimate_up(rotations: Array, centers: Array) -> tuple[Array, str]:
+def estimate_up(rotations: Array, centers: Array, walked: float = 0.0) -> tuple[Array, str]:
     """The direction that is up in the model's frame, and what it was taken from.
 
     People hold a camera level, so that its x axis is horizontal: up is the direction most at right angles to all
-    x axes (`horizon`). Where the views are parallel that is open: if the camera turned about its viewing axis or
-    moved along its own y axis, it hung below a drone, and up is against the viewing direction (`nadir`); else it
-    moved along a wall, and up is the cameras' mean up (`camera`).
+    x axes (`horizon`). Where the views are parallel that is open, and how the camera moved decides: below a drone
+    it turns about its viewing axis, or moves along its own y axis, and up is against the viewing direction
+    (`nadir`); along a wall it moves along its x axis, and up is the cameras' mean up (`camera`). A camera that moved
+    both ways was below a drone if GPS says that it went far.
 
     :param rotations: camera to world, (N, 3, 3); columns are the camera's right, down and forward.
     :param centers: camera centres, (N, 3).
+    :param walked: extent of the GPS positions over ground in metres, 0 when unknown.
     """
     right, down, forward = rotations[:, :, 0], rotations[:, :, 1], rotations[:, :, 2]
     camera_up = -down.mean(0)
     looking = forward.mean(0)
     if np.linalg.norm(looking) > PARALLEL:
-        spread_right, spread_down = _spread(centers, right.mean(0)), _spread(centers, down.mean(0))
-        if np.linalg.norm(camera_up) < 0.5 or spread_down > 0.5 * spread_right:
+        turned = np.linalg.norm(camera_up) < 0.5
+        ratio = _spread(centers, down.mean(0)) / max(_spread(centers, right.mean(0)), 1e-12)
+        if turned or ratio > (0.5 if walked > FAR_METERS else 2.0):
             return -_unit(looking), "nadir"
         return _unit(camera_up), "camera"
     values, vectors = np.linalg.eigh(right.T @ right / len(right))

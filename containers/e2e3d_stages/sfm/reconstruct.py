@@ -372,7 +372,9 @@ def place_in_world(task: Task, model: pycolmap.Reconstruction) -> dict[str, Any]
     points = np.array([point.xyz for point in model.points3D.values()])
     centers = np.array([image.projection_center() for image in images])
     rotations = np.array([image.cam_from_world().rotation.matrix().T for image in images])
-    up, up_from = estimate_up(rotations, centers)
+    ground = [position for position in _ground_positions(task) if position is not None]
+    walked = float(np.linalg.norm(np.ptp(ground, axis=0))) if ground else 0.0
+    up, up_from = estimate_up(rotations, centers, walked)
     fit, origin = _fit_gps(task, images, up)
     if fit.similarity is not None and not fit.problem:
         world, scene_to_enu = georeferenced(fit.similarity, points)

@@ -79,7 +79,8 @@ def look(eye: np.ndarray, target: np.ndarray, down: np.ndarray) -> np.ndarray:
 
 def tilted() -> np.ndarray:
     """A frame as arbitrary as a mapper's."""
-    return np.linalg.qr(np.random.default_rng(4).normal(size=(3, 3)))[0] * [1, 1, 1]
+    rotation = np.linalg.qr(np.random.default_rng(4).normal(size=(3, 3)))[0]
+    return rotation * np.sign(np.linalg.det(rotation))
 
 
 def angle(a: np.ndarray, b: np.ndarray) -> float:
@@ -97,22 +98,28 @@ def scene_of(kind: str) -> tuple[np.ndarray, np.ndarray]:
     elif kind == "along a wall":
         eyes = np.stack([np.linspace(0, 8, 12), random.normal(0, 0.1, 12), np.zeros(12)], axis=1)
         rotations = [look(eye, eye + [0, 0, 5.0], down) for eye in eyes]
-    else:  # a drone over a field, nose along the strips, turning at their ends
+    else:  # a drone over a field, nose along the strips, turning at their ends or not
         eyes = np.array([[strip * 5.0, -20.0, 4.0 * row] for strip in range(3) for row in range(5)])
-        noses = [np.array([0.0, 0, 1 if n // 5 % 2 else -1]) for n in range(15)]
+        turning = kind == "a turning drone"
+        noses = [np.array([0.0, 0, -1 if turning and n // 5 % 2 else 1]) for n in range(15)]
         below = eyes + [0, 9.0, 0] + random.normal(0, 0.3, eyes.shape)
         rotations = [look(eye, target, nose) for eye, target, nose in zip(eyes, below, noses, strict=True)]
     return np.array(rotations), eyes
 
 
 @pytest.mark.parametrize(
-    ("kind", "source"),
-    [("half an orbit, looking down", "horizon"), ("along a wall", "camera"), ("a drone over a field", "nadir")],
+    ("kind", "walked", "source"),
+    [
+        ("half an orbit, looking down", 0, "horizon"),
+        ("along a wall", 50, "camera"),
+        ("a turning drone", 0, "nadir"),
+        ("a drone that keeps its heading", 50, "nadir"),
+    ],
 )
-def test_up_is_found_for(kind: str, source: str) -> None:
+def test_up_is_found_for(kind: str, walked: float, source: str) -> None:
     rotations, centers = scene_of(kind)
     frame = tilted()
-    up, up_from = estimate_up(frame @ rotations, centers @ frame.T)
+    up, up_from = estimate_up(frame @ rotations, centers @ frame.T, walked)
     assert up_from == source
     assert angle(up, frame @ [0, -1, 0]) < 5
 
@@ -139,7 +146,6 @@ def flight(seed: int = 0) -> tuple[np.ndarray, np.ndarray, Similarity]:
     random = np.random.default_rng(seed)
     enu = random.uniform(0, 100, (20, 3)) * [1, 1, 0.1]
     rotation = tilted()
-    rotation *= np.sign(np.linalg.det(rotation))
     truth = Similarity(7.0, rotation, np.array([5.0, -3.0, 20.0]))
     return (enu - truth.translation) @ rotation / 7.0, enu, truth
 
