@@ -59,7 +59,7 @@ class SfmOperator(StageOperator):
         self.min_photos = min_photos
         self.min_points_per_photo = min_points_per_photo
 
-    def judge(self, context: Context, store: ArtifactStore, manifest: Manifest, reference: Reference) -> None:
+    def after_collect(self, context: Context, store: ArtifactStore, manifest: Manifest, reference: Reference) -> None:
         """Refuse what cannot become a scene, warn of what will be a poor one."""
         metrics = manifest.metrics
         given, placed = metrics["photos_given"], metrics["photos_supported"]
@@ -142,7 +142,7 @@ class PublishOperator(StageOperator):
         super().__init__(stage="publish", inputs=inputs, **kwargs)
         self.scene = scene
 
-    def judge(self, context: Context, store: ArtifactStore, manifest: Manifest, reference: Reference) -> None:
+    def after_collect(self, context: Context, store: ArtifactStore, manifest: Manifest, reference: Reference) -> None:
         """Lay the page and the deliverables out for people."""
         run = context["dag_run"]
         references: dict[StageName, Reference] = {**self._references(), "publish": reference}

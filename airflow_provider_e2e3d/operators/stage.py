@@ -80,6 +80,8 @@ class StageOperator(BaseOperator):
         **kwargs: Any,
     ) -> None:
         kwargs.setdefault("retries", 2)
+        # A worker that was killed asks no retry policy; its job runs on, and the next try should find it soon.
+        kwargs.setdefault("retry_delay", dt.timedelta(seconds=10))
         kwargs.setdefault("retry_policy", retry_policy())
         super().__init__(**kwargs)
         self.stage = stage
@@ -288,13 +290,13 @@ class StageOperator(BaseOperator):
             self.log.info("%s = %s", name, value)
         self.log.info("::endgroup::")
         result = reference.model_copy(update={"reused": reused})
-        self.judge(context, store, manifest, result)
+        self.after_collect(context, store, manifest, result)
         return result.model_dump(mode="json")
 
-    def judge(self, context: Context, store: ArtifactStore, manifest: Manifest, reference: Reference) -> None:
-        """Look at the result before it is handed on; a subclass may refuse it here, since thresholds are in no key.
+    def after_collect(self, context: Context, store: ArtifactStore, manifest: Manifest, reference: Reference) -> None:
+        """What a subclass does with an artifact, made or reused, before it is handed on; thresholds are in no key.
 
-        :raises QualityGateFailed: when it is too poor to spend more on.
+        :raises QualityGateFailed: when it is too poor to spend more on; then nothing follows.
         """
 
 

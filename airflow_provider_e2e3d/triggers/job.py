@@ -21,7 +21,7 @@ class JobTrigger(BaseTrigger):
     :param poll_seconds: pause between two looks.
     """
 
-    def __init__(self, attempt: dict[str, Any], deadline: str | None = None, poll_seconds: float = 5.0) -> None:
+    def __init__(self, attempt: dict[str, Any], deadline: str | None = None, poll_seconds: float = 2.0) -> None:
         super().__init__()
         self.attempt = attempt
         self.deadline = deadline

@@ -51,10 +51,11 @@ _LIBRARIES = ("pycolmap", "torch", "gsplat", "numba", "numpy", "pillow", "faiss-
 
 @dataclass(frozen=True)
 class InputArtifact:
-    """What a stage reads: local files (read only) and the manifest that vouches for them."""
+    """What a stage reads: local files (read only), the manifest that vouches for them and the manifest's SHA-256."""
 
     folder: Path
     manifest: Manifest
+    digest: str
 
 
 class Job:
@@ -302,7 +303,7 @@ def _fetch_input(store: ArtifactStore, request: Request, stage: StageName, folde
     manifest = store.manifest(stage, wanted.key, digest=wanted.digest)
     if manifest is None:
         raise Infrastructure(f"The artifact {stage} {wanted.key} is not in the store.", hint="Run that stage again.")
-    return InputArtifact(folder=store.fetch(manifest, folder / "inputs" / stage), manifest=manifest)
+    return InputArtifact(store.fetch(manifest, folder / "inputs" / stage), manifest, wanted.digest)
 
 
 def _usage(started: Any, clock: float, stage_seconds: float) -> Usage:

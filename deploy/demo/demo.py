@@ -18,6 +18,8 @@ ROOT = Path(__file__).resolve().parents[2]
 HOME = ROOT / ".demo"
 SAMPLE = ROOT / "sample"
 AIRFLOW = Path(sys.executable).with_name("airflow")
+# Between two lines where the output is no terminal.
+QUIET_SECONDS = 10.0
 
 
 def main() -> int:
@@ -103,6 +105,7 @@ class _Watch:
         self._store = ArtifactStore.open((HOME / "store").as_uri())
         self._started = started
         self._shown: Progress | None = None
+        self._printed = 0.0
         self._tty = sys.stdout.isatty()
 
     def show(self) -> None:
@@ -113,9 +116,11 @@ class _Watch:
         if self._tty:
             print("\n" if new_stage else "\r\033[K", end="")
             print(f"  {progress.stage:9} {progress}", end="", flush=True)
-        elif new_stage or progress.done == progress.total:
+        elif new_stage or time.monotonic() - self._printed > QUIET_SECONDS:
             print(f"  {progress.stage:9} {progress}", flush=True)
-        self._shown = progress
+        else:
+            return
+        self._shown, self._printed = progress, time.monotonic()
 
     def _newest(self) -> Progress | None:
         found = [
