@@ -88,7 +88,7 @@ def facts(title: str, inputs: Mapping[str, InputArtifact]) -> dict[str, Any]:
             (STAGE_WORK[stage], advice) for stage, manifest in manifests.items() for advice in manifest.warnings
         ],
         "capture": manifests["ingest"].capture,
-        "digests": {stage: asked.digest for manifest in manifests.values() for stage, asked in manifest.inputs.items()},
+        "digests": {stage: artifact.digest for stage, artifact in inputs.items()},
     }
 
 

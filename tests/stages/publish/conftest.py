@@ -93,7 +93,7 @@ def run(tmp_path: Path, scene_sog: Path) -> SimpleNamespace:
 
     def change(stage: str, **fields: Any) -> None:
         artifact = inputs[stage]
-        inputs[stage] = InputArtifact(artifact.folder, artifact.manifest.model_copy(update=fields))
+        inputs[stage] = InputArtifact(artifact.folder, artifact.manifest.model_copy(update=fields), artifact.digest)
 
     for number, (stage, metrics) in enumerate(METRICS.items()):
         folder = tmp_path / stage
@@ -110,7 +110,7 @@ def run(tmp_path: Path, scene_sog: Path) -> SimpleNamespace:
         paths = [path for path in folder.rglob("*") if path.is_file()]
         inputs[stage] = InputArtifact(
             folder,
-            Manifest(
+            manifest=Manifest(
                 stage=stage,
                 stage_version=3,
                 key=f"key-of-{stage}",
@@ -126,6 +126,7 @@ def run(tmp_path: Path, scene_sog: Path) -> SimpleNamespace:
                 usage=usage,
                 program=Program(version="1.2", python="3.11", platform="Linux", libraries={"torch": "2.9"}),
             ),
+            digest=f"digest-of-{stage}",
         )
     return SimpleNamespace(inputs=inputs, change=change, views=_VIEWS)
 
