@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
@@ -15,8 +16,26 @@ from e2e3d_stages.train.rasterizer import Render
 if TYPE_CHECKING:
     from e2e3d_stages.train.rasterizer import Camera
 
-# OpenMP's waiting threads spin and take the cores from whoever works; this layer's sleep.
-numba.config.THREADING_LAYER = "workqueue"  # type: ignore[attr-defined]
+
+class _Cores:
+    """The threads that share the work; torch's own would only compete with them."""
+
+    def __init__(self) -> None:
+        self.use(1)
+
+    def use(self, count: int) -> None:
+        self.count = count
+        self._others = ThreadPoolExecutor(max(1, count - 1), thread_name_prefix="rasterizer")
+        torch.set_num_threads(1)
+
+    def run(self, kernel: Callable[..., Any], *arguments: Any) -> list[Any]:
+        """`kernel(part, parts, *arguments)` for every part, one of them in this thread."""
+        others = [self._others.submit(kernel, part, self.count, *arguments) for part in range(1, self.count)]
+        return [kernel(0, self.count, *arguments), *(other.result() for other in others)]
+
+
+_cores = _Cores()
+use_threads = _cores.use
 
 
 def render(
@@ -52,31 +71,32 @@ class _Rasterize(torch.autograd.Function):
         screen_gradient: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
         gaussians = tuple(t.detach().contiguous().numpy() for t in (means, quats, scales, opacities, sh))
-        intrinsics = np.array([*camera.focal, *camera.centre], np.float32)
         pose = camera.pose.numpy()
         eye = -pose[:3, :3].T @ pose[:3, 3]
+        intrinsics = np.array([*camera.focal, *camera.centre], np.float32)
         lens = (sh_degree, pose, eye, intrinsics, camera.width, camera.height)
         screen = np.empty((len(means), kernels.SCREEN), np.float32)
         depth = np.empty(len(means), np.float32)
-        kernels.project(*gaussians, *lens, screen, depth)
+        _cores.run(kernels.project, *gaussians, *lens, screen, depth)
         start, index = kernels.bin_tiles(screen, depth, camera.width, camera.height)
         image = np.empty((camera.height, camera.width, 3), np.float32)
         transmittance = np.empty((camera.height, camera.width), np.float32)
         drawn = np.empty(len(start) - 1, np.int64)
-        threads = numba.get_num_threads()
-        kernels.draw(screen, start, index, background.numpy(), threads, image, transmittance, drawn)
-        ctx.state = (gaussians, lens, screen, depth, start, index, drawn, image, threads, screen_gradient)
+        _cores.run(kernels.draw, screen, start, index, background.numpy(), image, transmittance, drawn)
+        ctx.state = (gaussians, lens, screen, depth, start, index, drawn, image, screen_gradient)
         alpha, depths = torch.from_numpy(1 - transmittance), torch.from_numpy(depth)
         ctx.mark_non_differentiable(alpha, depths)
         return torch.from_numpy(image), alpha, depths
 
     @staticmethod
     def backward(ctx: Any, d_image: Tensor, *_: Tensor) -> tuple[Any, ...]:
-        gaussians, lens, screen, depth, start, index, drawn, image, threads, screen_gradient = ctx.state
-        moments = np.empty((threads, len(depth), kernels.MOMENTS), np.float32)
-        kernels.draw_backward(screen, start, index, drawn, image, d_image.contiguous().numpy(), moments)
+        gaussians, lens, screen, depth, start, index, drawn, image, screen_gradient = ctx.state
+        moments = np.empty((_cores.count, len(depth), kernels.MOMENTS), np.float32)
+        _cores.run(kernels.draw_backward, screen, start, index, drawn, image, d_image.contiguous().numpy(), moments)
         gradients = tuple(np.zeros_like(array) for array in gaussians)
-        kernels.project_backward(*gaussians, *lens, screen, depth, moments, *gradients, screen_gradient.numpy())
+        _cores.run(
+            kernels.project_backward, *gaussians, *lens, screen, depth, moments, *gradients, screen_gradient.numpy()
+        )
         return (*(torch.from_numpy(gradient) for gradient in gradients), None, None, None, None)
 
 
@@ -89,17 +109,15 @@ def photometric_loss(image: Tensor, photo: Tensor, ssim_weight: float) -> Tensor
 class _PhotometricLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, image: Tensor, photo: Tensor, ssim_weight: float) -> Tensor:
-        rows = (len(image), -1)
-        gradient = torch.empty_like(image)
-        loss = ssim_kernels.loss_and_gradient(
-            image.detach().contiguous().numpy().reshape(rows),
-            photo.contiguous().numpy().reshape(rows),
-            ssim_weight,
-            numba.get_num_threads(),
-            gradient.numpy().reshape(rows),
-        )
-        ctx.save_for_backward(gradient)
-        return torch.tensor(loss, dtype=torch.float32)
+        ours, theirs = (t.detach().contiguous().numpy().reshape(len(image), -1) for t in (image, photo))
+        blurred, slope = np.empty((5, *ours.shape), np.float32), np.empty((3, *ours.shape), np.float32)
+        _cores.run(ssim_kernels.moments, ours, theirs, blurred)
+        similarity = sum(_cores.run(ssim_kernels.similarity, blurred, slope)) / ours.size
+        l1, dssim = np.float32((1 - ssim_weight) / ours.size), np.float32(ssim_weight / ours.size)
+        gradient = np.empty_like(ours)
+        difference = sum(_cores.run(ssim_kernels.gradient, ours, theirs, slope, l1, dssim, gradient)) / ours.size
+        ctx.save_for_backward(torch.from_numpy(gradient.reshape(image.shape)))
+        return torch.tensor((1 - ssim_weight) * difference + ssim_weight * (1 - similarity), dtype=torch.float32)
 
     @staticmethod
     def backward(ctx: Any, d_loss: Tensor) -> tuple[Tensor, None, None]:

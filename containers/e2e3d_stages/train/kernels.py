@@ -8,6 +8,9 @@ A Gaussian on the screen is a row of SCREEN fields: centre in px (x, y), conic (
 opacity, colour (3), the largest exponent that still gives an opacity of 1/255, and half width and half height in px
 of the box in which it does.
 
+`part` of `parts` names a thread's share of the work; the functions release the GIL. (numba's own parallel loops take
+five times as long to compile, and their threads spin.)
+
 Formulas: Zwicker et al. 2002 (EWA splatting) and Kerbl et al. 2023 (3D Gaussian splatting); dilation and thresholds
 are those of gsplat's "classic" mode and of the web viewers.
 """
@@ -21,7 +24,7 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import njit, prange
+from numba import njit
 
 from e2e3d_stages.train.rasterizer import DILATION, NEAR
 
@@ -55,9 +58,8 @@ _C3 = (
     -0.5900435899266435,
 )
 
-_compiled: Any = njit(cache=True, fastmath=True, error_model="numpy")
-_inlined: Any = njit(cache=True, fastmath=True, error_model="numpy", forceinline=True)
-_parallel: Any = njit(cache=True, fastmath=True, error_model="numpy", parallel=True)
+_compiled: Any = njit(cache=True, fastmath=True, error_model="numpy", nogil=True)
+_inlined: Any = njit(cache=True, fastmath=True, error_model="numpy", nogil=True, forceinline=True)
 
 
 @_inlined
@@ -159,15 +161,15 @@ def _half_covariance(row0, row1, pose, rot, scale):
     return t0, t1, h0, h1
 
 
-@_parallel
-def project(means, quats, scales, opacities, sh, degree, pose, eye, camera, width, height, screen, depth):
+@_compiled
+def project(part, parts, means, quats, scales, opacities, sh, degree, pose, eye, camera, width, height, screen, depth):
     """Fill `screen` (N, SCREEN) and `depth` (N,); a Gaussian that cannot be seen gets depth 0.
 
     :param pose: (4, 4) world to camera.
     :param eye: (3,) the camera's place in the world.
     :param camera: focal lengths and principal point in px, (fx, fy, cx, cy).
     """
-    for i in prange(len(means)):
+    for i in range(len(means) * part // parts, len(means) * (part + 1) // parts):
         depth[i] = 0
         m = means[i]
         z = pose[2, 0] * m[0] + pose[2, 1] * m[1] + pose[2, 2] * m[2] + pose[2, 3]
@@ -202,16 +204,16 @@ def project(means, quats, scales, opacities, sh, degree, pose, eye, camera, widt
             s[6 + c] = max(colour, 0.0)
 
 
-@_parallel
+@_compiled
 def project_backward(
-    means, quats, scales, opacities, sh, degree, pose, eye, camera, width, height, screen, depth, moments,
+    part, parts, means, quats, scales, opacities, sh, degree, pose, eye, camera, width, height, screen, depth, moments,
     d_means, d_quats, d_scales, d_opacities, d_sh, d_screen,
 ):  # fmt: skip
-    """Carry the rasteriser's `moments` (threads, N, MOMENTS) back to the Gaussians.
+    """Carry the rasteriser's `moments` (parts, N, MOMENTS) back to the Gaussians.
 
     `d_screen` (N,) gets the length of the summed absolute gradient of the centre in px (Ye et al. 2024, AbsGS).
     """
-    for i in prange(len(means)):
+    for i in range(len(means) * part // parts, len(means) * (part + 1) // parts):
         if depth[i] == 0:
             continue
         g = moments[0, i].copy()
@@ -431,28 +433,25 @@ def _draw_tile(screen, index, first, last, x0, y0, scratch):
     return last
 
 
-@_parallel
-def draw(screen, start, index, background, threads, image, transmittance, drawn):
+@_compiled
+def draw(part, parts, screen, start, index, background, image, transmittance, drawn):
     """Fill `image` (H, W, 3), `transmittance` (H, W) and, for the way back, `drawn` (tiles,)."""
     height, width = transmittance.shape
     columns = (width + LANES - 1) // LANES
-    for thread in prange(threads):
-        scratch = np.empty(ROWS * _FORWARD_FIELDS * LANES, np.float32)
-        for tile in range(thread, len(drawn), threads):
-            x0, y0 = tile % columns * LANES, tile // columns * ROWS
-            scratch[:] = 0
-            for row in range(ROWS):
-                scratch[row * _FORWARD_FIELDS * LANES : row * _FORWARD_FIELDS * LANES + LANES] = 1
-            drawn[tile] = _draw_tile(
-                screen, index, start[tile], start[tile + 1], np.float32(x0), np.float32(y0), scratch
-            )
-            for y in range(y0, min(y0 + ROWS, height)):
-                line = scratch[(y - y0) * _FORWARD_FIELDS * LANES :]
-                for x in range(x0, min(x0 + LANES, width)):
-                    left = line[x - x0]
-                    transmittance[y, x] = left
-                    for c in range(3):
-                        image[y, x, c] = line[(c + 1) * LANES + x - x0] + left * background[c]
+    scratch = np.empty(ROWS * _FORWARD_FIELDS * LANES, np.float32)
+    for tile in range(part, len(drawn), parts):
+        x0, y0 = tile % columns * LANES, tile // columns * ROWS
+        scratch[:] = 0
+        for row in range(ROWS):
+            scratch[row * _FORWARD_FIELDS * LANES : row * _FORWARD_FIELDS * LANES + LANES] = 1
+        drawn[tile] = _draw_tile(screen, index, start[tile], start[tile + 1], np.float32(x0), np.float32(y0), scratch)
+        for y in range(y0, min(y0 + ROWS, height)):
+            line = scratch[(y - y0) * _FORWARD_FIELDS * LANES :]
+            for x in range(x0, min(x0 + LANES, width)):
+                left = line[x - x0]
+                transmittance[y, x] = left
+                for c in range(3):
+                    image[y, x, c] = line[(c + 1) * LANES + x - x0] + left * background[c]
 
 
 @_compiled
@@ -522,25 +521,21 @@ def _undraw_tile(screen, index, first, last, x0, y0, scratch, moments):
         g[10] += abs_y
 
 
-@_parallel
-def draw_backward(screen, start, index, drawn, image, d_image, moments):
-    """Fill `moments` (threads, N, MOMENTS), one buffer a thread and so without atomics, from dL/d(image)."""
+@_compiled
+def draw_backward(part, parts, screen, start, index, drawn, image, d_image, moments):
+    """Fill `moments[part]` (N, MOMENTS) from dL/d(image): one buffer a part, and so no atomics."""
     height, width = image.shape[:2]
     columns = (width + LANES - 1) // LANES
-    threads = len(moments)
-    for thread in prange(threads):
-        moments[thread] = 0
-        scratch = np.empty(ROWS * _BACKWARD_FIELDS * LANES, np.float32)
-        for tile in range(thread, len(drawn), threads):
-            x0, y0 = tile % columns * LANES, tile // columns * ROWS
-            scratch[:] = 0
-            for y in range(y0, min(y0 + ROWS, height)):
-                line = scratch[(y - y0) * _BACKWARD_FIELDS * LANES :]
-                for x in range(x0, min(x0 + LANES, width)):
-                    line[x - x0] = 1
-                    for c in range(3):
-                        line[LANES + x - x0] += image[y, x, c] * d_image[y, x, c]
-                        line[(2 + c) * LANES + x - x0] = d_image[y, x, c]
-            _undraw_tile(
-                screen, index, start[tile], drawn[tile], np.float32(x0), np.float32(y0), scratch, moments[thread]
-            )
+    moments[part] = 0
+    scratch = np.empty(ROWS * _BACKWARD_FIELDS * LANES, np.float32)
+    for tile in range(part, len(drawn), parts):
+        x0, y0 = tile % columns * LANES, tile // columns * ROWS
+        scratch[:] = 0
+        for y in range(y0, min(y0 + ROWS, height)):
+            line = scratch[(y - y0) * _BACKWARD_FIELDS * LANES :]
+            for x in range(x0, min(x0 + LANES, width)):
+                line[x - x0] = 1
+                for c in range(3):
+                    line[LANES + x - x0] += image[y, x, c] * d_image[y, x, c]
+                    line[(2 + c) * LANES + x - x0] = d_image[y, x, c]
+        _undraw_tile(screen, index, start[tile], drawn[tile], np.float32(x0), np.float32(y0), scratch, moments[part])

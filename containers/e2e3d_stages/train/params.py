@@ -51,13 +51,6 @@ class Params(StageParams):
         title="SSIM weight",
         description="Share of structural dissimilarity in the loss; the rest is the mean absolute difference.",
     )
-    opacity_weight: float = Field(
-        0.0,
-        ge=0,
-        le=1,
-        title="Opacity penalty",
-        description="Weight of the mean opacity in the loss: fades out Gaussians that no photo asks for.",
-    )
     holdout: int = Field(
         8,
         ge=0,
@@ -85,7 +78,7 @@ class Params(StageParams):
 
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "draft": {"iterations": 3_500, "max_gaussians": 30_000, "sh_degree": 1, "long_side": 400},
+    "draft": {"iterations": 2_500, "max_gaussians": 40_000, "sh_degree": 1, "long_side": 640, "checkpoint_every": 500},
     "standard": {},
     "high": {"iterations": 30_000, "max_gaussians": 2_000_000, "long_side": 3_200},
 }

@@ -1,7 +1,8 @@
-"""The image loss of the CPU path, value and gradient in one go, compiled by numba.
+"""The image loss of the CPU path, value and gradient, compiled by numba.
 
 Rows are taken flat, 3 W values of interleaved colours, so that both passes of the window run along the vectoriser's
-lanes. Beyond the picture everything counts as 0, as in the original 3D Gaussian splatting.
+lanes. `part` of `parts` is a thread's share of the rows. Beyond the picture everything counts as 0, as in the original
+3D Gaussian splatting.
 """
 
 # Types are what numba infers.
@@ -12,12 +13,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit, prange
-from numpy.typing import NDArray
+from numba import njit
 
 from e2e3d_stages.metrics import SSIM_C1, SSIM_C2, SSIM_TAPS, ssim_window
-
-Plane = NDArray[np.float32]
 
 _WINDOW = ssim_window()
 _HALF = SSIM_TAPS // 2
@@ -25,8 +23,7 @@ _PAD = 3 * _HALF
 _C1, _C2 = np.float32(SSIM_C1), np.float32(SSIM_C2)
 _TWO = np.float32(2)
 
-_compiled: Any = njit(cache=True, fastmath=True, error_model="numpy")
-_parallel: Any = njit(cache=True, fastmath=True, error_model="numpy", parallel=True)
+_compiled: Any = njit(cache=True, fastmath=True, error_model="numpy", nogil=True)
 
 
 @_compiled
@@ -51,81 +48,64 @@ def _across(plane, y, out):
                 out[i] += weight * source[i]
 
 
-@_parallel
-def _moments(image, photo, threads, blurred):
-    """Window over both pictures, their squares and their product: (5, H, 3 W)."""
+@_compiled
+def moments(part, parts, image, photo, blurred):
+    """Window over both pictures, their squares and their product: fills `blurred` (5, H, 3 W)."""
     height, width = image.shape
-    for thread in prange(threads):
-        line = np.zeros((5, width + 2 * _PAD), np.float32)
-        for y in range(height * thread // threads, height * (thread + 1) // threads):
-            for i in range(width):
-                a, b = image[y, i], photo[y, i]
-                line[0, _PAD + i], line[1, _PAD + i] = a, b
-                line[2, _PAD + i], line[3, _PAD + i], line[4, _PAD + i] = a * a, b * b, a * b
-            for k in range(5):
-                _along(line[k], blurred[k, y])
+    line = np.zeros((5, width + 2 * _PAD), np.float32)
+    for y in range(height * part // parts, height * (part + 1) // parts):
+        for i in range(width):
+            a, b = image[y, i], photo[y, i]
+            line[0, _PAD + i], line[1, _PAD + i] = a, b
+            line[2, _PAD + i], line[3, _PAD + i], line[4, _PAD + i] = a * a, b * b, a * b
+        for k in range(5):
+            _along(line[k], blurred[k, y])
 
 
-@_parallel
-def _similarity(blurred, threads, slope):
-    """Sum of the SSIM of all values; `slope` (3, H, 3 W) gets its derivative by the first, third and fifth moment.
+@_compiled
+def similarity(part, parts, blurred, slope):
+    """Sum of the SSIM of this part's values; `slope` (3, H, 3 W) gets its derivatives by `blurred[0, 2, 4]`.
 
-    `slope` has the window's backward pass along the rows in it already.
+    The derivatives have the window's backward pass along the rows in them already.
     """
     _, height, width = blurred.shape
-    totals = np.zeros(threads, np.float64)
-    for thread in prange(threads):
-        at = np.empty((5, width), np.float32)
-        line = np.zeros((3, width + 2 * _PAD), np.float32)
-        for y in range(height * thread // threads, height * (thread + 1) // threads):
-            for k in range(5):
-                _across(blurred[k], y, at[k])
-            total = np.float32(0)
-            for i in range(width):
-                a, b = at[0, i], at[1, i]
-                a1, b1 = _TWO * a * b + _C1, a * a + b * b + _C1
-                a2, b2 = _TWO * (at[4, i] - a * b) + _C2, at[2, i] + at[3, i] - a * a - b * b + _C2
-                scale = np.float32(1) / (b1 * b2)
-                ssim = a1 * a2 * scale
-                total += ssim
-                line[0, _PAD + i] = _TWO * scale * (b * (a2 - a1) + ssim * a * (b1 - b2))
-                line[1, _PAD + i] = -ssim / b2
-                line[2, _PAD + i] = _TWO * a1 * scale
-            totals[thread] += total
-            for k in range(3):
-                _along(line[k], slope[k, y])
-    return totals.sum()
+    at = np.empty((5, width), np.float32)
+    line = np.zeros((3, width + 2 * _PAD), np.float32)
+    total = 0.0
+    for y in range(height * part // parts, height * (part + 1) // parts):
+        for k in range(5):
+            _across(blurred[k], y, at[k])
+        row = np.float32(0)
+        for i in range(width):
+            a, b = at[0, i], at[1, i]
+            a1, b1 = _TWO * a * b + _C1, a * a + b * b + _C1
+            a2, b2 = _TWO * (at[4, i] - a * b) + _C2, at[2, i] + at[3, i] - a * a - b * b + _C2
+            scale = np.float32(1) / (b1 * b2)
+            ssim = a1 * a2 * scale
+            row += ssim
+            line[0, _PAD + i] = _TWO * scale * (b * (a2 - a1) + ssim * a * (b1 - b2))
+            line[1, _PAD + i] = -ssim / b2
+            line[2, _PAD + i] = _TWO * a1 * scale
+        total += row
+        for k in range(3):
+            _along(line[k], slope[k, y])
+    return total
 
 
-@_parallel
-def _gradient(image, photo, slope, l1_weight, ssim_weight, threads, gradient):
-    """Sum of the absolute differences; fills `gradient` with that of the whole loss."""
+@_compiled
+def gradient(part, parts, image, photo, slope, l1_weight, ssim_weight, out):
+    """Sum of this part's absolute differences; fills `out` with the gradient of the whole loss."""
     height, width = image.shape
-    totals = np.zeros(threads, np.float64)
-    for thread in prange(threads):
-        at = np.empty((3, width), np.float32)
-        for y in range(height * thread // threads, height * (thread + 1) // threads):
-            for k in range(3):
-                _across(slope[k], y, at[k])
-            total = np.float32(0)
-            for i in range(width):
-                a, b = image[y, i], photo[y, i]
-                total += abs(a - b)
-                sign = l1_weight if a > b else -l1_weight
-                gradient[y, i] = sign - ssim_weight * (at[0, i] + _TWO * a * at[1, i] + b * at[2, i])
-            totals[thread] += total
-    return totals.sum()
-
-
-def loss_and_gradient(image: Plane, photo: Plane, ssim_weight: float, threads: int, gradient: Plane) -> float:
-    """`(1 - w)` times the mean absolute difference plus `w` times (1 - SSIM); fills `gradient`.
-
-    :param image, photo, gradient: (H, 3 W).
-    """
-    blurred = np.empty((5, *image.shape), np.float32)
-    slope = np.empty((3, *image.shape), np.float32)
-    _moments(image, photo, threads, blurred)
-    similarity = _similarity(blurred, threads, slope) / image.size
-    l1, dssim = np.float32((1 - ssim_weight) / image.size), np.float32(ssim_weight / image.size)
-    difference = _gradient(image, photo, slope, l1, dssim, threads, gradient) / image.size
-    return float((1 - ssim_weight) * difference + ssim_weight * (1 - similarity))
+    at = np.empty((3, width), np.float32)
+    total = 0.0
+    for y in range(height * part // parts, height * (part + 1) // parts):
+        for k in range(3):
+            _across(slope[k], y, at[k])
+        row = np.float32(0)
+        for i in range(width):
+            a, b = image[y, i], photo[y, i]
+            row += abs(a - b)
+            sign = l1_weight if a > b else -l1_weight
+            out[y, i] = sign - ssim_weight * (at[0, i] + _TWO * a * at[1, i] + b * at[2, i])
+        total += row
+    return total

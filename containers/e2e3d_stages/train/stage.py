@@ -48,12 +48,11 @@ def run(job: Job) -> dict[str, Any]:
 
 
 def use_threads(threads: int) -> None:
-    """Give the cores to our kernels; torch's own threads would only spin beside them."""
-    torch.set_num_threads(1)
-    if not torch.cuda.is_available():
-        import numba
+    """Give the kernels of the CPU path that many cores; a GPU needs no such thing."""
+    if best_device().type == "cpu":
+        from e2e3d_stages.train import cpu
 
-        numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
+        cpu.use_threads(threads)
 
 
 class Trainer:
@@ -117,7 +116,7 @@ class Trainer:
         degree = min(params.sh_degree, int(share / SH_SHARE))
         result = self.model.render(camera, degree, self.background)
         loss = photometric_loss(result.image, photo, params.ssim_weight)
-        (loss + params.opacity_weight * self.model.tensors["opacities"].sigmoid().mean()).backward()  # type: ignore[no-untyped-call]
+        loss.backward()  # type: ignore[no-untyped-call]
         self.model.observe(result, camera.width * camera.height)
         self.model.step(share)
         self.psnr[view] = -10 * np.log10(float((result.image.detach() - photo).square().mean()) + 1e-10)

@@ -75,37 +75,29 @@ def render(
     basis = harmonics(sh_degree, direction)
     colour = (torch.einsum("nk,nkc->nc", basis, sh[keep, : basis.shape[1]]) + 0.5).relu()
     reach = (2 * torch.log(255 * opacities)[:, None] * covariance.diagonal(dim1=1, dim2=2)).sqrt().detach()
-    rows = []
-    for y0 in range(0, camera.height, TILE):
-        tiles = []
-        for x0 in range(0, camera.width, TILE):
-            corner = torch.tensor([x0, y0])
-            size = (min(TILE, camera.width - x0), min(TILE, camera.height - y0))
-            near = ((centre + reach > corner) & (centre - reach < corner + torch.tensor(size))).all(-1).nonzero()[:, 0]
-            tiles.append(_tile(near, corner, size, centre, conic, opacities, colour, background))
-        rows.append(torch.cat(tiles, 1))
+    tiles = [(x, y) for y in range(0, camera.height, TILE) for x in range(0, camera.width, TILE)]
+    sizes = [(min(TILE, camera.width - x), min(TILE, camera.height - y)) for x, y in tiles]
+    near = [
+        ((centre + reach > torch.tensor(tile)) & (centre - reach < torch.tensor(tile) + torch.tensor(size))).all(-1)
+        for tile, size in zip(tiles, sizes, strict=True)
+    ]
+    # Gathered once for all tiles: gathering tile by tile would cost a gradient of full length for each.
+    features = torch.cat([centre, conic.flatten(1), opacities[:, None], colour], 1)
+    drawn = features[torch.cat([mask.nonzero()[:, 0] for mask in near])].split([int(mask.sum()) for mask in near])
+    pictures = [_tile(*args, background) for args in zip(drawn, tiles, sizes, strict=True)]
+    columns = -(-camera.width // TILE)
+    rows = [torch.cat(pictures[i : i + columns], 1) for i in range(0, len(pictures), columns)]
     return torch.cat(rows, 0)
 
 
-def _tile(
-    near: Tensor,
-    corner: Tensor,
-    size: tuple[int, int],
-    centre: Tensor,
-    conic: Tensor,
-    opacities: Tensor,
-    colour: Tensor,
-    background: Tensor,
-) -> Tensor:
+def _tile(features: Tensor, corner: tuple[int, int], size: tuple[int, int], background: Tensor) -> Tensor:
     across, down = torch.meshgrid(torch.arange(size[0]), torch.arange(size[1]), indexing="xy")
-    pixels = torch.stack([across, down], -1).reshape(-1, 1, 2) + corner + 0.5
-    d = pixels - centre[near]
-    q = conic[near]
-    power = 0.5 * (q[:, 0, 0] * d[..., 0] ** 2 + q[:, 1, 1] * d[..., 1] ** 2) + q[:, 0, 1] * d[..., 0] * d[..., 1]
-    alpha = (opacities[near] * torch.exp(-power)).clamp(max=0.999)
+    pixels = torch.stack([across, down], -1).reshape(-1, 1, 2) + torch.tensor(corner) + 0.5
+    dx, dy = (pixels - features[:, :2]).unbind(-1)
+    xx, xy, _, yy, opacity = features[:, 2:7].unbind(-1)
+    alpha = (opacity * torch.exp(-0.5 * (xx * dx**2 + yy * dy**2) - xy * dx * dy)).clamp(max=0.999)
     alpha = torch.where(alpha >= 1 / 255, alpha, 0)
-    transmittance = torch.cumprod(torch.cat([torch.ones_like(alpha[:, :1]), 1 - alpha], 1), 1)
-    drawn = transmittance > 1e-4
-    weight = torch.where(drawn[:, :-1], alpha * transmittance[:, :-1], 0)
+    transmittance = torch.cumprod(torch.cat([torch.ones_like(pixels[..., 0]), 1 - alpha], 1), 1)[:, :-1]
+    weight = torch.where(transmittance > 1e-4, alpha * transmittance, 0)
     left = 1 - weight.sum(1, keepdim=True)
-    return (weight @ colour[near] + left * background).reshape(size[1], size[0], 3)
+    return (weight @ features[:, 7:] + left * background).reshape(size[1], size[0], 3)

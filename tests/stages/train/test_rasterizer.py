@@ -88,7 +88,7 @@ def test_loss_and_its_gradient_equal_plain_torch() -> None:
     truth = 0.7 * (exact - photo).abs().mean() + 0.3 * (1 - structural_similarity(exact, photo.double()))
     loss.backward()
     truth.backward()
-    assert float(loss) == pytest.approx(float(truth), rel=1e-5)
+    assert loss.item() == pytest.approx(truth.item(), rel=1e-5)
     assert relative(image.grad, exact.grad) < 1e-4
 
 
