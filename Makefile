@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo ui test bench lint clean constraints
+.PHONY: demo ui test soak bench lint clean constraints
 
 demo: $(VENV)/installed  ## Take CAPTURE (the sample when not given) through the whole DAG.
 	$(BIN)/python deploy/demo/demo.py run $(if $(CAPTURE),--capture "$(CAPTURE)") $(if $(PRESET),--preset $(PRESET))
@@ -16,6 +16,9 @@ ui: $(VENV)/installed  ## Airflow's own UI with the DAGs in it, on http://localh
 
 test: $(VENV)/installed-dev  ## Every test.
 	$(BIN)/python -m pytest $(TESTS)
+
+soak: $(VENV)/installed-dev  ## Quality on whole captures: many minutes.
+	$(BIN)/python -m pytest -m soak -s $(TESTS)
 
 bench: $(VENV)/installed-dev  ## Speed, as ratios against named baselines.
 	for what in rasterizer sfm compress orchestration; do echo "== $$what"; $(BIN)/python bench/$$what.py || exit 1; done

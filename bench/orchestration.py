@@ -40,7 +40,7 @@ def main() -> None:
             return done.stdout
 
         airflow("db", "migrate")
-        conf = json.dumps({"capture": str(ROOT / "sample" / "caliterra"), "preset": "draft", **TINY})
+        conf = json.dumps({"capture": str(ROOT / "sample" / "caliterra" / "images"), "preset": "draft", **TINY})
         figures: dict[str, Any] = {}
         for what in ("everything made", "everything reused"):
             airflow("dags", "test", "reconstruct", "--conf", conf)

@@ -26,7 +26,7 @@ def main() -> int:
     """Run one capture, or Airflow's UI."""
     parser = argparse.ArgumentParser(description="Photos in, a scene out, on this machine.")
     parser.add_argument("what", choices=["run", "ui"])
-    parser.add_argument("--capture", type=Path, default=SAMPLE / "caliterra", help="folder or zip of photos")
+    parser.add_argument("--capture", type=Path, default=SAMPLE / "caliterra" / "images", help="folder or zip of photos")
     parser.add_argument("--preset", choices=PRESETS, default="draft")
     options = parser.parse_args()
     capture = options.capture.expanduser().resolve()

@@ -16,11 +16,11 @@ from tests.provider.conftest import Script
 pytestmark = pytest.mark.slow
 
 
-def task_process(stage: str) -> psutil.Process:
+def task_process(place: Path, stage: str) -> psutil.Process:
     """Airflow's process that waits for a stage: the parent of the stage program."""
     for process in psutil.process_iter():
         try:
-            if f"/artifacts/{stage}/" in " ".join(process.cmdline()):
+            if f"{place.name}/store/artifacts/{stage}/" in " ".join(process.cmdline()):
                 parent = process.parent()
                 assert parent is not None
                 return parent
@@ -43,7 +43,7 @@ def test_a_job_outlives_its_killed_worker_and_the_next_try_takes_it_over(
     script["train"] = ["wait"]
     run = airflow.trigger(capture=str(place / "captures" / "statue"), train_iterations=1001)
     until(lambda: "train" in script.calls)
-    task_process("train").send_signal(signal.SIGKILL)
+    task_process(place, "train").send_signal(signal.SIGKILL)
     until(lambda: airflow.task(run, "train")["try_number"] == 2 and airflow.task(run, "train")["state"] == "running")
     (script.folder / "go on").touch()
     until(lambda: airflow.state(run) in ("success", "failed"))
@@ -60,7 +60,7 @@ def test_a_person_who_fails_a_task_ends_its_job_and_the_task_is_no_success(
     script["train"] = ["wait"]
     run = airflow.trigger(capture=str(place / "captures" / "statue"), train_iterations=1002)
     until(lambda: "train" in script.calls)
-    worker = task_process("train")
+    worker = task_process(place, "train")
     airflow.call("PATCH", f"/dags/reconstruct/dagRuns/{run}/taskInstances/train", {"new_state": "failed"})
     until(lambda: (script.folder / "stopped").exists(), 60)
     until(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE, 30)

@@ -104,7 +104,7 @@ def _photos(inputs: Mapping[str, InputArtifact]) -> dict[str, Any]:
         if not photo["supported"]
     ]
     return {
-        "given": len(prepared["photos"]) + len(prepared["dropped"]),
+        "given": len(placed) + sum(item["reason"] != "not_a_photo" for item in prepared["dropped"]),
         "registered": sum(photo["registered"] for photo in placed),
         "used": sum(photo["supported"] for photo in placed),
         "unused": unused,

@@ -56,9 +56,9 @@ def test_the_artifact_has_scene_record_and_preview(trained: tuple[FakeJob, dict]
 
 
 def test_the_number_of_gaussians_grows_to_the_cap_and_never_beyond(make_job: MakeJob) -> None:
-    job = make_job(iterations=600, max_gaussians=500, long_side=32)
+    job = make_job(iterations=600, max_gaussians=4_000)
     metrics = stage.run(job)
-    assert metrics["seeded"] < metrics["gaussians"] == max(job.gaussians) <= 500
+    assert metrics["seeded"] < metrics["gaussians"] == max(job.gaussians) <= 4_000
 
 
 def test_a_cap_below_the_number_of_points_holds_from_the_first_step(make_job: MakeJob) -> None:
