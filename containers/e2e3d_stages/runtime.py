@@ -245,7 +245,9 @@ def _run(store: ArtifactStore, request: Request) -> None:
     log.info("%s %s, attempt %d, %d threads", request.stage, request.key, request.attempt, thread_count())
     with tempfile.TemporaryDirectory(prefix=f"e2e3d-{request.stage}-") as name:
         folder = Path(name)
-        inputs: dict[str, InputArtifact] = {stage: _fetch_input(store, request, stage, folder) for stage in request.inputs}
+        inputs: dict[str, InputArtifact] = {
+            stage: _fetch_input(store, request, stage, folder) for stage in request.inputs
+        }
         capture = fetch_capture(request.capture, folder / "capture") if request.capture else None
         job = Job(store=store, request=request, params=params, inputs=inputs, capture=capture, folder=folder)
         previous = signal.signal(signal.SIGTERM, lambda _signal, _frame: job.stop()) if _in_main_thread() else None
