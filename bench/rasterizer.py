@@ -24,7 +24,7 @@ from e2e3d_stages.train import cpu
 from e2e3d_stages.train.rasterizer import render
 
 GAUSSIANS, WIDTH, HEIGHT, SH_DEGREE = 12_000, 400, 300, 1
-SIZE = 0.016  # about 5 tiles a Gaussian, as in a trained scene of this number
+SIZE = 0.04  # makes 56,000 pairs of a tile and a Gaussian, as a trained scene of this number had
 REPEATS = 20
 
 
