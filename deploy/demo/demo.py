@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -134,11 +135,12 @@ class _Watch:
 
 
 def _explain(log_file: Path) -> None:
-    """The reason why the run failed, in the words of the stage."""
-    reasons = [line for line in log_file.read_text().splitlines() if "Task failed with exception" in line]
-    print(f"The run failed; its log is {log_file}.")
-    for line in reasons[-1:]:
-        print(line)
+    """The reason why the run failed, in the words of the exception that ended it."""
+    told = re.findall(
+        r"^airflow_provider_e2e3d\.exceptions\.\w+: (.*?)(?=^\d{4}-\d\d-\d\dT)", log_file.read_text(), re.M | re.S
+    )
+    print(told[-1].strip() if told else "The run failed for a reason that only its log tells.")
+    print(f"The whole log: {log_file}")
 
 
 def _summary(started: float) -> int:

@@ -49,5 +49,5 @@ def render(
         image=image[0],
         alpha=alpha[0, ..., 0].detach(),
         visible=visible,
-        screen_gradient=lambda: info["means2d"].absgrad[0].norm(dim=-1) * visible,
+        screen_gradient=lambda: info["means2d"].absgrad[0].sum(-1) * visible,
     )

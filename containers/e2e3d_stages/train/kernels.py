@@ -1,7 +1,7 @@
 """The CPU rasteriser's loops, compiled by numba and written for its vectoriser.
 
-What makes LLVM vectorise the two inner loops: one flat float32 scratch per tile laid out row, field, lane, so that
-all accesses have constant distances; exactly LANES steps without branches (selects instead); float32 constants; an
+What makes LLVM vectorise the two inner loops: one float32 scratch per tile laid out row, field, lane, so that all
+accesses have constant distances; exactly LANES steps without branches (selects instead); float32 constants; an
 exponential that is a polynomial; sums as scalars under fastmath.
 
 A Gaussian on the screen is a row of SCREEN fields: centre in px (x, y), conic (inverse 2D covariance: xx, xy, yy),
@@ -31,7 +31,7 @@ from e2e3d_stages.train.rasterizer import DILATION, NEAR
 LANES = 16  # a tile's width
 ROWS = 16  # a tile's height
 SCREEN = 12
-MOMENTS = 11  # sums over a Gaussian's pixels: dL/d(exponent) times 1, x, y, xx, xy, yy; 3 colours; |dL/dx|, |dL/dy|
+MOMENTS = 10  # sums over a Gaussian's pixels: dL/d(exponent) times 1, x, y, xx, xy, yy; 3 colours; |dL/dx| + |dL/dy|
 
 _FORWARD_FIELDS = 4  # transmittance, colour
 _BACKWARD_FIELDS = 5  # transmittance, upstream gradient times what lies behind, upstream gradient
@@ -222,7 +222,7 @@ def project_backward(
                 g[k] += moments[t, i, k]
         s, m = screen[i], means[i]
         a, b, c = s[2], s[3], s[4]
-        d_screen[i] = math.sqrt(g[9] * g[9] + g[10] * g[10])
+        d_screen[i] = g[9]
         d_opacities[i] = -g[0] / opacities[i]
         # The conic is the covariance's inverse, so its gradient is carried by -Q G Q.
         g_xx, g_xy, g_yy = 0.5 * g[3], 0.5 * g[4], 0.5 * g[5]
@@ -381,10 +381,13 @@ def bin_tiles(screen, depth, width, height):
 
 
 @_inlined
-def _row_hit(s, dy, left):
-    """Whether a Gaussian reaches one row of a tile, given the distances to the row and to its first pixel."""
-    x = min(max(-s[3] * dy / s[2], left), left + np.float32(LANES - 1))
-    return _HALF * (s[2] * x * x + s[4] * dy * dy) + s[3] * x * dy <= s[9]
+def _row_hit(half_a, tilt, bdy, cdy, left, dy, reach):
+    """Whether a Gaussian reaches one row of a tile, given the distances to the row and to its first pixel.
+
+    :param tilt: b / a of the conic; the exponent is least at x = -tilt dy.
+    """
+    x = min(max(-tilt * dy, left), left + np.float32(LANES - 1))
+    return (half_a * x + bdy) * x + cdy <= reach
 
 
 @_inlined
@@ -394,10 +397,10 @@ def _row_range(s, y0):
 
 
 @_compiled
-def _all_opaque(scratch, fields):
+def _all_opaque(scratch):
     for row in range(ROWS):
         for k in range(LANES):
-            if scratch[row * fields * LANES + k] > _OPAQUE:
+            if scratch[row, k] > _OPAQUE:
                 return False
     return True
 
@@ -406,24 +409,24 @@ def _all_opaque(scratch, fields):
 def _draw_tile(screen, index, first, last, x0, y0, scratch):
     """Composite Gaussians over a tile, near to far; returns how many were drawn before it was opaque."""
     for n in range(first, last):
-        if (n - first) % 32 == 31 and _all_opaque(scratch, _FORWARD_FIELDS):
+        if (n - first) % 32 == 31 and _all_opaque(scratch):
             return n
         s = screen[index[n]]
         half_a, b, half_c, opacity, reach = _HALF * s[2], s[3], _HALF * s[4], s[5], s[9]
         red, green, blue = s[6], s[7], s[8]
-        left = x0 + _HALF - s[0]
+        left, top, tilt = x0 + _HALF - s[0], y0 + _HALF - s[1], s[3] / s[2]
         row0, row1 = _row_range(s, y0)
         for row in range(row0, row1):
-            dy = y0 + np.float32(row) + _HALF - s[1]
-            if not _row_hit(s, dy, left):
-                continue
-            line = scratch[row * _FORWARD_FIELDS * LANES : (row + 1) * _FORWARD_FIELDS * LANES]
+            dy = top + np.float32(row)
             bdy, cdy = b * dy, half_c * dy * dy
+            if not _row_hit(half_a, tilt, bdy, cdy, left, dy, reach):
+                continue
+            line = scratch[row]
             for k in range(LANES):
                 dx = left + np.float32(k)
                 power = (half_a * dx + bdy) * dx + cdy
                 transmittance = line[k]
-                alpha = min(opacity * _exp(min(max(power, _ZERO), _FAR)), _MAX_ALPHA)
+                alpha = min(opacity * _exp(min(power, _FAR)), _MAX_ALPHA)
                 alpha = alpha if power <= reach else _ZERO
                 weight = alpha * transmittance if transmittance > _OPAQUE else _ZERO
                 line[k] = transmittance - weight
@@ -438,15 +441,14 @@ def draw(part, parts, screen, start, index, background, image, transmittance, dr
     """Fill `image` (H, W, 3), `transmittance` (H, W) and, for the way back, `drawn` (tiles,)."""
     height, width = transmittance.shape
     columns = (width + LANES - 1) // LANES
-    scratch = np.empty(ROWS * _FORWARD_FIELDS * LANES, np.float32)
+    scratch = np.empty((ROWS, _FORWARD_FIELDS * LANES), np.float32)
     for tile in range(part, len(drawn), parts):
         x0, y0 = tile % columns * LANES, tile // columns * ROWS
         scratch[:] = 0
-        for row in range(ROWS):
-            scratch[row * _FORWARD_FIELDS * LANES : row * _FORWARD_FIELDS * LANES + LANES] = 1
+        scratch[:, :LANES] = 1
         drawn[tile] = _draw_tile(screen, index, start[tile], start[tile + 1], np.float32(x0), np.float32(y0), scratch)
         for y in range(y0, min(y0 + ROWS, height)):
-            line = scratch[(y - y0) * _FORWARD_FIELDS * LANES :]
+            line = scratch[y - y0]
             for x in range(x0, min(x0 + LANES, width)):
                 left = line[x - x0]
                 transmittance[y, x] = left
@@ -466,23 +468,23 @@ def _undraw_tile(screen, index, first, last, x0, y0, scratch, moments):
         a, b, c, opacity, reach = s[2], s[3], s[4], s[5], s[9]
         half_a, half_c = _HALF * a, _HALF * c
         red, green, blue = s[6], s[7], s[8]
-        left = x0 + _HALF - s[0]
+        left, top, tilt = x0 + _HALF - s[0], y0 + _HALF - s[1], s[3] / s[2]
         row0, row1 = _row_range(s, y0)
         s_1, s_x, s_y, s_xx, s_xy, s_yy = _ZERO, _ZERO, _ZERO, _ZERO, _ZERO, _ZERO
-        s_red, s_green, s_blue, abs_x, abs_y = _ZERO, _ZERO, _ZERO, _ZERO, _ZERO
+        s_red, s_green, s_blue, s_abs = _ZERO, _ZERO, _ZERO, _ZERO
         for row in range(row0, row1):
-            dy = y0 + np.float32(row) + _HALF - s[1]
-            if not _row_hit(s, dy, left):
-                continue
-            line = scratch[row * _BACKWARD_FIELDS * LANES : (row + 1) * _BACKWARD_FIELDS * LANES]
+            dy = top + np.float32(row)
             bdy, cdy, c_dy = b * dy, half_c * dy * dy, c * dy
+            if not _row_hit(half_a, tilt, bdy, cdy, left, dy, reach):
+                continue
+            line = scratch[row]
             r_1, r_x, r_xx = _ZERO, _ZERO, _ZERO
             for k in range(LANES):
                 dx = left + np.float32(k)
                 power = (half_a * dx + bdy) * dx + cdy
                 transmittance, behind = line[k], line[LANES + k]
                 g_red, g_green, g_blue = line[2 * LANES + k], line[3 * LANES + k], line[4 * LANES + k]
-                raw = opacity * _exp(min(max(power, _ZERO), _FAR))
+                raw = opacity * _exp(min(power, _FAR))
                 alpha = min(raw, _MAX_ALPHA)
                 alpha = alpha if power <= reach else _ZERO
                 alpha = alpha if transmittance > _OPAQUE else _ZERO
@@ -499,8 +501,7 @@ def _undraw_tile(screen, index, first, last, x0, y0, scratch, moments):
                 r_1 += slope
                 r_x += slope * dx
                 r_xx += slope * dx * dx
-                abs_x += abs(slope * (a * dx + bdy))
-                abs_y += abs(slope * (b * dx + c_dy))
+                s_abs += abs(slope) * (abs(a * dx + bdy) + abs(b * dx + c_dy))
             s_1 += r_1
             s_x += r_x
             s_xx += r_xx
@@ -517,8 +518,7 @@ def _undraw_tile(screen, index, first, last, x0, y0, scratch, moments):
         g[6] += s_red
         g[7] += s_green
         g[8] += s_blue
-        g[9] += abs_x
-        g[10] += abs_y
+        g[9] += s_abs
 
 
 @_compiled
@@ -527,12 +527,12 @@ def draw_backward(part, parts, screen, start, index, drawn, image, d_image, mome
     height, width = image.shape[:2]
     columns = (width + LANES - 1) // LANES
     moments[part] = 0
-    scratch = np.empty(ROWS * _BACKWARD_FIELDS * LANES, np.float32)
+    scratch = np.empty((ROWS, _BACKWARD_FIELDS * LANES), np.float32)
     for tile in range(part, len(drawn), parts):
         x0, y0 = tile % columns * LANES, tile // columns * ROWS
         scratch[:] = 0
         for y in range(y0, min(y0 + ROWS, height)):
-            line = scratch[(y - y0) * _BACKWARD_FIELDS * LANES :]
+            line = scratch[y - y0]
             for x in range(x0, min(x0 + LANES, width)):
                 line[x - x0] = 1
                 for c in range(3):
