@@ -211,7 +211,7 @@ def project_backward(
 ):  # fmt: skip
     """Carry the rasteriser's `moments` (parts, N, MOMENTS) back to the Gaussians.
 
-    `d_screen` (N,) gets the length of the summed absolute gradient of the centre in px (Ye et al. 2024, AbsGS).
+    `d_screen` (N,) gets the summed absolute gradient (x and y) of the centre in px (Ye et al. 2024, AbsGS).
     """
     for i in range(len(means) * part // parts, len(means) * (part + 1) // parts):
         if depth[i] == 0:
