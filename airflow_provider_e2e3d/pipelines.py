@@ -61,6 +61,7 @@ def reconstruction_params() -> dict[str, Param]:
             None,
             type=["null", "string"],
             enum=[*PRESETS, None],
+            values_display={"null": "as the profile says"},
             title="Preset",
             description="draft: minutes on two CPU cores. standard: a GPU. high: a GPU and patience. "
             "Empty: what the profile says.",
@@ -132,7 +133,7 @@ def _nullable(field: dict[str, Any]) -> dict[str, Any]:
         in ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "pattern", "minLength", "maxLength", "items")
     }
     if "enum" in options[0]:
-        limits["enum"] = [*options[0]["enum"], None]
+        limits |= {"enum": [*options[0]["enum"], None], "values_display": {"null": "as the preset says"}}
     return {"type": ["null", *(option["type"] for option in options)], **limits}
 
 
