@@ -76,7 +76,7 @@ class StageOperator(BaseOperator):
         capture: str | None = None,
         profile: str = "local",
         force: Sequence[str] = (),
-        deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
+        deferrable: bool | None = None,
         **kwargs: Any,
     ) -> None:
         kwargs.setdefault("retries", 2)
@@ -235,7 +235,10 @@ class StageOperator(BaseOperator):
     def _follow(self, context: Context, attempt: Attempt) -> dict[str, Any]:
         """Wait for the job, with this worker or in the triggerer."""
         self.log.info("::group::(3/4) Wait for the %s program", self.stage)
-        if self.deferrable and attempt.backend.deferrable:
+        deferrable = self.deferrable
+        if deferrable is None:
+            deferrable = conf.getboolean("operators", "default_deferrable", fallback=False)
+        if deferrable and attempt.backend.deferrable:
             deadline = now() + self.execution_timeout if self.execution_timeout else None
             self.defer(
                 trigger=JobTrigger(attempt.serialize(), deadline.isoformat() if deadline else None),
