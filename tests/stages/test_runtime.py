@@ -66,6 +66,7 @@ def test_a_stage_leaves_files_metrics_warnings_and_what_it_took(
     def program(job: Job) -> dict[str, Any]:
         (job.output / "images").mkdir()
         (job.output / "images" / "a.jpg").write_bytes(b"jpeg")
+        time.sleep(0.01)
         job.progress(1, 1, "photos")
         job.warn("blur", "One photo is blurred.", "Take it again.")
         return {"photos": 1}

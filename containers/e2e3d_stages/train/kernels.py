@@ -169,6 +169,7 @@ def project(part, parts, means, quats, scales, opacities, sh, degree, pose, eye,
     :param eye: (3,) the camera's place in the world.
     :param camera: focal lengths and principal point in px, (fx, fy, cx, cy).
     """
+    basis = np.empty(16)  # made once: an allocation a Gaussian costs more than its arithmetic
     for i in range(len(means) * part // parts, len(means) * (part + 1) // parts):
         depth[i] = 0
         m = means[i]
@@ -193,7 +194,6 @@ def project(part, parts, means, quats, scales, opacities, sh, degree, pose, eye,
         s = screen[i]
         s[0], s[1], s[2], s[3], s[4], s[5] = u, v, yy / det, -xy / det, xx / det, opacities[i]
         s[9], s[10], s[11] = reach, rx, ry
-        basis = np.empty(16)
         dx, dy, dz = m[0] - eye[0], m[1] - eye[1], m[2] - eye[2]
         length = math.sqrt(dx * dx + dy * dy + dz * dz)
         _sh_basis(degree, dx / length, dy / length, dz / length, basis)
@@ -213,12 +213,15 @@ def project_backward(
 
     `d_screen` (N,) gets the summed absolute gradient (x and y) of the centre in px (Ye et al. 2024, AbsGS).
     """
+    # Made once: allocations a Gaussian would take longer than its arithmetic.
+    g, d_rot, d_t = np.empty(MOMENTS, np.float32), np.empty((3, 3)), np.empty((2, 3))
+    basis, weight = np.empty(16), np.empty(16)
     for i in range(len(means) * part // parts, len(means) * (part + 1) // parts):
         if depth[i] == 0:
             continue
-        g = moments[0, i].copy()
-        for t in range(1, len(moments)):
-            for k in range(MOMENTS):
+        for k in range(MOMENTS):
+            g[k] = moments[0, i, k]
+            for t in range(1, len(moments)):
                 g[k] += moments[t, i, k]
         s, m = screen[i], means[i]
         a, b, c = s[2], s[3], s[4]
@@ -234,8 +237,7 @@ def project_backward(
         rot = _rotation(quats[i])
         j00, j02, j11, j12, in_x, in_y = _jacobian(x, y, z, camera, width, height)
         t0, t1, h0, h1 = _half_covariance((j00, j02), (j11, j12), pose, rot, scales[i])
-        d_rot = np.empty((3, 3))
-        d_t = np.zeros((2, 3))
+        d_t[:] = 0
         for k in range(3):
             g0, g1 = 2 * (v_xx * h0[k] + v_xy * h1[k]), 2 * (v_xy * h0[k] + v_yy * h1[k])
             scale, along = scales[i, k], 0.0
@@ -264,7 +266,7 @@ def project_backward(
         dx, dy, dz = m[0] - eye[0], m[1] - eye[1], m[2] - eye[2]
         length = math.sqrt(dx * dx + dy * dy + dz * dz)
         dx, dy, dz = dx / length, dy / length, dz / length
-        gx, gy, gz = _colour_backward(degree, dx, dy, dz, s[6:9], g[6:9], sh[i], d_sh[i])
+        gx, gy, gz = _colour_backward(degree, dx, dy, dz, s[6:9], g[6:9], sh[i], d_sh[i], basis, weight)
         along = gx * dx + gy * dy + gz * dz
         d_means[i, 0] = pose[0, 0] * d_x + pose[1, 0] * d_y + pose[2, 0] * d_z + (gx - along * dx) / length
         d_means[i, 1] = pose[0, 1] * d_x + pose[1, 1] * d_y + pose[2, 1] * d_z + (gy - along * dy) / length
@@ -272,9 +274,9 @@ def project_backward(
 
 
 @_compiled
-def _colour_backward(degree, x, y, z, colour, d_colour, sh, d_sh):
+def _colour_backward(degree, x, y, z, colour, d_colour, sh, d_sh, basis, weight):
     """Fill the gradient of spherical harmonics; returns that of the unit direction."""
-    basis, weight = np.empty(16), np.zeros(16)
+    weight[:] = 0
     _sh_basis(degree, x, y, z, basis)
     for c in range(3):
         if colour[c] > 0:  # darker than black was cut off
