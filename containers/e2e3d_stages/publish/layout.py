@@ -31,7 +31,6 @@ def lay_out(
     *,
     started: dt.datetime,
     reused: Collection[str] = (),
-    extra: Mapping[str, Any] | None = None,
 ) -> str:
     """Copy the page and the deliverables of one run to their place, and make the run the newest result.
 
@@ -43,7 +42,6 @@ def lay_out(
     :param manifests: by stage; all that `DELIVERABLES` names.
     :param started: when the run started, with a time zone: newer wins.
     :param reused: stages whose artifacts were there before this run.
-    :param extra: further facts for `run.json`, JSON-able.
     :returns: the folder's URI.
     """
     folder = f"scenes/{scene}/{run}"
@@ -63,7 +61,6 @@ def lay_out(
             stage: {"key": manifest.key, "attempt": manifest.attempt, "reused": stage in reused}
             for stage, manifest in manifests.items()
         },
-        **(extra or {}),
     }
     data = json.dumps(record, indent=1, ensure_ascii=False).encode()
     store.storage.write(f"{folder}/run.json", data)

@@ -71,7 +71,7 @@ def test_a_run_gets_the_pages_and_the_deliverables_and_nothing_else(store, manif
 
 
 def test_the_run_says_what_it_is_made_of_and_what_was_reused(store, manifests) -> None:
-    lay_out(store, "yard", "run-1", manifests, started=MORNING, reused={"sfm"}, extra={"preset": "draft"})
+    lay_out(store, "yard", "run-1", manifests, started=MORNING, reused={"sfm"})
     record = json.loads(store.storage.read("scenes/yard/run-1/run.json"))
     assert record["stages"]["sfm"] == {"key": "key-of-sfm", "attempt": 1, "reused": True}
     assert record["stages"]["train"]["reused"] is False
