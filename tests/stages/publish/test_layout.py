@@ -76,7 +76,6 @@ def test_the_run_says_what_it_is_made_of_and_what_was_reused(store, manifests) -
     assert record["stages"]["sfm"] == {"key": "key-of-sfm", "attempt": 1, "reused": True}
     assert record["stages"]["train"]["reused"] is False
     assert record["metrics"] == {"photos_given": 31}
-    assert record["preset"] == "draft"
 
 
 def test_laying_out_twice_changes_nothing(store, manifests) -> None:
