@@ -44,7 +44,8 @@ def main() -> None:
         figures: dict[str, Any] = {}
         for what in ("everything made", "everything reused"):
             airflow("dags", "test", "reconstruct", "--conf", conf)
-            runs = json.loads(airflow("dags", "list-runs", "reconstruct", "--output", "json"))
+            listing = airflow("dags", "list-runs", "reconstruct", "--output", "json")
+            runs = json.loads(listing[listing.index("[{") :])  # log lines come first
             run = max(runs, key=lambda row: row["start_date"])
             wall = datetime.fromisoformat(run["end_date"]) - datetime.fromisoformat(run["start_date"])
             stages = stage_seconds(home / "store") if what == "everything made" else 0.0
