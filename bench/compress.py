@@ -10,40 +10,25 @@ from __future__ import annotations
 import argparse
 import json
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "stages" / "compress"))
+
+from coloured_scene import coloured_scene
 
 from e2e3d_stages.compress import sog, splat_transform
 from e2e3d_stages.compress.stage import measure
 from e2e3d_stages.contract import StageError
-from e2e3d_stages.gaussians import Gaussians, write_ply
+from e2e3d_stages.gaussians import write_ply
 from e2e3d_stages.runtime import thread_count
 
 COUNT = 100_000
 DEGREE = 3
 LIMIT_SECONDS = 20.0
 REFERENCE_LIMIT_SECONDS = 60.0
-
-
-def synthetic(count: int, degree: int, seed: int = 0) -> Gaussians:
-    """Gaussians whose colours follow their place, as a trained scene's do."""
-    random = np.random.default_rng(seed)
-    means = random.normal(size=(count, 3)) * [4, 1, 4]
-    quats = random.normal(size=(count, 4))
-    bands = (degree + 1) ** 2
-    waves = means @ (random.normal(size=(3, bands * 3)) * 0.15)
-    sh = (np.sin(waves) * 0.3 + random.normal(size=waves.shape) * 0.03).reshape(count, bands, 3)
-    sh[:, 0] *= 4
-    return Gaussians(
-        means=means.astype(np.float32),
-        scales=random.normal(-3, 1, (count, 3)).astype(np.float32),
-        quats=(quats / np.linalg.norm(quats, axis=1, keepdims=True)).astype(np.float32),
-        opacities=random.normal(0, 2, count).astype(np.float32),
-        sh=sh.astype(np.float32),
-    )
 
 
 def reference_seconds(ply: Path, target: Path) -> float | None:
@@ -64,7 +49,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_args()
-    given = synthetic(COUNT, DEGREE)
+    given = coloured_scene(COUNT, DEGREE, noise=0.03, opacity=0.0)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_ply(folder / "scene.ply", given)

@@ -42,8 +42,6 @@ class SfmOperator(StageOperator):
         "min_photos",
         "min_points_per_photo",
     )
-    WARN_BELOW_SHARE = 0.8
-    WARN_SECOND_MODEL_SHARE = 0.3
 
     def __init__(
         self,
@@ -60,7 +58,7 @@ class SfmOperator(StageOperator):
         self.min_points_per_photo = min_points_per_photo
 
     def after_collect(self, context: Context, store: ArtifactStore, manifest: Manifest, reference: Reference) -> None:
-        """Refuse what cannot become a scene, warn of what will be a poor one."""
+        """Refuse what cannot become a scene; of a poor one the manifest's own warnings tell."""
         metrics = manifest.metrics
         given, placed = metrics["photos_given"], metrics["photos_supported"]
         share = placed / given if given else 0.0
@@ -78,20 +76,12 @@ class SfmOperator(StageOperator):
                 "Take photos of one still thing from all around, each overlapping its neighbours by two thirds, sharp "
                 "and evenly lit; then trigger again."
             )
-        if share < self.WARN_BELOW_SHARE:
-            self.log.warning("Only %d of %d photos could be placed.\n%s", placed, given, _left_out(store, manifest))
-        second = metrics.get("second_model_photos") or 0
-        if placed and second / placed >= self.WARN_SECOND_MODEL_SHARE:
-            self.log.warning(
-                "%d photos form a second, separate scene: photos that connect the two parts are missing.", second
-            )
 
 
 def _left_out(store: ArtifactStore, manifest: Manifest) -> str:
     """A line for each photo that was not placed, with the likely reason."""
     photos = json.loads(store.storage.read(store.file_path(manifest, "photos.json")))
-    rows = photos["photos"] if isinstance(photos, dict) else photos
-    return "\n".join(f"  {row['name']}: {row['reason']}" for row in rows if not row["supported"])
+    return "\n".join(f"  {photo['name']}: {photo['reason']}" for photo in photos if not photo["supported"])
 
 
 class TrainOperator(StageOperator):

@@ -55,11 +55,6 @@ class FailureCode(str, Enum):
         """The process's exit status for this failure."""
         return _EXIT_CODES[self]
 
-    @property
-    def retryable(self) -> bool:
-        """Whether another try can end differently."""
-        return self not in (FailureCode.INVALID_REQUEST, FailureCode.UNREADABLE_CAPTURE)
-
 
 _EXIT_CODES = {
     FailureCode.INVALID_REQUEST: 2,

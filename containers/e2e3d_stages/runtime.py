@@ -11,7 +11,7 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
@@ -227,7 +227,8 @@ def run(request_uri: str) -> int:
         log.error("%s %s", error.message, error.hint)
         return error.code.exit_code
     try:
-        _run(store, request)
+        with _on_sigterm(_interrupt):
+            _run(store, request)
         return 0
     except BaseException as error:
         failure = Failure.of(error, request.attempt)
@@ -250,15 +251,13 @@ def _run(store: ArtifactStore, request: Request) -> None:
         }
         capture = fetch_capture(request.capture, folder / "capture") if request.capture else None
         job = Job(store=store, request=request, params=params, inputs=inputs, capture=capture, folder=folder)
-        previous = signal.signal(signal.SIGTERM, lambda _signal, _frame: job.stop()) if _in_main_thread() else None
         try:
-            stage_clock = time.monotonic()
-            metrics = importlib.import_module(f"e2e3d_stages.{request.stage}.stage").run(job)
-            stage_seconds = time.monotonic() - stage_clock
-            job.check_stop()
+            with _on_sigterm(job.stop):
+                stage_clock = time.monotonic()
+                metrics = importlib.import_module(f"e2e3d_stages.{request.stage}.stage").run(job)
+                stage_seconds = time.monotonic() - stage_clock
+                job.check_stop()
         finally:
-            if previous is not None:
-                signal.signal(signal.SIGTERM, previous)
             job.close()
         files = store.upload(job.output, request.stage, request.key, request.attempt)
         manifest = Manifest(
@@ -283,8 +282,22 @@ def _run(store: ArtifactStore, request: Request) -> None:
     store.drop_checkpoints(request.stage, request.key)
 
 
-def _in_main_thread() -> bool:
-    return threading.current_thread() is threading.main_thread()
+@contextmanager
+def _on_sigterm(work: Callable[[], None]) -> Iterator[None]:
+    """Answer SIGTERM so for a while; only a process's main thread can."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, lambda _signal, _frame: work())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _interrupt() -> None:
+    """Leave a transfer at once: it has nothing to save."""
+    raise Interrupted("The stage was stopped while files were on their way.", hint="A retry does it again.")
 
 
 def _check(request: Request) -> StageParams:

@@ -14,6 +14,27 @@ from tests.provider.conftest import Script, told_profiles
 SECRET = "hush-hush-secret-key"
 
 
+def test_a_bucket_that_is_not_there_is_told_without_a_retry(
+    airflow_home: Path,
+    s3_endpoint: str,
+    script: Script,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "captures" / "statue").mkdir(parents=True)
+    (tmp_path / "captures" / "statue" / "1.jpg").write_bytes(b"a photo")
+    file = tmp_path / "profiles.yaml"
+    told_profiles(file, tmp_path / "captures", script)
+    file.write_text(file.read_text().replace((tmp_path / "store").as_uri(), "s3://no-such-bucket/store"))
+    monkeypatch.setenv("AIRFLOW__E2E3D__PROFILES_FILE", str(file))
+    outcome = run_dag("reconstruct", {"capture": str(tmp_path / "captures" / "statue")}, capfd)
+    assert outcome.state == "failed"
+    assert outcome.tries["ingest"] == 1
+    assert "Bucket 'no-such-bucket' does not exist. Create it, or correct the address." in outcome.log
+    assert script.calls == []
+
+
 def test_a_run_on_a_bucket_uses_the_connection_and_shows_no_secret(
     airflow_home: Path,
     s3_root: str,

@@ -233,6 +233,24 @@ def test_sigterm_lets_the_stage_stop_by_itself(tmp_path: Path) -> None:
     assert (store.latest_checkpoint("ingest", KEY, tmp_path) or (0,))[0] == 7
 
 
+def test_sigterm_during_a_transfer_is_an_interruption_too(
+    tmp_path: Path, play: Callable[[StageProgram], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = ArtifactStore.open(tmp_path.as_uri())
+    uri = ask(store)
+
+    def interrupted_upload(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+
+    play(lambda job: {})
+    monkeypatch.setattr(ArtifactStore, "upload", interrupted_upload)
+    assert runtime.run(uri) == FailureCode.INTERRUPTED.exit_code
+    failure = store.failure("ingest", KEY, 1)
+    assert failure is not None
+    assert failure.code is FailureCode.INTERRUPTED
+
+
 def test_every_preset_of_every_stage_is_valid_and_documented() -> None:
     for stage in STAGES.values():
         for preset in PRESETS:

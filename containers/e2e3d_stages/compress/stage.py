@@ -162,7 +162,7 @@ def _warn_of(job: Job, removals: list[cleaning.Removal], total: int) -> None:
         job.warn(
             "broken_gaussians",
             f"{broken} of {total} Gaussians had values that are no numbers and were removed.",
-            "Training was unstable: lower its learning rates if the scene looks damaged.",
+            "Training was unstable: if the scene looks damaged, train again with another seed.",
         )
     if invisible > NOTABLE_INVISIBLE * total:
         job.warn(
