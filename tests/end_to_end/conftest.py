@@ -58,11 +58,6 @@ class Airflow:
         """How a run is."""
         return str(self.call("GET", f"/dags/reconstruct/dagRuns/{run}")["state"])
 
-    def log(self, run: str, task: str, number: int) -> str:
-        """What a try of a task logged."""
-        path = f"/dags/reconstruct/dagRuns/{run}/taskInstances/{task}/logs/{number}?full_content=true"
-        return json.dumps(self.call("GET", path))
-
 
 def until(condition: Callable[[], object], seconds: float = 120) -> None:
     """Wait for something that takes a while."""
