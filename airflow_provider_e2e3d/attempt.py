@@ -71,21 +71,38 @@ class Attempt:
         """Ask the job to stop."""
         self.backend.cancel(self.state.handle)
 
-    def failure(self, exit_code: int | None) -> Failure:
-        """Why the job ended without an artifact; written down for others where the job could not."""
-        state = self.state
-        failure = self.store.failure(state.stage, state.key, state.claim.attempt)
-        if failure is None:
-            failure = Failure(
-                code=FailureCode.CRASH,
-                message=f"The {state.stage} program ended without a word (exit status {_exit(exit_code)}).",
-                hint="It was killed from outside, by a person or by the machine when memory ran out; "
-                "the retry goes on from the newest checkpoint.",
-                attempt=state.claim.attempt,
-            )
-            self.store.write_failure(state.stage, state.key, failure)
+    def clear_away(self, *, succeeded: bool) -> None:
+        """Remove what the job's place keeps of it."""
+        self.backend.clear_away(self.state.handle, succeeded=succeeded)
+
+    def failure(self, status: JobStatus) -> Failure:
+        """Why the job ended without an artifact; written down for others where the program did not know.
+
+        What the program says goes first, except where it only saw itself fall over and its place knows why.
+        """
+        stage, key, number = self.state.stage, self.state.key, self.state.claim.attempt
+        told = self.store.failure(stage, key, number)
+        if told and not (told.code is FailureCode.CRASH and status.failure):
+            return told
+        failure = status.failure or _failure_of_exit(stage, status.exit_code)
+        failure = failure.model_copy(update={"attempt": number})
+        self.store.write_failure(stage, key, failure)
         return failure
 
 
-def _exit(code: int | None) -> str:
-    return "unknown" if code is None else str(code)
+def _failure_of_exit(stage: str, exit_code: int | None) -> Failure:
+    """What an exit status tells when nothing else does."""
+    code = next((code for code in FailureCode if code.exit_code == exit_code), FailureCode.CRASH)
+    if code is not FailureCode.CRASH:
+        return Failure(
+            code=code,
+            message=f"The {stage} program ended with exit status {exit_code} ({code.value}).",
+            hint="It could not store its reason: read the log above.",
+        )
+    return Failure(
+        code=code,
+        message=f"The {stage} program ended without a word "
+        f"(exit status {'unknown' if exit_code is None else exit_code}).",
+        hint="It was killed from outside, by a person or by the machine when memory ran out; "
+        "the retry goes on from the newest checkpoint.",
+    )

@@ -24,7 +24,10 @@ from e2e3d_stages.contract import InvalidRequest, Model
 from e2e3d_stages.presets import STAGES, Preset
 
 # By name and place, so that no backend's client library is imported before it is used.
-BACKENDS = {"local": ("airflow_provider_e2e3d.backends.local", "LocalBackend")}
+BACKENDS = {
+    "local": ("airflow_provider_e2e3d.backends.local", "LocalBackend"),
+    "docker": ("airflow_provider_e2e3d.backends.docker", "DockerBackend"),
+}
 
 ANY_STAGE = "default"
 
@@ -45,6 +48,7 @@ class Profile(Model):
 
     store: str = Field(description="Root of the artifact store: file:///folder or s3://bucket/prefix.")
     store_conn_id: str | None = Field(default=None, description="Airflow connection with the store's credentials.")
+    url: str | None = Field(default=None, description="Where browsers find the store's root, as http://host/bucket.")
     preset: Preset = Field(default="standard", description="Preset of a run that names none.")
     captures: tuple[str, ...] = Field(min_length=1, description="Roots that a capture may come from.")
     stages: dict[str, dict[str, Any]] = Field(
@@ -76,6 +80,11 @@ class Profile(Model):
         """The backend that runs a stage."""
         settings = self.settings(stage)
         return backend_class(settings.backend)(settings)
+
+    def address(self, uri: str) -> str:
+        """Where a person opens a file of the store: on the web, if the profile says where that is."""
+        root = self.store.rstrip("/")
+        return self.url.rstrip("/") + uri[len(root) :] if self.url and uri.startswith(root) else uri
 
     def admit(self, capture: str) -> str:
         """The address of a capture, if it lies below one of the roots.

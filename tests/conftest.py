@@ -12,6 +12,8 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import docker
+import docker.errors
 import pytest
 from moto.server import ThreadedMotoServer
 
@@ -63,6 +65,24 @@ def s3_endpoint() -> Iterator[str]:
     for name, value in before.items():
         os.environ.pop(name) if value is None else os.environ.update({name: value})
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def engine() -> docker.APIClient:
+    """The Docker engine of this machine; CI has one."""
+    try:
+        client = docker.APIClient()
+        client.ping()
+    except docker.errors.DockerException as error:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"no Docker engine answers: {error}")
+    return client
+
+
+@pytest.fixture(scope="session")
+def images(engine: docker.APIClient) -> None:
+    """The shipped images, built from this tree; what is unchanged comes from the engine's cache."""
+    built = subprocess.run(["make", "images"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stdout[-4000:] + built.stderr[-4000:]
 
 
 @pytest.fixture

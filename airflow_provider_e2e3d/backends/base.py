@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from e2e3d_stages.contract import Model
+from pydantic import Field
+
+from e2e3d_stages.contract import Failure, Model, StageName
 
 # What identifies a running job; JSON, so that it survives a dead worker.
 Handle = dict[str, Any]
@@ -17,28 +20,42 @@ class BackendSettings(Model):
     """What a profile says about one stage on one backend."""
 
     backend: str
+    threads: int | None = Field(default=None, ge=1, description="Cores to use; all that there are when empty.")
 
 
-@dataclass(frozen=True)
-class JobStatus:
-    """Whether a job runs and, once it has ended, its exit status where that is known."""
+class JobStatus(Model):
+    """Whether a job runs and, once it has ended, what the place that ran it knows of how."""
 
     running: bool
     exit_code: int | None = None
+    failure: Failure | None = Field(
+        default=None, description="Why it ended, where the place knows more than the program."
+    )
 
 
 @dataclass(frozen=True)
 class JobSpec:
     """One attempt to run.
 
-    :param name: unique for stage, key and attempt: a second submission meets the first.
+    :param owner: the task it is for, as claims name it.
     :param request_uri: the program's only argument.
+    :param capture: what the request asks ingest to read; a place may have to bring it within reach.
     :param environment: credentials of the store; never logged, never part of the handle.
     """
 
-    name: str
+    stage: StageName
+    key: str
+    attempt: int
+    owner: str
     request_uri: str
+    capture: str | None = None
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    @property
+    def name(self) -> str:
+        """Unique for stage, key, attempt and store, in 63 characters: a second submission meets the first."""
+        place = hashlib.sha256(self.request_uri.encode()).hexdigest()[:8]
+        return f"e2e3d-{self.stage}-{self.key}-{self.attempt}-{place}"
 
 
 class Backend(ABC):
@@ -57,7 +74,7 @@ class Backend(ABC):
 
     @abstractmethod
     def find(self, job: JobSpec) -> Handle | None:
-        """The job, if it runs already: how a task goes on with what a dead worker started."""
+        """The job, if it is there: how a task goes on with what a dead worker started."""
 
     @abstractmethod
     def poll(self, handle: Handle) -> JobStatus:
@@ -69,4 +86,12 @@ class Backend(ABC):
 
     @abstractmethod
     def cancel(self, handle: Handle) -> None:
-        """Ask the job to stop and return at once; it saves a checkpoint and ends by itself."""
+        """Ask the job to stop and return at once; it saves a checkpoint, ends by itself and is cleared away."""
+
+    def clear_away(self, handle: Handle, *, succeeded: bool) -> None:  # noqa: B027 - not every place keeps something
+        """Remove what the place keeps of an ended job, as its settings say; its result is known by now."""
+
+    def environment(self, job: JobSpec) -> dict[str, str]:
+        """Everything that a program is told by its environment; holds secrets."""
+        threads = {"E2E3D_THREADS": str(self.settings.threads)} if self.settings.threads else {}
+        return {**threads, **job.environment}

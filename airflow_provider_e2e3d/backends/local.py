@@ -24,7 +24,6 @@ class LocalSettings(BackendSettings):
 
     backend: Literal["local"]
     python: str = Field(default=sys.executable, description="Interpreter that has the stage's libraries.")
-    threads: int | None = Field(default=None, ge=1, description="Cores to use; all that the worker may use when empty.")
 
 
 class LocalBackend(Backend):
@@ -49,15 +48,13 @@ class LocalBackend(Backend):
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                env=self._environment(job),
+                # The worker's environment without Airflow's own settings and secrets.
+                env={
+                    **{name: value for name, value in os.environ.items() if "AIRFLOW" not in name.upper()},
+                    **self.environment(job),
+                },
             )
         return _handle(psutil.Process(process.pid), log_file)
-
-    def _environment(self, job: JobSpec) -> dict[str, str]:
-        """The worker's environment without Airflow's own settings and secrets."""
-        inherited = {name: value for name, value in os.environ.items() if "AIRFLOW" not in name.upper()}
-        threads = {"E2E3D_THREADS": str(self.settings.threads)} if self.settings.threads else {}
-        return {**inherited, **threads, **job.environment}
 
     def find(self, job: JobSpec) -> Handle | None:
         for process in psutil.process_iter():

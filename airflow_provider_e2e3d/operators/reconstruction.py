@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_e2e3d.exceptions import QualityGateFailed
 from airflow_provider_e2e3d.operators.stage import StageOperator
+from airflow_provider_e2e3d.profiles import profile_named
 from e2e3d_stages.contract import Manifest, Reference, StageName
 from e2e3d_stages.publish.layout import lay_out
 from e2e3d_stages.store import ArtifactStore
@@ -147,5 +148,6 @@ class PublishOperator(StageOperator):
             started=run.start_date or run.run_after,
             reused=[stage for stage, found in references.items() if found.reused],
         )
-        self.log.info("The scene is at %s/index.html", uri)
-        context["ti"].xcom_push(key="page", value=f"{uri}/index.html")
+        page = f"{profile_named(self.profile).address(uri)}/index.html"
+        self.log.info("The scene is at %s", page)
+        context["ti"].xcom_push(key="page", value=page)

@@ -13,7 +13,7 @@ from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowException, AirflowTaskTimeout
 
 from airflow_provider_e2e3d.attempt import Attempt, AttemptState
-from airflow_provider_e2e3d.backends.base import JobSpec
+from airflow_provider_e2e3d.backends.base import Handle, JobSpec, JobStatus
 from airflow_provider_e2e3d.exceptions import retry_policy, stage_failed
 from airflow_provider_e2e3d.hooks.store import StoreHook
 from airflow_provider_e2e3d.profiles import Profile, profile_named
@@ -103,6 +103,8 @@ class StageOperator(BaseOperator):
             request = self._request(store, profile, owner=_owner(context))
             reference = store.reference(self.stage, request.key)
             self.log.info("%s %s", self.stage, store.storage.uri_of(store.folder(self.stage, request.key)))
+            if reference is not None:
+                self._clear_away_leftovers(store, profile, request, owner=_owner(context))
             self.log.info("::endgroup::")
             while reference is None:
                 self.log.info("::group::(2/4) Start the %s program", self.stage)
@@ -117,12 +119,14 @@ class StageOperator(BaseOperator):
     def resume(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
         """Go on after the trigger saw the job end."""
         with _told_as_stage_failures():
+            if "failure" in event:
+                raise stage_failed(Failure.model_validate(event["failure"]))
             attempt = Attempt.deserialize(event["attempt"])
             if event.get("timed_out"):
                 raise AirflowException(
                     f"The {self.stage} job took longer than {self.execution_timeout}; it was stopped."
                 )
-            return self._finish(context, attempt, event["exit_code"])
+            return self._finish(context, attempt, JobStatus.model_validate(event["status"]))
 
     def on_kill(self) -> None:
         """Only say so: the waiting loop sees it at once, and may take its time to learn who wants the end."""
@@ -191,11 +195,13 @@ class StageOperator(BaseOperator):
     ) -> Attempt | None:
         """The job that an earlier try of this task left running, else a new one; None while another run makes it."""
         backend = profile.backend(self.stage)
-        claim = self._own_claim(store, request.key, owner)
-        handle = backend.find(self._job(store, request, claim)) if claim else None
-        if claim and handle:
+        claim, handle = self._own_job(store, profile, request, owner)
+        judged = claim and store.failure(self.stage, request.key, claim.attempt)
+        if claim and handle and not judged:
             self.log.info("Reattached to attempt %d, which outlived its worker", claim.attempt)
         else:
+            if handle:
+                backend.clear_away(handle, succeeded=False)
             claim = store.claim(self.stage, request.key, owner, stale_after=STALE_AFTER)
             if claim is None:
                 return None
@@ -207,18 +213,33 @@ class StageOperator(BaseOperator):
         state = AttemptState(profile=self.profile, stage=self.stage, key=request.key, claim=claim, handle=handle)
         return Attempt(store, backend, state)
 
-    def _own_claim(self, store: ArtifactStore, key: str, owner: str) -> Claim | None:
-        last = store.last_attempt(self.stage, key)
-        claim = store.read_claim(self.stage, key, last) if last else None
-        return claim if claim and claim.owner == owner else None
+    def _own_job(
+        self, store: ArtifactStore, profile: Profile, request: Request, owner: str
+    ) -> tuple[Claim | None, Handle | None]:
+        """The newest attempt, if an earlier try of this task made it, and its job, if that is still there."""
+        last = store.last_attempt(self.stage, request.key)
+        claim = store.read_claim(self.stage, request.key, last) if last else None
+        if claim is None or claim.owner != owner:
+            return None, None
+        return claim, profile.backend(self.stage).find(self._job(store, request, claim))
+
+    def _clear_away_leftovers(self, store: ArtifactStore, profile: Profile, request: Request, *, owner: str) -> None:
+        """Do what a worker did not live to do after its job's success."""
+        _, handle = self._own_job(store, profile, request, owner)
+        if handle:
+            profile.backend(self.stage).clear_away(handle, succeeded=True)
 
     def _job(
         self, store: ArtifactStore, request: Request, claim: Claim, environment: dict[str, str] | None = None
     ) -> JobSpec:
-        """One attempt as a job; its name is unique for stage, key and attempt."""
+        """One attempt as a job."""
         return JobSpec(
-            name=f"{self.stage}-{request.key}-{claim.attempt}",
+            stage=self.stage,
+            key=request.key,
+            attempt=claim.attempt,
+            owner=claim.owner,
             request_uri=store.request_uri(self.stage, request.key, claim.attempt),
+            capture=request.capture,
             environment=environment or {},
         )
 
@@ -253,7 +274,7 @@ class StageOperator(BaseOperator):
             attempt.cancel()
             raise
         self.log.info("::endgroup::")
-        return self._finish(context, attempt, status.exit_code)
+        return self._finish(context, attempt, status)
 
     def _end(self, context: Context, attempt: Attempt) -> NoReturn:
         """Stop the job when a person stopped the task; leave it to the next try when only the worker goes."""
@@ -270,11 +291,14 @@ class StageOperator(BaseOperator):
 
     # The result
 
-    def _finish(self, context: Context, attempt: Attempt, exit_code: int | None) -> dict[str, Any]:
+    def _finish(self, context: Context, attempt: Attempt, status: JobStatus) -> dict[str, Any]:
         """The artifact that the job left, or the reason why there is none."""
         reference = attempt.store.reference(self.stage, attempt.state.key)
+        failure = attempt.failure(status) if reference is None else None
+        attempt.clear_away(succeeded=failure is None)
         if reference is None:
-            raise stage_failed(attempt.failure(exit_code))
+            assert failure is not None
+            raise stage_failed(failure)
         return self._collect(context, attempt.store, reference)
 
     def _collect(self, context: Context, store: ArtifactStore, reference: Reference) -> dict[str, Any]:

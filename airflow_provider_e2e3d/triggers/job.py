@@ -10,7 +10,7 @@ from typing import Any
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_provider_e2e3d.attempt import Attempt
-from e2e3d_stages.contract import now
+from e2e3d_stages.contract import Failure, StageError, now
 
 
 class JobTrigger(BaseTrigger):
@@ -34,18 +34,23 @@ class JobTrigger(BaseTrigger):
         )
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
+        try:
+            event = await self._follow()
+        except StageError as error:
+            self.log.exception("The job cannot be followed")
+            event = {"failure": Failure.of(error, 0).model_dump(mode="json")}
+        yield TriggerEvent(event)
+
+    async def _follow(self) -> dict[str, Any]:
+        """What `StageOperator.resume` is told, once there is something to tell."""
         attempt = await asyncio.to_thread(Attempt.deserialize, self.attempt)
         deadline = dt.datetime.fromisoformat(self.deadline) if self.deadline else None
-        while True:
-            status = await asyncio.to_thread(attempt.follow, self.log.info)
-            if not status.running:
-                yield TriggerEvent({"attempt": attempt.serialize(), "exit_code": status.exit_code})
-                return
+        while (status := await asyncio.to_thread(attempt.follow, self.log.info)).running:
             if deadline and now() > deadline:
                 await asyncio.to_thread(attempt.cancel)
-                yield TriggerEvent({"attempt": attempt.serialize(), "timed_out": True})
-                return
+                return {"attempt": attempt.serialize(), "timed_out": True}
             await asyncio.sleep(self.poll_seconds)
+        return {"attempt": attempt.serialize(), "status": status.model_dump(mode="json")}
 
     async def on_kill(self) -> None:
         """A person marked the task or cleared it: stop paying for the job."""

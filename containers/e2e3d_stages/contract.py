@@ -17,6 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from typing_extensions import Self
 
 CONTRACT_VERSION = 1
+# How long a program that was asked to stop may take: less than the 120 s after which SageMaker and Kubernetes kill.
+GRACE_SECONDS = 100.0
 
 StageName = Literal["ingest", "sfm", "train", "compress", "evaluate", "publish"]
 

@@ -17,10 +17,11 @@ PRESETS: tuple[Preset, ...] = get_args(Preset)
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage: its name and the stages whose artifacts it reads."""
+    """One stage: its name, the stages whose artifacts it reads, and the container image that has its libraries."""
 
     name: StageName
     inputs: tuple[StageName, ...]
+    container: str
 
     @property
     def version(self) -> int:
@@ -71,11 +72,11 @@ def _problems(stage: Stage, error: ValidationError) -> list[str]:
 STAGES: dict[str, Stage] = {
     stage.name: stage
     for stage in (
-        Stage("ingest", ()),
-        Stage("sfm", ("ingest",)),
-        Stage("train", ("sfm",)),
-        Stage("compress", ("train",)),
-        Stage("evaluate", ("sfm", "train", "compress")),
-        Stage("publish", ("ingest", "sfm", "train", "compress", "evaluate")),
+        Stage("ingest", (), "sfm"),
+        Stage("sfm", ("ingest",), "sfm"),
+        Stage("train", ("sfm",), "3dgs"),
+        Stage("compress", ("train",), "compressor"),
+        Stage("evaluate", ("sfm", "train", "compress"), "3dgs"),
+        Stage("publish", ("ingest", "sfm", "train", "compress", "evaluate"), "compressor"),
     )
 }

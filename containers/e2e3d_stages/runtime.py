@@ -22,6 +22,7 @@ from e2e3d_stages import __version__
 from e2e3d_stages.capture import fetch_capture
 from e2e3d_stages.contract import (
     CONTRACT_VERSION,
+    GRACE_SECONDS,
     Advice,
     Failure,
     FailureCode,
@@ -44,8 +45,6 @@ from e2e3d_stages.store import ArtifactStore
 log = logging.getLogger("e2e3d")
 
 PROGRESS_EVERY_SECONDS = 2.0
-# Less than the 120 s after which SageMaker and Kubernetes kill.
-GRACE_SECONDS = 100.0
 _LIBRARIES = ("pycolmap", "torch", "gsplat", "numba", "numpy", "pillow", "faiss-cpu")
 
 
@@ -254,7 +253,7 @@ def _run(store: ArtifactStore, request: Request) -> None:
         try:
             with _on_sigterm(job.stop):
                 stage_clock = time.monotonic()
-                metrics = importlib.import_module(f"e2e3d_stages.{request.stage}.stage").run(job)
+                metrics = _program_of(request.stage).run(job)
                 stage_seconds = time.monotonic() - stage_clock
                 job.check_stop()
         finally:
@@ -280,6 +279,18 @@ def _run(store: ArtifactStore, request: Request) -> None:
     else:
         log.info("%s: another attempt was committed first; its artifact stands", request.stage)
     store.drop_checkpoints(request.stage, request.key)
+
+
+def _program_of(stage: StageName) -> Any:
+    """The stage's own code, with the libraries that only it needs."""
+    try:
+        return importlib.import_module(f"e2e3d_stages.{stage}.stage")
+    except ModuleNotFoundError as error:
+        container = STAGES[stage].container
+        raise InvalidRequest(
+            f"{error.name}, which {stage} needs, is not installed where it runs.",
+            hint=f"Run it in the image e2e3d/{container}, or install 'airflow-provider-e2e3d[{container}]' there.",
+        ) from error
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from mimetypes import guess_type
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -78,7 +79,7 @@ class S3Storage(Storage):
 
     def write(self, path: str, data: bytes) -> None:
         with self._errors(path):
-            self._client.put_object(Bucket=self.bucket, Key=self._key(path), Body=data)
+            self._client.put_object(Bucket=self.bucket, Key=self._key(path), Body=data, **_content_type(path))
 
     def create(self, path: str, data: bytes) -> bool:
         with self._errors(path):
@@ -114,7 +115,7 @@ class S3Storage(Storage):
 
     def upload(self, source: Path, path: str) -> None:
         with self._errors(path):
-            self._client.upload_file(str(source), self.bucket, self._key(path))
+            self._client.upload_file(str(source), self.bucket, self._key(path), ExtraArgs=_content_type(path))
 
     def download(self, path: str, target: Path) -> None:
         with self._errors(path):
@@ -123,7 +124,9 @@ class S3Storage(Storage):
     def copy(self, source: str, target: str) -> None:
         with self._errors(source):
             origin: Any = {"Bucket": self.bucket, "Key": self._key(source)}
-            self._client.copy(origin, self.bucket, self._key(target))
+            # A copy in parts forgets what the original's type was.
+            told = {**_content_type(target), "MetadataDirective": "REPLACE"}
+            self._client.copy(origin, self.bucket, self._key(target), ExtraArgs=told)
 
     def delete(self, prefix: str) -> None:
         keys = [self._key(entry.path) for entry in self.list(prefix)]
@@ -131,3 +134,9 @@ class S3Storage(Storage):
             for start in range(0, len(keys), 1000):
                 batch: Any = {"Objects": [{"Key": key} for key in keys[start : start + 1000]], "Quiet": True}
                 self._client.delete_objects(Bucket=self.bucket, Delete=batch)
+
+
+def _content_type(path: str) -> dict[str, Any]:
+    """Without it a browser would save a page instead of showing it."""
+    kind, _ = guess_type(path)
+    return {"ContentType": kind} if kind else {}

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import docker
 import pytest
+import yaml
 
 from e2e3d_stages.contract import Manifest, Reference
+from e2e3d_stages.presets import STAGES
 from e2e3d_stages.store import ArtifactStore
 from tests.airflow_runs import Outcome, run_dag
 
@@ -39,9 +45,16 @@ def place(tmp_path_factory: pytest.TempPathFactory, sample: Path) -> Path:
     (capture / "IMG_9999.jpg").write_bytes(b"not a JPEG at all")
     (capture / "IMG_9998.jpg").write_bytes((capture / "IMG_9371.jpg").read_bytes())
     (capture / "notes.txt").write_text("windy")
-    (folder / "profiles.yaml").write_text(
-        f"local: {{store: '{(folder / 'store').as_uri()}', captures: ['{(folder / 'captures').as_uri()}']}}\n"
-    )
+    captures = [(folder / "captures").as_uri()]
+    profiles = {
+        "local": {"store": (folder / "store").as_uri(), "captures": captures},
+        "docker": {
+            "store": (folder / "docker store").as_uri(),
+            "captures": captures,
+            "stages": {"default": {"backend": "docker"}},
+        },
+    }
+    (folder / "profiles.yaml").write_text(yaml.safe_dump(profiles, sort_keys=False))
     return folder
 
 
@@ -55,16 +68,21 @@ def run(
     return lambda **conf: run_dag("reconstruct", {"capture": str(place / "captures" / "valley"), **TINY, **conf}, capfd)
 
 
+def made(store: ArtifactStore, outcome: Outcome, stage: str) -> Manifest:
+    """What a stage of a run left in a store."""
+    reference = Reference.model_validate(outcome.results[stage])
+    found = store.manifest(stage, reference.key, digest=reference.digest)
+    assert found is not None
+    return found
+
+
 def test_photos_go_in_and_a_page_comes_out(run: Callable[..., Outcome], place: Path) -> None:
     outcome = run()
     assert outcome.state == "success", outcome.log[-5000:]
     store = ArtifactStore.open((place / "store").as_uri())
 
     def manifest(stage: str) -> Manifest:
-        reference = Reference.model_validate(outcome.results[stage])
-        found = store.manifest(stage, reference.key, digest=reference.digest)
-        assert found is not None
-        return found
+        return made(store, outcome, stage)
 
     assert manifest("ingest").metrics["photos"] == 12
     told = " ".join(warning.message for warning in manifest("ingest").warnings)
@@ -88,3 +106,44 @@ def test_photos_go_in_and_a_page_comes_out(run: Callable[..., Outcome], place: P
     again = run(train_iterations=20)
     assert again.state == "success"
     assert sorted(again.reused) == ["ingest", "sfm"]
+
+
+def test_containers_make_what_processes_make_and_a_killed_one_is_taken_up_from_its_checkpoint(
+    run: Callable[..., Outcome], place: Path, engine: docker.APIClient, images: None
+) -> None:
+    here, there = (ArtifactStore.open((place / name).as_uri()) for name in ("store", "docker store"))
+    processes = run()
+    killer = threading.Thread(target=kill_training_after_a_checkpoint, args=(engine, there), daemon=True)
+    killer.start()
+    containers = run(profile="docker", train_checkpoint_every=50)
+    killer.join(1)
+    assert containers.state == "success", containers.log[-5000:]
+    assert containers.tries["train"] == 2
+    assert re.search(r"resuming from step (50|100) of 150", containers.log)
+    # The checkpoints' distance is part of what was asked, and so of the keys from training on.
+    for stage in ("ingest", "sfm"):
+        assert containers.results[stage]["key"] == processes.results[stage]["key"]
+    assert not engine.containers(all=True, filters={"label": f"e2e3d.key={containers.results['train']['key']}"})
+
+    was = {stage: made(here, processes, stage).metrics for stage in STAGES}
+    now = {stage: made(there, containers, stage).metrics for stage in STAGES}
+    assert now["ingest"]["photos"] == was["ingest"]["photos"]
+    assert abs(now["sfm"]["photos_supported"] - was["sfm"]["photos_supported"]) <= 1
+    assert now["sfm"]["points"] == pytest.approx(was["sfm"]["points"], rel=0.1)
+    assert now["evaluate"]["psnr"] == pytest.approx(was["evaluate"]["psnr"], abs=1.0)
+    assert now["evaluate"]["ssim"] == pytest.approx(was["evaluate"]["ssim"], abs=0.05)
+    image = made(there, containers, "train").program.image
+    assert image is not None
+    assert image.startswith("e2e3d/3dgs:")
+
+
+def kill_training_after_a_checkpoint(engine: docker.APIClient, store: ArtifactStore) -> None:
+    """Kill the container that trains, once, as soon as it has something to go on from."""
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline:
+        if any(entry.path.endswith("checkpoint.json") for entry in store.storage.list("artifacts/train")):
+            for found in engine.containers(filters={"label": "e2e3d.stage=train"}):
+                if found["Labels"]["e2e3d.request"].startswith(store.storage.uri):
+                    engine.kill(found["Id"])
+            return
+        time.sleep(0.05)

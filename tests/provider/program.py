@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 import types
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -47,32 +48,73 @@ def metrics(stage: str, word: str, job: runtime.Job) -> dict[str, Any]:
     return {"word": word, "params": job.params.model_dump(mode="json")}
 
 
+def fail(error: Exception) -> Callable[[runtime.Job, str], None]:
+    """A word that ends the program so."""
+
+    def word(_job: runtime.Job, _stage: str) -> None:
+        raise error
+
+    return word
+
+
+def die(job: runtime.Job, _stage: str) -> None:
+    """Be gone after a checkpoint, without a word."""
+    with job.checkpoint(120) as folder:
+        (folder / "state").write_text("x")
+    os.kill(os.getpid(), signal.SIGKILL)
+    # A container's first process cannot kill itself.
+    os._exit(128 + signal.SIGKILL)
+
+
+def wait(job: runtime.Job, _stage: str) -> None:
+    """Work until told to go on."""
+    for second in range(600):
+        job.progress(second, 600, "seconds")
+        if job.stopping:
+            (SCRIPT / "stopped").touch()
+        job.check_stop()
+        if (SCRIPT / "go on").exists():
+            break
+        time.sleep(0.1)
+
+
+def chatter(_job: runtime.Job, _stage: str) -> None:
+    """Write a long log."""
+    for number in range(50_000):
+        print(f"line {number} {'x' * 50}")
+
+
+def fill_the_disk(job: runtime.Job, _stage: str) -> None:
+    """Write more than a small scratch folder holds."""
+    (job.scratch / "much").write_bytes(bytes(100 << 20))
+
+
+def eat_memory(job: runtime.Job, stage: str) -> None:
+    """Need too much memory for what was asked at first, and little for anything smaller."""
+    if job.params == STAGES[stage].resolve("draft", {}):
+        print(len([bytes(range(256)) * 40_000 for _ in range(1000)]))
+
+
+WORDS: dict[str, Callable[[runtime.Job, str], None]] = {
+    "unreadable": fail(UnreadableCapture("There are only 2 photos.", hint="Take at least 3.")),
+    "out of memory": fail(OutOfMemory("The GPU's memory ran out.")),
+    "infrastructure": fail(Infrastructure("The bucket did not answer.")),
+    "crash": fail(ZeroDivisionError("division by zero")),
+    "die": die,
+    "wait": wait,
+    "chatter": chatter,
+    "fill the disk": fill_the_disk,
+    "eat memory": eat_memory,
+}
+
+
 def program(stage: str, job: runtime.Job) -> dict[str, Any]:
     """One stage's program."""
     word = script_word(stage)
     resumed = job.latest_checkpoint()
     print(f"{stage} does {word}, from step {resumed[0] if resumed else 0}", flush=True)
-    if word == "unreadable":
-        raise UnreadableCapture("There are only 2 photos.", hint="Take at least 3.")
-    if word == "out of memory":
-        raise OutOfMemory("The GPU's memory ran out.")
-    if word == "infrastructure":
-        raise Infrastructure("The bucket did not answer.")
-    if word == "crash":
-        raise ZeroDivisionError("division by zero")
-    if word == "die":
-        with job.checkpoint(120) as folder:
-            (folder / "state").write_text("x")
-        os.kill(os.getpid(), signal.SIGKILL)
-    if word == "wait":
-        for second in range(600):
-            job.progress(second, 600, "seconds")
-            if job.stopping:
-                (SCRIPT / "stopped").touch()
-            job.check_stop()
-            if (SCRIPT / "go on").exists():
-                break
-            time.sleep(0.1)
+    if word in WORDS:
+        WORDS[word](job, stage)
     (job.output / "file").write_text(stage)
     return {**metrics(stage, word, job), "resumed_from": resumed[0] if resumed else 0}
 

@@ -32,6 +32,12 @@ class DeferrableLocalBackend(LocalBackend):
     deferrable = True
 
 
+def job(store: ArtifactStore, **values: Any) -> JobSpec:
+    """The first attempt at ingest as a job."""
+    uri = store.request_uri("ingest", KEY, 1)
+    return JobSpec(stage="ingest", key=KEY, attempt=1, owner="test", request_uri=uri, **values)
+
+
 @pytest.fixture
 def attempt(airflow_home: Path, profiles: Path) -> Iterator[Attempt]:
     """A job of ingest that was just submitted."""
@@ -44,7 +50,7 @@ def attempt(airflow_home: Path, profiles: Path) -> Iterator[Attempt]:
         Request(stage="ingest", stage_version=STAGES["ingest"].version, key=KEY, attempt=1, params=params)
     )
     backend = profile.backend("ingest")
-    handle = backend.submit(JobSpec(f"ingest-{KEY}-1", store.request_uri("ingest", KEY, 1)))
+    handle = backend.submit(job(store))
     made = Attempt(store, backend, AttemptState(profile="local", stage="ingest", key=KEY, claim=claim, handle=handle))
     yield made
     made.cancel()
@@ -74,7 +80,7 @@ def until(condition: Callable[[], object]) -> None:
 
 def test_the_trigger_passes_the_log_on_and_tells_how_the_job_ended(attempt: Attempt, script: Script) -> None:
     event = events(JobTrigger(attempt.serialize(), poll_seconds=0.1))
-    assert event["exit_code"] == 0
+    assert event["status"]["exit_code"] == 0
     assert attempt.store.manifest("ingest", KEY) is not None
 
 
@@ -83,14 +89,14 @@ def test_the_trigger_survives_its_triggerer(attempt: Attempt) -> None:
     assert path == f"{JobTrigger.__module__}.{JobTrigger.__name__}"
     again = JobTrigger(**values)
     assert again.serialize() == (path, values)
-    assert "exit_code" in events(again)
+    assert "status" in events(again)
 
 
 def test_a_person_who_stops_a_deferred_task_stops_its_job(attempt: Attempt, script: Script) -> None:
     script["ingest"] = ["wait"]
     until(lambda: script.calls)
     event = events(JobTrigger(attempt.serialize(), poll_seconds=0.1), kill_after=0.2)
-    assert event["exit_code"] == FailureCode.INTERRUPTED.exit_code
+    assert event["status"]["exit_code"] == FailureCode.INTERRUPTED.exit_code
     assert (script.folder / "stopped").exists()
 
 
@@ -105,13 +111,12 @@ def test_a_deadline_cancels_the_job_and_says_so(attempt: Attempt, script: Script
 def test_a_job_is_found_again_without_its_handle_until_it_ends(attempt: Attempt, script: Script) -> None:
     script["ingest"] = ["wait"]
     until(lambda: script.calls)
-    job = JobSpec(f"ingest-{KEY}-1", attempt.store.request_uri("ingest", KEY, 1))
-    found = attempt.backend.find(job)
+    found = attempt.backend.find(job(attempt.store))
     assert found is not None
     assert found["pid"] == attempt.state.handle["pid"]
     (script.folder / "go on").touch()
     until(lambda: not attempt.backend.poll(found).running)
-    assert attempt.backend.find(job) is None
+    assert attempt.backend.find(job(attempt.store)) is None
 
 
 def test_a_deferred_run_ends_as_a_waiting_one_does(
@@ -127,10 +132,17 @@ def test_a_deferred_run_ends_as_a_waiting_one_does(
 
 
 def test_no_secret_reaches_a_request_a_handle_or_a_log(attempt: Attempt) -> None:
-    job = JobSpec("name", "uri", {"AWS_SECRET_ACCESS_KEY": "hush"})
-    assert "hush" not in repr(job)
+    secret = job(attempt.store, environment={"AWS_SECRET_ACCESS_KEY": "hush"})
+    assert "hush" not in repr(secret)
     until(lambda: not attempt.backend.poll(attempt.state.handle).running)
-    attempt.backend.submit(JobSpec(f"ingest-{KEY}-1", attempt.store.request_uri("ingest", KEY, 1), job.environment))
+    attempt.backend.submit(secret)
     written = [entry.path for entry in attempt.store.storage.list()]
     assert not any(b"hush" in attempt.store.storage.read(path) for path in written)
     assert "hush" not in str(attempt.serialize())
+
+
+def test_what_a_trigger_cannot_follow_is_told_as_a_failure(attempt: Attempt, profiles: Path) -> None:
+    profiles.write_text("somewhere-else: {}")
+    event = events(JobTrigger(attempt.serialize(), poll_seconds=0.1))
+    assert event["failure"]["code"] == FailureCode.INVALID_REQUEST
+    assert "profiles.yaml" in event["failure"]["message"]
