@@ -17,6 +17,7 @@ import docker.errors
 import pytest
 from moto.server import ThreadedMotoServer
 
+from e2e3d_stages import __version__
 from e2e3d_stages.store import ArtifactStore
 
 ROOT = Path(__file__).parent.parent
@@ -83,6 +84,17 @@ def images(engine: docker.APIClient) -> None:
     """The shipped images, built from this tree; what is unchanged comes from the engine's cache."""
     built = subprocess.run(["make", "images"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert built.returncode == 0, built.stdout[-4000:] + built.stderr[-4000:]
+
+
+@pytest.fixture(scope="session")
+def told_image(images: None) -> str:
+    """An image whose program does what a test says."""
+    tag = "e2e3d-tests/told"
+    where = ["--file", ROOT / "tests/backends/Dockerfile", ROOT / "tests/provider"]
+    subprocess.run(
+        ["docker", "build", "--quiet", "--tag", tag, "--build-arg", f"VERSION={__version__}", *where], check=True
+    )
+    return tag
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,10 +11,8 @@ import docker
 import pytest
 import yaml
 
-from e2e3d_stages import __version__
 from tests.airflow_runs import Outcome, run_dag
-from tests.conftest import ROOT
-from tests.provider.conftest import Script
+from tests.provider.conftest import Script, told_container
 
 
 class Place:
@@ -27,8 +24,6 @@ class Place:
     def __init__(self, folder: Path, image: str) -> None:
         self.folder = folder
         self.script = Script(folder / "script")
-        # Containers on an s3:// store run as the image's own user.
-        self.script.folder.chmod(0o777)
         self.capture = folder / "captures" / "statue"
         self.capture.mkdir(parents=True)
         (self.capture / "1.jpg").write_bytes(b"a photo")
@@ -41,8 +36,7 @@ class Place:
         self.settings: dict[str, Any] = {
             "backend": "docker",
             "image": image,
-            "environment": {"E2E3D_TEST_SCRIPT": str(self.script.folder)},
-            "mounts": [{"source": str(self.script.folder), "target": str(self.script.folder), "type": "bind"}],
+            **told_container(self.script),
             "labels": {"e2e3d-test": self.mark},
         }
 
@@ -55,17 +49,6 @@ class Place:
         """Every container of this test, running or not."""
         filters = {"label": f"e2e3d-test={self.mark}"}
         return [engine.inspect_container(found["Id"]) for found in engine.containers(all=True, filters=filters)]
-
-
-@pytest.fixture(scope="session")
-def told_image(images: None) -> str:
-    """An image whose program does what a test says."""
-    tag = "e2e3d-tests/told"
-    where = ["--file", ROOT / "tests/backends/Dockerfile", ROOT / "tests/provider"]
-    subprocess.run(
-        ["docker", "build", "--quiet", "--tag", tag, "--build-arg", f"VERSION={__version__}", *where], check=True
-    )
-    return tag
 
 
 @pytest.fixture

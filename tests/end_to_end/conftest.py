@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from tests.provider.conftest import Script, told_profiles
+from tests.provider.conftest import Script, told_container, told_profiles
 
 
 class Airflow:
@@ -53,6 +54,11 @@ class Airflow:
         """One task instance."""
         found: dict[str, Any] = self.call("GET", f"/dags/reconstruct/dagRuns/{run}/taskInstances/{task}")
         return found
+
+    def log(self, place: Path, run: str, task: str, attempt: int) -> str:
+        """What one try of a task has logged so far."""
+        file = place / f"home/logs/dag_id=reconstruct/run_id={run}/task_id={task}/attempt={attempt}.log"
+        return file.read_text() if file.exists() else ""
 
     def state(self, run: str) -> str:
         """How a run is."""
@@ -96,6 +102,14 @@ def airflow(place: Path, script: Script) -> Iterator[Airflow]:
     home = place / "home"
     home.mkdir()
     told_profiles(place / "profiles.yaml", place / "captures", script)
+    containers = {
+        "store": (place / "container store").as_uri(),
+        "captures": [(place / "captures").as_uri()],
+        "preset": "draft",
+        "stages": {"default": {"backend": "docker", "image": "e2e3d-tests/told", **told_container(script)}},
+    }
+    with (place / "profiles.yaml").open("a") as file:
+        yaml.safe_dump({"docker": containers}, file)
     url = f"http://127.0.0.1:{port}"
     environment = {
         **os.environ,

@@ -7,9 +7,11 @@ import time
 import urllib.error
 from pathlib import Path
 
+import docker
 import psutil
 import pytest
 
+from e2e3d_stages.store import ArtifactStore
 from tests.end_to_end.conftest import Airflow, until
 from tests.provider.conftest import Script
 
@@ -44,8 +46,7 @@ def test_a_job_outlives_its_killed_worker_and_the_next_try_takes_it_over(
     run = airflow.trigger(capture=str(place / "captures" / "statue"), train_iterations=1001)
     until(lambda: "train" in script.calls)
     task_process(place, "train").send_signal(signal.SIGKILL)
-    second_try = place / "home/logs/dag_id=reconstruct" / f"run_id={run}" / "task_id=train" / "attempt=2.log"
-    until(lambda: second_try.exists() and "Reattached to attempt 1" in second_try.read_text())
+    until(lambda: "Reattached to attempt 1" in airflow.log(place, run, "train", 2))
     (script.folder / "go on").touch()
     until(lambda: airflow.state(run) in ("success", "failed"))
     assert airflow.state(run) == "success"
@@ -67,6 +68,49 @@ def test_a_person_who_fails_a_task_ends_its_job_and_the_task_is_no_success(
     time.sleep(1)
     assert airflow.task(run, "train")["state"] == "failed"
     assert airflow.state(run) == "failed"
+
+
+def test_a_container_outlives_its_killed_worker_and_is_the_only_one_ever_started(
+    airflow: Airflow, place: Path, script: Script, told_image: str, engine: docker.APIClient
+) -> None:
+    script.forget()
+    script["train"] = ["wait"]
+    (script.folder / "go on").unlink(missing_ok=True)
+    run = airflow.trigger(capture=str(place / "captures" / "statue"), profile="docker")
+    until(lambda: "train" in script.calls)
+    psutil.Process(airflow.task(run, "train")["pid"]).send_signal(signal.SIGKILL)
+    until(lambda: airflow.task(run, "train")["try_number"] == 2)
+    until(lambda: "Reattached to attempt 1" in airflow.log(place, run, "train", 2))
+    (script.folder / "go on").touch()
+    until(lambda: airflow.state(run) in ("success", "failed"))
+    assert airflow.state(run) == "success"
+    assert script.calls.count("train") == 1
+    assert containers(engine, run) == []
+
+
+def test_a_person_who_fails_a_task_ends_its_container_within_fifteen_seconds_and_a_checkpoint_stays(
+    airflow: Airflow, place: Path, script: Script, told_image: str, engine: docker.APIClient
+) -> None:
+    script.forget()
+    for name in ("go on", "stopped"):
+        (script.folder / name).unlink(missing_ok=True)
+    script["train"] = ["wait"]
+    run = airflow.trigger(capture=str(place / "captures" / "statue"), profile="docker", train_iterations=1003)
+    until(lambda: "train" in script.calls)
+    assert len(containers(engine, run)) == 1
+    asked = time.monotonic()
+    airflow.call("PATCH", f"/dags/reconstruct/dagRuns/{run}/taskInstances/train", {"new_state": "failed"})
+    until(lambda: not containers(engine, run), 30)
+    assert time.monotonic() - asked < 15
+    assert airflow.task(run, "train")["state"] == "failed"
+    store = ArtifactStore.open((place / "container store").as_uri())
+    assert [entry.path for entry in store.storage.list("artifacts/train") if entry.path.endswith("checkpoint.json")]
+
+
+def containers(engine: docker.APIClient, run: str) -> list[str]:
+    """Containers of a run, also ended ones."""
+    found = engine.containers(all=True, filters={"label": "e2e3d.owner"})
+    return [one["Id"] for one in found if f"/{run}/" in one["Labels"]["e2e3d.owner"]]
 
 
 def test_rest_refuses_a_wrong_value_at_the_trigger(airflow: Airflow) -> None:

@@ -50,6 +50,17 @@ def captures(tmp_path: Path) -> Path:
     return folder
 
 
+def told_container(script: Script) -> dict[str, Any]:
+    """What brings the script into a container of the image that does what it is told."""
+    folder = str(script.folder)
+    # Containers on an s3:// store run as the image's own user.
+    script.folder.chmod(0o777)
+    return {
+        "environment": {"E2E3D_TEST_SCRIPT": folder},
+        "mounts": [{"source": folder, "target": folder, "type": "bind"}],
+    }
+
+
 def told_profiles(file: Path, captures: Path, script: Script) -> None:
     """Write a profile file whose local backend runs programs that do what they are told; its store lies beside it."""
     python = file.with_name("python")

@@ -71,6 +71,8 @@ def wait(job: runtime.Job, _stage: str) -> None:
     for second in range(600):
         job.progress(second, 600, "seconds")
         if job.stopping:
+            with job.checkpoint(second) as folder:
+                (folder / "state").write_text("x")
             (SCRIPT / "stopped").touch()
         job.check_stop()
         if (SCRIPT / "go on").exists():
