@@ -8,7 +8,7 @@ that Airflow's `[e2e3d] profiles_file` names, else the one in this package.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
 from string import Template
@@ -31,14 +31,20 @@ BACKENDS = {
 
 ANY_STAGE = "default"
 
+# Where in the file, by names from the top, and what is wrong there.
+_Problem = tuple[tuple[str | int, ...], str]
 
-def backend_class(name: str) -> type[Backend]:
+
+def backend_class(name: str | None) -> type[Backend]:
     """The class that runs stages in that kind of place.
 
     :raises InvalidRequest: for an unknown name.
     """
     if name not in BACKENDS:
-        raise InvalidRequest(f"There is no backend {name!r}.", hint=f"Choose one of {', '.join(BACKENDS)}.")
+        raise InvalidRequest(
+            f"There is no backend {name!r}." if name else "No backend is named.",
+            hint=f"Choose one of {', '.join(BACKENDS)}.",
+        )
     module, attribute = BACKENDS[name]
     return cast("type[Backend]", getattr(import_module(module), attribute))
 
@@ -58,23 +64,20 @@ class Profile(Model):
 
     @model_validator(mode="after")
     def _every_stage_has_a_backend(self) -> Profile:
-        unknown = set(self.stages) - set(STAGES) - {ANY_STAGE}
-        if unknown:
-            raise ValueError(f"there is no stage {', '.join(sorted(unknown))}; stages are {', '.join(STAGES)}")
-        for stage in STAGES:
-            self.settings(stage)
+        if unknown := sorted(set(self.stages) - set(STAGES) - {ANY_STAGE}):
+            raise ValueError(f"there is no stage {', '.join(unknown)}; stages are {', '.join(STAGES)}")
+        if (missing := sorted(set(STAGES) - set(self.stages))) and ANY_STAGE not in self.stages:
+            raise ValueError(f"{', '.join(missing)} is not there, and neither is `{ANY_STAGE}`")
         return self
 
     def settings(self, stage: str) -> BackendSettings:
-        """The backend's settings for a stage, validated."""
-        values = dict(self.stages.get(stage) or self.stages.get(ANY_STAGE) or {})
-        name = values.get("backend")
-        if name is None:
-            raise ValueError(f"stage {stage} names no backend, and there is no `{ANY_STAGE}`")
-        try:
-            return backend_class(name).Settings.model_validate(values)
-        except InvalidRequest as error:
-            raise ValueError(f"stage {stage}: {error.message} {error.hint}") from None
+        """The backend's settings for a stage, or for `default`.
+
+        :raises InvalidRequest: when there is no such backend.
+        :raises ValidationError: when the backend cannot work with them.
+        """
+        values = self.stages.get(stage, self.stages.get(ANY_STAGE, {}))
+        return backend_class(values.get("backend")).Settings.model_validate(values)
 
     def backend(self, stage: str) -> Backend:
         """The backend that runs a stage."""
@@ -141,22 +144,49 @@ def read_profiles(file: Path, variables: Mapping[str, str]) -> dict[str, Profile
             f"{file}: the environment lacks {error}.", hint="Set it, or write the value itself."
         ) from None
     try:
-        content = yaml.safe_load(text) or {}
-        return {name: Profile.model_validate(values) for name, values in content.items()}
+        content, tree = yaml.safe_load(text) or {}, yaml.compose(text)
     except yaml.YAMLError as error:
         raise InvalidRequest(f"{file} is not YAML: {error}") from None
-    except ValidationError as error:
-        raise InvalidRequest(_explain(file, text, error)) from None
+    profiles: dict[str, Profile] = {}
+    problems: list[_Problem] = []
+    for name, values in content.items():
+        try:
+            profiles[name] = Profile.model_validate(values)
+        except ValidationError as error:
+            problems += _problems(error, name)
+        else:
+            problems += _problems_of_stages(profiles[name], name)
+    if problems:
+        raise InvalidRequest(
+            "; ".join(f"{file}:{_line(tree, place)}: {'.'.join(map(str, place))}: {told}" for place, told in problems)
+        )
+    return profiles
 
 
-def _explain(file: Path, text: str, error: ValidationError) -> str:
-    """The file's line for each value that cannot work."""
-    problems = []
-    for item in error.errors(include_url=False):
-        names = [str(step) for step in item["loc"]]
-        line = next((n for n, row in enumerate(text.splitlines(), 1) if names and names[-1] in row), 1)
-        problems.append(f"{file}:{line}: {'.'.join(names)}: {item['msg']}")
-    return "; ".join(problems)
+def _problems_of_stages(profile: Profile, name: str) -> Iterator[_Problem]:
+    for stage in profile.stages:
+        try:
+            profile.settings(stage)
+        except ValidationError as error:
+            yield from _problems(error, name, "stages", stage)
+        except InvalidRequest as error:
+            yield (name, "stages", stage), f"{error.message} {error.hint}"
+
+
+def _problems(error: ValidationError, *place: str) -> list[_Problem]:
+    return [((*place, *item["loc"]), item["msg"]) for item in error.errors(include_url=False)]
+
+
+def _line(node: yaml.Node | None, place: tuple[str | int, ...]) -> int:
+    """The line of a value, or of the nearest thing around it that is written down."""
+    line = 1
+    for step in place:
+        found = [pair for pair in node.value if pair[0].value == step] if isinstance(node, yaml.MappingNode) else []
+        if not found:
+            break
+        key, node = found[0]
+        line = key.start_mark.line + 1
+    return line
 
 
 def profile_named(name: str) -> Profile:

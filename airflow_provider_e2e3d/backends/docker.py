@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from difflib import get_close_matches
 from functools import cached_property
 from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
@@ -20,7 +21,8 @@ from airflow.sdk.exceptions import AirflowException
 from docker import APIClient
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 from docker.types import DeviceRequest, Mount, Ulimit
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
 from requests import RequestException
 from typing_extensions import Self
 
@@ -60,12 +62,24 @@ class DockerSettings(BackendSettings):
     @model_validator(mode="after")
     def _the_operator_accepts_the_rest(self) -> Self:
         accepted = set(inspect.signature(DockerOperator.__init__).parameters) - OWNED - {"self", "kwargs"}
-        for name in self.model_extra or {}:
-            if name in OWNED:
-                raise ValueError(f"{name!r} is the stage's own and cannot be set")
-            if name not in accepted:
-                raise ValueError(f"DockerOperator has no {name!r}; it accepts {', '.join(sorted(accepted))}")
+        refused = [
+            InitErrorDetails(type=PydanticCustomError("refused", told), loc=(name,), input=value)
+            for name, value in (self.model_extra or {}).items()
+            if (told := _refusal(name, accepted))
+        ]
+        if refused:
+            raise ValidationError.from_exception_data(type(self).__name__, refused)
         return self
+
+
+def _refusal(name: str, accepted: set[str]) -> Any:
+    """Why a profile cannot set this, or nothing."""
+    if name in OWNED:
+        return f"{name!r} is the stage's own and cannot be set"
+    if name in accepted:
+        return None
+    near = get_close_matches(name, accepted, n=1)
+    return f"DockerOperator has no {name!r}" + (f"; did you mean {near[0]}?" if near else "")
 
 
 class DockerBackend(Backend):

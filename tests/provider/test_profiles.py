@@ -38,6 +38,7 @@ def test_each_stage_has_its_own_settings_and_default_stands_for_the_rest(tmp_pat
         (("threads: 3", "threads: none"), "threads"),
         (("backend: local, threads", "backend: locale, threads"), "no backend 'locale'"),
         (("train:", "training:"), "no stage training"),
+        (("default:", "sfm:"), "compress, evaluate, ingest, publish is not there"),
         (("store: file:///srv/store", "stores: x"), "store"),
         (("captures: [", "captures: {["), "not YAML"),
         (("/srv/store", "${STORE}"), "STORE"),
@@ -51,8 +52,25 @@ def test_a_mistake_is_told_with_its_file(tmp_path: Path, change: tuple[str, str]
 
 
 def test_the_line_of_a_mistake_is_told(tmp_path: Path) -> None:
-    with pytest.raises(InvalidRequest, match=r"profiles\.yaml:4: captures"):
+    with pytest.raises(InvalidRequest, match=r"profiles\.yaml:4: local\.captures: "):
         read(tmp_path, GOOD.replace("[file:///srv/captures, s3://uploads/photos]", "here"))
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("memlimit: 2g", "did you mean: mem_limit"),
+        ("command: sh", "the stage's own"),
+        ("threads: none", "valid integer"),
+        ("auto_remove: maybe", "'force', 'success' or 'never'"),
+    ],
+)
+def test_the_line_of_a_mistake_in_one_stage_s_settings_is_told(tmp_path: Path, setting: str, words: str) -> None:
+    second = GOOD.replace("local:", "other:").rstrip() + f"\n    sfm:\n      backend: docker\n      {setting}\n"
+    with pytest.raises(
+        InvalidRequest, match=rf"profiles\.yaml:16: other\.stages\.sfm\.{setting.split(':')[0]}: .*{words}"
+    ):
+        read(tmp_path, GOOD + second)
 
 
 def test_variables_are_filled_in(tmp_path: Path) -> None:
