@@ -41,10 +41,8 @@ def backend_class(name: str | None) -> type[Backend]:
     :raises InvalidRequest: for an unknown name.
     """
     if name not in BACKENDS:
-        raise InvalidRequest(
-            f"There is no backend {name!r}." if name else "No backend is named.",
-            hint=f"Choose one of {', '.join(BACKENDS)}.",
-        )
+        told = f"There is no backend {name!r}." if name else "No backend is named."
+        raise InvalidRequest(told, hint=f"Choose one of {', '.join(BACKENDS)}.")
     module, attribute = BACKENDS[name]
     return cast("type[Backend]", getattr(import_module(module), attribute))
 
@@ -174,7 +172,9 @@ def _problems_of_stages(profile: Profile, name: str) -> Iterator[_Problem]:
 
 
 def _problems(error: ValidationError, *place: str) -> list[_Problem]:
-    return [((*place, *item["loc"]), item["msg"]) for item in error.errors(include_url=False)]
+    return [
+        ((*place, *item["loc"]), item["msg"].removeprefix("Value error, ")) for item in error.errors(include_url=False)
+    ]
 
 
 def _line(node: yaml.Node | None, place: tuple[str | int, ...]) -> int:

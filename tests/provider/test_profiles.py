@@ -59,7 +59,7 @@ def test_the_line_of_a_mistake_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
-        ("memlimit: 2g", "did you mean: mem_limit"),
+        ("memlimit: 2g", "did you mean mem_limit"),
         ("command: sh", "the stage's own"),
         ("threads: none", "valid integer"),
         ("auto_remove: maybe", "'force', 'success' or 'never'"),
@@ -67,9 +67,8 @@ def test_the_line_of_a_mistake_is_told(tmp_path: Path) -> None:
 )
 def test_the_line_of_a_mistake_in_one_stage_s_settings_is_told(tmp_path: Path, setting: str, words: str) -> None:
     second = GOOD.replace("local:", "other:").rstrip() + f"\n    sfm:\n      backend: docker\n      {setting}\n"
-    with pytest.raises(
-        InvalidRequest, match=rf"profiles\.yaml:16: other\.stages\.sfm\.{setting.split(':')[0]}: .*{words}"
-    ):
+    place = rf"profiles\.yaml:17: other\.stages\.sfm\.{setting.split(':')[0]}: "
+    with pytest.raises(InvalidRequest, match=place + f".*{words}"):
         read(tmp_path, GOOD + second)
 
 
