@@ -27,6 +27,7 @@ from e2e3d_stages.presets import STAGES, Preset
 BACKENDS = {
     "local": ("airflow_provider_e2e3d.backends.local", "LocalBackend"),
     "docker": ("airflow_provider_e2e3d.backends.docker", "DockerBackend"),
+    "kubernetes": ("airflow_provider_e2e3d.backends.kubernetes", "KubernetesBackend"),
 }
 
 ANY_STAGE = "default"

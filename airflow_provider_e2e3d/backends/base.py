@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, ClassVar
 
-from pydantic import Field
+from pydantic import ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
+from typing_extensions import Self
 
 from e2e3d_stages.contract import Failure, Model, StageName
 
@@ -21,6 +28,58 @@ class BackendSettings(Model):
 
     backend: str
     threads: int | None = Field(default=None, ge=1, description="Cores to use; all that there are when empty.")
+
+
+class OperatorSettings(BackendSettings):
+    """Settings that hold, besides the names here, every argument of Airflow's operator that a stage does not own."""
+
+    model_config = ConfigDict(extra="allow")
+
+    # The operator's module and class, and which of its arguments are the stage's own.
+    operator: ClassVar[tuple[str, str]]
+    owned: ClassVar[frozenset[str]]
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What the profile says besides the names here."""
+        return self.model_extra or {}
+
+    @model_validator(mode="after")
+    def _the_operator_accepts_the_rest(self) -> Self:
+        refused = [
+            InitErrorDetails(type=PydanticCustomError("refused", told), loc=(name,), input=value)
+            for name, value in self.arguments.items()
+            if (told := self._refusal(name))
+        ]
+        if refused:
+            raise ValidationError.from_exception_data(type(self).__name__, refused)
+        return self
+
+    @classmethod
+    def _refusal(cls, name: str) -> Any:
+        """Why a profile cannot set this, or nothing."""
+        if name in cls.owned:
+            return f"{name!r} is the stage's own and cannot be set"
+        accepted = set(operator_arguments(*cls.operator)) - cls.owned
+        if name in accepted:
+            return None
+        near = get_close_matches(name, accepted | set(cls.model_fields), n=1)
+        return f"{cls.operator[1]} has no {name!r}" + (f"; did you mean {near[0]}?" if near else "")
+
+
+@lru_cache
+def operator_arguments(module: str, name: str) -> dict[str, str]:
+    """An operator's own arguments with their annotations, read from its source: importing one may take seconds."""
+    spec = find_spec(module)
+    assert spec is not None
+    assert spec.origin is not None
+    tree = ast.parse(Path(spec.origin).read_text())
+    (operator,) = (node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name)
+    (init,) = (node for node in operator.body if isinstance(node, ast.FunctionDef) and node.name == "__init__")
+    return {
+        given.arg: ast.unparse(given.annotation) if given.annotation else ""
+        for given in [*init.args.args[1:], *init.args.kwonlyargs]
+    }
 
 
 class JobStatus(Model):

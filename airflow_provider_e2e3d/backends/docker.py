@@ -11,7 +11,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from difflib import get_close_matches
 from functools import cached_property
 from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
@@ -21,23 +20,15 @@ from airflow.sdk.exceptions import AirflowException
 from docker import APIClient
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 from docker.types import DeviceRequest, Mount, Ulimit
-from pydantic import ConfigDict, Field, ValidationError, model_validator
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic import Field
 from requests import RequestException
-from typing_extensions import Self
 
 from airflow_provider_e2e3d.backends import docker_reaper
-from airflow_provider_e2e3d.backends.base import Backend, BackendSettings, Handle, JobSpec, JobStatus
+from airflow_provider_e2e3d.backends.base import Backend, Handle, JobSpec, JobStatus, OperatorSettings
 from e2e3d_stages import __version__
 from e2e3d_stages.contract import GRACE_SECONDS, Failure, FailureCode, Infrastructure, InvalidRequest
 from e2e3d_stages.presets import STAGES
 
-# What a stage decides itself: its command, how its result is read, and its only writable folder.
-OWNED = {
-    *("command", "entrypoint", "container_name", "skip_on_exit_code"),
-    *("xcom_all", "retrieve_output", "retrieve_output_path"),
-    *("mount_tmp_dir", "tmp_dir", "host_tmp_dir", "tty"),
-}
 SCRATCH = "/tmp"
 _LABEL = "e2e3d"
 _LOG_CHUNK = 256 * 1024
@@ -45,10 +36,18 @@ _LOG_CHUNK = 256 * 1024
 _FORGOTTEN = dt.timedelta(hours=1)
 
 
-class DockerSettings(BackendSettings):
+class DockerSettings(OperatorSettings):
     """A container. Besides the names here, every argument of Airflow's DockerOperator that a stage does not own."""
 
-    model_config = ConfigDict(extra="allow")
+    operator = (DockerOperator.__module__, DockerOperator.__name__)
+    # What a stage decides itself: its command, how its result is read, and its only writable folder.
+    owned = frozenset(
+        (
+            *("command", "entrypoint", "container_name", "skip_on_exit_code"),
+            *("xcom_all", "retrieve_output", "retrieve_output_path"),
+            *("mount_tmp_dir", "tmp_dir", "host_tmp_dir", "tty"),
+        )
+    )
 
     backend: Literal["docker"]
     image: str | None = Field(default=None, description="This release's image for the stage when empty.")
@@ -58,28 +57,6 @@ class DockerSettings(BackendSettings):
     )
     log_opts_max_size: str = Field(default="10m", description="Size at which the engine begins a new log file.")
     log_opts_max_file: str = Field(default="3", description="How many log files the engine keeps.")
-
-    @model_validator(mode="after")
-    def _the_operator_accepts_the_rest(self) -> Self:
-        accepted = set(inspect.signature(DockerOperator.__init__).parameters) - OWNED - {"self", "kwargs"}
-        refused = [
-            InitErrorDetails(type=PydanticCustomError("refused", told), loc=(name,), input=value)
-            for name, value in (self.model_extra or {}).items()
-            if (told := _refusal(name, accepted))
-        ]
-        if refused:
-            raise ValidationError.from_exception_data(type(self).__name__, refused)
-        return self
-
-
-def _refusal(name: str, accepted: set[str]) -> Any:
-    """Why a profile cannot set this, or nothing."""
-    if name in OWNED:
-        return f"{name!r} is the stage's own and cannot be set"
-    if name in accepted:
-        return None
-    near = get_close_matches(name, accepted, n=1)
-    return f"DockerOperator has no {name!r}" + (f"; did you mean {near[0]}?" if near else "")
 
 
 class DockerBackend(Backend):
@@ -197,7 +174,7 @@ class DockerBackend(Backend):
     @property
     def _connection(self) -> dict[str, Any]:
         """What another process needs to speak to the same engine; paths, no secrets."""
-        given = self.settings.model_extra or {}
+        given = self.settings.arguments
         operator = _DetachedContainer(task_id=_LABEL, image=_LABEL, **self._arguments)
         connection: dict[str, Any] = {"base_url": operator.docker_url, "version": operator.api_version}
         if "tls_ca_cert" in given:

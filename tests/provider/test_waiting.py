@@ -11,25 +11,16 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_e2e3d import profiles as profiles_module
 from airflow_provider_e2e3d.attempt import Attempt, AttemptState
 from airflow_provider_e2e3d.backends.base import JobSpec
-from airflow_provider_e2e3d.backends.local import LocalBackend
 from airflow_provider_e2e3d.profiles import profile_named
 from airflow_provider_e2e3d.triggers.job import JobTrigger
-from e2e3d_stages.contract import FailureCode, Request, now
+from e2e3d_stages.contract import FailureCode, Request
 from e2e3d_stages.presets import STAGES
 from e2e3d_stages.store import ArtifactStore
-from tests.airflow_runs import Outcome
 from tests.provider.conftest import Script
 
 KEY = "0123456789abcdef" * 2
-
-
-class DeferrableLocalBackend(LocalBackend):
-    """The local backend as if a triggerer could see its processes; here it can."""
-
-    deferrable = True
 
 
 def job(store: ArtifactStore, **values: Any) -> JobSpec:
@@ -92,22 +83,6 @@ def test_the_trigger_survives_its_triggerer(attempt: Attempt) -> None:
     assert "status" in events(again)
 
 
-def test_a_person_who_stops_a_deferred_task_stops_its_job(attempt: Attempt, script: Script) -> None:
-    script["ingest"] = ["wait"]
-    until(lambda: script.calls)
-    event = events(JobTrigger(attempt.serialize(), poll_seconds=0.1), kill_after=0.2)
-    assert event["status"]["exit_code"] == FailureCode.INTERRUPTED.exit_code
-    assert (script.folder / "stopped").exists()
-
-
-def test_a_deadline_cancels_the_job_and_says_so(attempt: Attempt, script: Script) -> None:
-    script["ingest"] = ["wait"]
-    until(lambda: script.calls)
-    event = events(JobTrigger(attempt.serialize(), now().isoformat(), poll_seconds=0.1))
-    assert event["timed_out"]
-    until(lambda: (script.folder / "stopped").exists())
-
-
 def test_a_job_is_found_again_without_its_handle_until_it_ends(attempt: Attempt, script: Script) -> None:
     script["ingest"] = ["wait"]
     until(lambda: script.calls)
@@ -117,18 +92,6 @@ def test_a_job_is_found_again_without_its_handle_until_it_ends(attempt: Attempt,
     (script.folder / "go on").touch()
     until(lambda: not attempt.backend.poll(found).running)
     assert attempt.backend.find(job(attempt.store)) is None
-
-
-def test_a_deferred_run_ends_as_a_waiting_one_does(
-    run: Callable[..., Outcome], script: Script, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(profiles_module.BACKENDS, "local", (__name__, "DeferrableLocalBackend"))
-    monkeypatch.setenv("AIRFLOW__OPERATORS__DEFAULT_DEFERRABLE", "True")
-    script["train"] = ["die", "succeed"]
-    outcome = run()
-    assert outcome.state == "success"
-    assert script.calls == ["ingest", "sfm", "train", "train", "compress", "evaluate", "publish"]
-    assert outcome.log.count("DEFERRED") >= 7
 
 
 def test_no_secret_reaches_a_request_a_handle_or_a_log(attempt: Attempt) -> None:

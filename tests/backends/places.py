@@ -1,0 +1,199 @@
+"""Places where stage programs do what a test says: processes, containers of a real engine, pods that are such."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import uuid
+from pathlib import Path
+from typing import Any, ClassVar
+
+import docker
+import psutil
+import yaml
+
+from airflow_provider_e2e3d.attempt import Attempt, AttemptState
+from airflow_provider_e2e3d.backends.base import Backend, JobSpec
+from airflow_provider_e2e3d.profiles import backend_class
+from e2e3d_stages.contract import Request
+from e2e3d_stages.presets import STAGES
+from e2e3d_stages.store import ArtifactStore
+from tests.backends.kubernetes_api import Cluster
+from tests.provider.conftest import Script, told_container, told_profiles
+from tests.provider.test_waiting import until
+
+KEY = "0123456789abcdef" * 2
+
+
+class Place:
+    """A profile of a test's own, named as its backend.
+
+    :param settings: what `default` says; a test may change it before it runs anything.
+    """
+
+    name: ClassVar[str]
+    # What makes training need too much memory at first, by the script's word.
+    out_of_memory: ClassVar[str] = "eat memory"
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.script = Script(folder / "script")
+        self.capture = folder / "captures" / "statue"
+        self.capture.mkdir(parents=True)
+        (self.capture / "1.jpg").write_bytes(b"a photo")
+        self.profile: dict[str, Any] = {
+            "store": (folder / "store").as_uri(),
+            "captures": [(folder / "captures").as_uri()],
+            "preset": "draft",
+        }
+        self.settings: dict[str, Any] = {"backend": self.name}
+
+    @property
+    def store(self) -> ArtifactStore:
+        """Where its artifacts lie."""
+        return ArtifactStore.open(self.profile["store"])
+
+    def write(self) -> None:
+        """Make the profile file what it is to be."""
+        profile = {**self.profile, "stages": {"default": self.settings}}
+        (self.folder / "profiles.yaml").write_text(yaml.safe_dump({self.name: profile}))
+
+    def backend(self, **settings: Any) -> Backend:
+        """The backend with the place's settings and some of the test's own."""
+        made = backend_class(self.name)
+        return made(made.Settings.model_validate({**self.settings, **settings}))
+
+    def job(self, number: int = 1, **values: Any) -> JobSpec:
+        """An attempt at ingest as a job."""
+        uri = self.store.request_uri("ingest", KEY, number)
+        return JobSpec(stage="ingest", key=KEY, attempt=number, owner="test", request_uri=uri, **values)
+
+    def attempt(self, *, environment: dict[str, str] | None = None, **settings: Any) -> Attempt:
+        """A job of ingest that was just submitted for a claimed attempt."""
+        self.write()
+        store = self.store
+        claim = store.claim("ingest", KEY, "test", stale_after=dt.timedelta(0))
+        assert claim is not None
+        params = STAGES["ingest"].resolve("draft", {}).model_dump(mode="json")
+        version = STAGES["ingest"].version
+        store.write_request(
+            Request(stage="ingest", stage_version=version, key=KEY, attempt=claim.attempt, params=params)
+        )
+        backend = self.backend(**settings)
+        handle = backend.submit(self.job(claim.attempt, environment=environment or {}))
+        return Attempt(
+            store, backend, AttemptState(profile=self.name, stage="ingest", key=KEY, claim=claim, handle=handle)
+        )
+
+    def limit_memory(self) -> None:
+        """Give every stage too little for the word `out_of_memory`."""
+
+    def left(self) -> list[Any]:
+        """Whatever of its jobs is there, running or not."""
+        raise NotImplementedError
+
+    def remove(self, attempt: Attempt) -> None:
+        """Take a job away without a trace."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Leave nothing."""
+
+
+def follow(made: Attempt, lines: list[str] | None = None) -> int | None:
+    """Wait for the end; returns the exit status."""
+    written = lines if lines is not None else []
+    until(lambda: not made.follow(written.append).running)
+    return made.follow(written.append).exit_code
+
+
+class LocalPlace(Place):
+    """Processes of this machine."""
+
+    name = "local"
+    out_of_memory = "out of memory"
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        told_profiles(folder / "profiles.yaml", folder / "captures", self.script)
+        self.settings["python"] = str(folder / "python")
+
+    def left(self) -> list[psutil.Process]:
+        """Whatever still runs for the store."""
+        found = []
+        for process in psutil.process_iter(["cmdline", "status"]):
+            about = (process.info["cmdline"] or [""])[-1]
+            if about.startswith(self.profile["store"]) and process.info["status"] != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        return found
+
+    def remove(self, attempt: Attempt) -> None:
+        psutil.Process(attempt.state.handle["pid"]).kill()
+
+    def close(self) -> None:
+        for process in self.left():
+            process.kill()
+
+
+class DockerPlace(Place):
+    """Containers of this machine's engine."""
+
+    name = "docker"
+
+    def __init__(self, folder: Path, image: str, engine: docker.APIClient) -> None:
+        super().__init__(folder)
+        self.engine = engine
+        self.mark = uuid.uuid4().hex
+        self.settings |= {"image": image, **told_container(self.script), "labels": {"e2e3d-test": self.mark}}
+
+    def left(self) -> list[dict[str, Any]]:
+        """Every container of this test, running or not."""
+        filters = {"label": f"e2e3d-test={self.mark}"}
+        return [self.engine.inspect_container(each["Id"]) for each in self.engine.containers(all=True, filters=filters)]
+
+    def limit_memory(self) -> None:
+        self.settings["mem_limit"] = "200m"
+
+    def remove(self, attempt: Attempt) -> None:
+        self.engine.remove_container(attempt.state.handle["container"], v=True, force=True)
+
+    def close(self) -> None:
+        for container in self.left():
+            self.engine.remove_container(container["Id"], v=True, force=True)
+
+
+class KubernetesPlace(Place):
+    """Pods of a small cluster of the test's own, whose containers are real."""
+
+    name = "kubernetes"
+
+    def __init__(self, folder: Path, image: str, engine: docker.APIClient) -> None:
+        super().__init__(folder)
+        self.cluster = Cluster(engine)
+        (folder / "store").mkdir()
+        self.script.folder.chmod(0o777)
+        shared = [folder / "script", folder / "store", folder / "captures"]
+        user = os.getuid()
+        self.settings |= {
+            "image": image,
+            "config_file": str(self.cluster.kubeconfig(folder / "kubeconfig")),
+            "namespace": "splats",
+            "env_vars": {"E2E3D_TEST_SCRIPT": str(self.script.folder)},
+            "volumes": [{"name": place.name, "hostPath": {"path": str(place)}} for place in shared],
+            "volume_mounts": [{"name": place.name, "mountPath": str(place)} for place in shared],
+            # The store is a folder of whoever runs the tests.
+            "security_context": {"runAsUser": user, "runAsGroup": os.getgid(), "runAsNonRoot": user != 0},
+        }
+
+    def left(self) -> list[dict[str, Any]]:
+        """Every pod and Secret."""
+        return [*(pod.object for pod in self.cluster.pods.values()), *self.cluster.secrets.values()]
+
+    def limit_memory(self) -> None:
+        self.settings["container_resources"] = {"limits": {"memory": "200Mi"}}
+
+    def remove(self, attempt: Attempt) -> None:
+        self.cluster.pods["splats", attempt.state.handle["pod"]].vanish()
+
+    def close(self) -> None:
+        self.cluster.close()

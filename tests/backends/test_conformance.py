@@ -1,0 +1,220 @@
+"""What every backend does alike: one suite, whatever kind of place runs the stages."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from airflow_provider_e2e3d.attempt import Attempt
+from airflow_provider_e2e3d.backends.base import Backend
+from airflow_provider_e2e3d.backends.local import LocalBackend
+from airflow_provider_e2e3d.profiles import backend_class
+from airflow_provider_e2e3d.triggers.job import JobTrigger
+from e2e3d_stages.contract import FailureCode, now
+from e2e3d_stages.presets import STAGES
+from tests.airflow_runs import Outcome
+from tests.backends.conftest import PLACES
+from tests.backends.places import Place, follow
+from tests.provider.test_waiting import events, until
+
+pytestmark = pytest.mark.slow
+
+Run = Callable[..., Outcome]
+
+
+@pytest.fixture(params=list(PLACES))
+def place(request: pytest.FixtureRequest, make_place: Callable[[str], Place]) -> Place:
+    """Each kind of place in turn."""
+    return make_place(request.param)
+
+
+@pytest.fixture
+def waiting(place: Place) -> Attempt:
+    """A job of ingest that runs until it is told to go on."""
+    place.script["ingest"] = ["wait"]
+    made = place.attempt()
+    until(lambda: place.script.calls)
+    return made
+
+
+def go_on(place: Place) -> None:
+    """Tell it."""
+    (place.script.folder / "go on").touch()
+
+
+# One job
+
+
+def test_a_job_is_submitted_found_followed_and_ends_well(place: Place, waiting: Attempt) -> None:
+    assert waiting.backend.find(place.job()) == waiting.state.handle
+    assert waiting.backend.poll(waiting.state.handle).running
+    go_on(place)
+    lines: list[str] = []
+    assert follow(waiting, lines) in (0, None)
+    assert any("ingest does wait, from step 0" in line for line in lines)
+    assert waiting.store.reference("ingest", waiting.state.key) is not None
+    waiting.clear_away(succeeded=True)
+    until(lambda: not place.left())
+    # Again is no harm.
+    waiting.clear_away(succeeded=True)
+    waiting.cancel()
+
+
+def test_nothing_is_found_where_nothing_was_submitted(place: Place) -> None:
+    assert place.backend().find(place.job()) is None
+
+
+def test_another_process_goes_on_with_an_attempt(place: Place, waiting: Attempt) -> None:
+    waiting.follow(lambda _line: None)
+    again = Attempt.deserialize(waiting.serialize())
+    go_on(place)
+    lines: list[str] = []
+    until(lambda: not again.follow(lines.append).running)
+    again.follow(lines.append)
+    assert again.store.reference("ingest", waiting.state.key) is not None
+    assert not any("ingest does wait" in line for line in lines)
+    assert place.script.calls == ["ingest"]
+
+
+def test_a_second_submission_of_the_same_attempt_starts_nothing(place: Place, waiting: Attempt) -> None:
+    if isinstance(waiting.backend, LocalBackend):
+        pytest.skip("a process has no name that could be taken: StageOperator looks for it first")
+    assert waiting.backend.submit(place.job()) == waiting.state.handle
+    assert place.script.calls == ["ingest"]
+
+
+def test_a_long_log_arrives_whole_and_in_order_in_bounded_pieces(place: Place) -> None:
+    place.script["ingest"] = ["chatter"]
+    made = place.attempt()
+    until(lambda: not made.backend.poll(made.state.handle).running)
+    lines: list[str] = []
+    sizes = []
+    cursor = 0
+    while True:
+        piece, cursor = made.backend.logs(made.state.handle, cursor)
+        if not piece:
+            break
+        sizes.append(sum(map(len, piece)))
+        lines += piece
+    numbers = [int(line.split()[1]) for line in lines if line.startswith("line ")]
+    assert numbers == list(range(50_000))
+    assert len(sizes) > 5
+    assert max(sizes) < 300_000
+
+
+def test_a_cancelled_job_saves_and_is_gone(place: Place, waiting: Attempt) -> None:
+    started = time.monotonic()
+    waiting.cancel()
+    assert time.monotonic() - started < 2
+    until(lambda: (place.script.folder / "stopped").exists())
+    until(lambda: not place.left())
+    assert time.monotonic() - started < 15
+    assert waiting.failure(waiting.backend.poll(waiting.state.handle)).code is FailureCode.INTERRUPTED
+    assert waiting.store.latest_checkpoint("ingest", waiting.state.key, place.folder / "checkpoint")
+    # Again is no harm.
+    waiting.cancel()
+
+
+def test_a_person_who_stops_a_deferred_task_stops_its_job(place: Place, waiting: Attempt) -> None:
+    event = events(JobTrigger(waiting.serialize(), poll_seconds=0.1), kill_after=0.2)
+    assert "status" in event
+    assert (place.script.folder / "stopped").exists()
+    until(lambda: not place.left())
+
+
+def test_a_deadline_passed_while_deferred_stops_the_job(place: Place, waiting: Attempt) -> None:
+    event = events(JobTrigger(waiting.serialize(), now().isoformat(), poll_seconds=0.1))
+    assert event["timed_out"]
+    until(lambda: (place.script.folder / "stopped").exists())
+    until(lambda: not place.left())
+
+
+def test_a_job_that_vanished_is_told_clearly(place: Place, waiting: Attempt) -> None:
+    place.remove(waiting)
+    until(lambda: not waiting.follow(lambda _line: None).running)
+    failure = waiting.failure(waiting.backend.poll(waiting.state.handle))
+    assert failure.code in (FailureCode.INFRASTRUCTURE, FailureCode.CRASH)
+    assert failure.message
+    assert "checkpoint" in failure.hint
+    waiting.clear_away(succeeded=False)
+
+
+# Whole runs
+
+
+def test_a_run_ends_well_and_leaves_no_job(place: Place, run: Run) -> None:
+    outcome = run()
+    assert outcome.state == "success", outcome.log
+    assert place.script.calls == list(STAGES)
+    until(lambda: not place.left())
+    assert "ingest does succeed" in outcome.log
+    assert run().reused == list(STAGES)
+
+
+def test_a_deferred_run_takes_a_killed_job_up_from_its_checkpoint(
+    place: Place, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Here a triggerer sees the processes of local, too.
+    monkeypatch.setattr(LocalBackend, "deferrable", True)
+    monkeypatch.setenv("AIRFLOW__OPERATORS__DEFAULT_DEFERRABLE", "True")
+    place.script["train"] = ["die", "succeed"]
+    outcome = run()
+    assert outcome.state == "success", outcome.log
+    assert place.script.calls == ["ingest", "sfm", "train", "train", "compress", "evaluate", "publish"]
+    assert outcome.results["train"]["metrics"]["resumed_from"] == 120
+    assert outcome.log.count("DEFERRED") >= 7
+    until(lambda: not place.left())
+
+
+@pytest.mark.parametrize("moment", ["before the handle was stored", "after it", "before the job was cleared away"])
+def test_a_worker_that_dies_costs_no_second_job(
+    place: Place, run: Run, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    kind = backend_class(place.name)
+    verb = {"before the handle was stored": "submit", "after it": "poll"}.get(moment, "clear_away")
+    living: Callable[..., Any] = getattr(kind, verb)
+    deaths: list[Backend] = []
+
+    def die_once(self: Backend, *arguments: Any, **options: Any) -> Any:
+        if verb == "clear_away" and not deaths:
+            deaths.append(self)
+            raise RuntimeError("the worker dies here")
+        done = living(self, *arguments, **options)
+        if not deaths:
+            deaths.append(self)
+            raise RuntimeError("the worker dies here")
+        return done
+
+    monkeypatch.setattr(kind, verb, die_once)
+    outcome = run()
+    assert outcome.state == "success", outcome.log
+    assert outcome.tries["ingest"] == 2
+    assert place.script.calls == list(STAGES)
+    until(lambda: not place.left())
+
+
+def test_a_job_that_needs_too_much_memory_is_tried_again_with_less(place: Place, run: Run) -> None:
+    place.limit_memory()
+    place.script["train"] = [place.out_of_memory, "eat memory" if place.name != "local" else "succeed"]
+    outcome = run()
+    assert outcome.state == "success", outcome.log
+    assert place.script.calls.count("train") == 2
+    manifest = place.store.manifest("train", outcome.results["train"]["key"])
+    assert manifest is not None
+    assert manifest.degraded_from is not None
+    failure = place.store.failure("train", manifest.degraded_from, 1)
+    assert failure is not None
+    assert failure.code is FailureCode.OUT_OF_MEMORY
+    until(lambda: not place.left())
+
+
+def test_a_capture_that_cannot_work_is_never_tried_again(place: Place, run: Run) -> None:
+    place.script["ingest"] = ["unreadable"]
+    outcome = run()
+    assert outcome.state == "failed"
+    assert outcome.tries["ingest"] == 1
+    assert "There are only 2 photos. Take at least 3." in outcome.log
+    until(lambda: not place.left())
