@@ -137,7 +137,7 @@ class KubernetesBackend(Backend):
 
 def _refuse_folders_out_of_reach(job: JobSpec, pod: Any) -> None:
     """A pod may run on any node: it sees a folder only through a volume."""
-    fleeting = {volume.name for volume in pod.spec.volumes or [] if volume.empty_dir}
+    fleeting = {volume.name for volume in pod.spec.volumes or [] if volume.empty_dir or volume.ephemeral}
     mounts = [
         f"{mount.mount_path.rstrip('/')}/"
         for container in pod.spec.containers

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import docker
 import psutil
+import pytest
 import yaml
 
 from airflow_provider_e2e3d.attempt import Attempt, AttemptState
@@ -95,6 +96,10 @@ class Place:
     def remove(self, attempt: Attempt) -> None:
         """Take a job away without a trace."""
         raise NotImplementedError
+
+    def disturb(self, kind: str, seconds: float) -> None:
+        """Keep the place's API `busy` or `away` for a while."""
+        pytest.skip("the place has no API beyond this machine")
 
     def close(self) -> None:
         """Leave nothing."""
@@ -194,6 +199,9 @@ class KubernetesPlace(Place):
 
     def remove(self, attempt: Attempt) -> None:
         self.cluster.pods["splats", attempt.state.handle["pod"]].vanish()
+
+    def disturb(self, kind: str, seconds: float) -> None:
+        self.cluster.answer(429 if kind == "busy" else None, seconds=seconds)
 
     def close(self) -> None:
         self.cluster.close()

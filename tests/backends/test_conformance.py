@@ -142,6 +142,21 @@ def test_a_job_that_vanished_is_told_clearly(place: Place, waiting: Attempt) -> 
     waiting.clear_away(succeeded=False)
 
 
+@pytest.mark.parametrize("kind", ["busy", "away"])
+def test_an_api_that_is_busy_or_away_for_a_while_costs_time_only(place: Place, kind: str) -> None:
+    place.script["ingest"] = ["wait"]
+    place.disturb(kind, 3)
+    made = place.attempt()
+    until(lambda: place.script.calls)
+    place.disturb(kind, 8)
+    go_on(place)
+    started = time.monotonic()
+    assert "status" in events(JobTrigger(made.serialize(), poll_seconds=0.1))
+    assert time.monotonic() - started > 7
+    assert made.store.reference("ingest", made.state.key) is not None
+    assert place.script.calls == ["ingest"]
+
+
 # Whole runs
 
 

@@ -557,33 +557,6 @@ def test_times_of_log_lines_are_whole_nanoseconds() -> None:
 # The API
 
 
-@pytest.mark.parametrize("code", [429, 503, None])
-def test_a_run_survives_an_api_that_is_busy_or_away_for_a_while(
-    place: KubernetesPlace, run: Run, code: int | None
-) -> None:
-    place.script["ingest"] = ["wait"]
-
-    def disturb() -> None:
-        until(lambda: place.script.calls)
-        place.cluster.answer(code, seconds=8)
-        (place.script.folder / "go on").touch()
-
-    disturbing = threading.Thread(target=disturb)
-    disturbing.start()
-    outcome = run()
-    disturbing.join()
-    assert outcome.state == "success", outcome.log
-    assert outcome.tries["ingest"] == 1
-    assert place.script.calls == list(STAGES)
-
-
-def test_a_submission_survives_an_api_that_is_away_and_makes_one_pod(place: KubernetesPlace) -> None:
-    place.cluster.answer(None, seconds=3)
-    made = place.attempt()
-    assert follow(made) == 0
-    assert place.cluster.created == [place.job().name]
-
-
 def test_an_api_that_stays_away_is_told(place: KubernetesPlace, monkeypatch: pytest.MonkeyPatch) -> None:
     made = place.attempt()
     monkeypatch.setattr(kubernetes_cluster, "_PATIENCE", 1)
