@@ -21,6 +21,7 @@ from e2e3d_stages.contract import Manifest, Reference
 from e2e3d_stages.presets import STAGES
 from e2e3d_stages.store import ArtifactStore
 from tests.airflow_runs import Outcome, run_dag
+from tests.backends.kubernetes_api import Cluster
 
 pytestmark = pytest.mark.slow
 
@@ -125,16 +126,58 @@ def test_containers_make_what_processes_make_and_a_killed_one_is_taken_up_from_i
         assert containers.results[stage]["key"] == processes.results[stage]["key"]
     assert not engine.containers(all=True, filters={"label": f"e2e3d.key={containers.results['train']['key']}"})
 
-    was = {stage: made(here, processes, stage).metrics for stage in STAGES}
-    now = {stage: made(there, containers, stage).metrics for stage in STAGES}
+    same_but_for_noise(here, processes, there, containers)
+    image = made(there, containers, "train").program.image
+    assert image is not None
+    assert image.startswith("e2e3d/3dgs:")
+
+
+def test_pods_make_what_processes_make(
+    run: Callable[..., Outcome], place: Path, engine: docker.APIClient, images: None
+) -> None:
+    here, there = (ArtifactStore.open((place / name).as_uri()) for name in ("store", "pod store"))
+    processes = run()
+    cluster = Cluster(engine)
+    folders = {"store": place / "pod store", "captures": place / "captures"}
+    folders["store"].mkdir()
+    settings = {
+        "backend": "kubernetes",
+        "config_file": str(cluster.kubeconfig(place / "kubeconfig")),
+        "volumes": [{"name": name, "hostPath": {"path": str(path)}} for name, path in folders.items()],
+        "volume_mounts": [{"name": name, "mountPath": str(path)} for name, path in folders.items()],
+        "security_context": {"runAsUser": os.getuid(), "runAsGroup": os.getgid(), "runAsNonRoot": os.getuid() != 0},
+    }
+    profiles = yaml.safe_load((place / "profiles.yaml").read_text())
+    profiles["kubernetes"] = {
+        "store": there.storage.uri,
+        "captures": [folders["captures"].as_uri()],
+        "stages": {"default": settings},
+    }
+    (place / "profiles.yaml").write_text(yaml.safe_dump(profiles, sort_keys=False))
+    try:
+        pods = run(profile="kubernetes")
+        assert pods.state == "success", pods.log[-5000:]
+        assert len(cluster.created) == len(STAGES)
+        deadline = time.monotonic() + 30
+        while cluster.pods and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert not cluster.pods
+    finally:
+        cluster.close()
+    for stage in STAGES:
+        assert pods.results[stage]["key"] == processes.results[stage]["key"]
+    same_but_for_noise(here, processes, there, pods)
+
+
+def same_but_for_noise(here: ArtifactStore, one: Outcome, there: ArtifactStore, other: Outcome) -> None:
+    """Two runs on the same photos are as good as each other."""
+    was = {stage: made(here, one, stage).metrics for stage in STAGES}
+    now = {stage: made(there, other, stage).metrics for stage in STAGES}
     assert now["ingest"]["photos"] == was["ingest"]["photos"]
     assert abs(now["sfm"]["photos_supported"] - was["sfm"]["photos_supported"]) <= 1
     assert now["sfm"]["points"] == pytest.approx(was["sfm"]["points"], rel=0.1)
     assert now["evaluate"]["psnr"] == pytest.approx(was["evaluate"]["psnr"], abs=1.0)
     assert now["evaluate"]["ssim"] == pytest.approx(was["evaluate"]["ssim"], abs=0.05)
-    image = made(there, containers, "train").program.image
-    assert image is not None
-    assert image.startswith("e2e3d/3dgs:")
 
 
 def kill_training_after_a_checkpoint(engine: docker.APIClient, store: ArtifactStore) -> None:
