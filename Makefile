@@ -3,16 +3,23 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+COMPOSE = $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo ui test soak bench lint clean constraints
+.PHONY: demo ui up down test soak bench lint clean constraints images
 
 demo: $(VENV)/installed  ## Take CAPTURE (the sample when not given) through the whole DAG.
 	$(BIN)/python deploy/demo/demo.py run $(if $(CAPTURE),--capture "$(CAPTURE)") $(if $(PRESET),--preset $(PRESET))
 
 ui: $(VENV)/installed  ## Airflow's own UI with the DAGs in it, on http://localhost:8080.
 	$(BIN)/python deploy/demo/demo.py ui $(if $(CAPTURE),--capture "$(CAPTURE)")
+
+up:  ## The whole platform in containers; WORKERS=2 for Celery with two workers.
+	@COMPOSE="$(COMPOSE)" sh deploy/compose/up.sh
+
+down:  ## Stop it; the data stay in their volumes.
+	@COMPOSE="$(COMPOSE)" sh deploy/compose/down.sh
 
 test: $(VENV)/installed-dev  ## Every test.
 	$(BIN)/python -m pytest $(TESTS)
@@ -34,6 +41,7 @@ clean:
 constraints: $(VENV)/installed-dev  ## Pin everything anew.
 	$(BIN)/python -m pip install -q uv
 	$(BIN)/uv pip compile --universal --python-version 3.10 --no-header --no-annotate --no-emit-index-url -q pyproject.toml --all-extras -o constraints.txt
+	sed -i '1i # Exact versions of everything, for containers, the demo and CI; made by `make constraints`.' constraints.txt
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV) || { echo "Python's venv module is missing: apt-get install python3-venv"; rm -rf $(VENV); exit 1; }
@@ -47,3 +55,18 @@ $(VENV)/installed: $(VENV)/bin/python pyproject.toml setup.py constraints.txt $(
 $(VENV)/installed-dev: $(VENV)/installed tests/requirements.txt
 	$(BIN)/python -m pip install -q -c constraints.txt -r tests/requirements.txt
 	touch $@
+
+VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' containers/e2e3d_stages/__init__.py)
+REVISION = $(shell git describe --always --dirty --abbrev=40 --exclude='*' 2>/dev/null)
+SOURCE = $(shell git config --get remote.origin.url 2>/dev/null | sed 's|//[^/@]*@|//|')
+# Kernels are compiled for this machine's GPUs; the image of a machine without one is for CPUs only.
+CUDA_ARCHITECTURES ?= $(sort $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | grep -x '[0-9.]*'))
+
+images: image-sfm image-3dgs image-compressor image-airflow  ## Every container's image, on this machine's Docker engine.
+	docker image ls --filter 'reference=e2e3d/*:$(VERSION)'
+
+image-3dgs: BUILD_ARGS = --build-arg 'CUDA_ARCHITECTURES=$(CUDA_ARCHITECTURES)' $(if $(PIP_EXTRA_INDEX_URL),--build-arg PIP_EXTRA_INDEX_URL)
+
+image-%:
+	docker build --file containers/$*/Dockerfile --tag e2e3d/$*:$(VERSION) --build-arg VERSION=$(VERSION) \
+	  --build-arg 'REVISION=$(REVISION)' --build-arg 'SOURCE=$(SOURCE)' $(BUILD_ARGS) .

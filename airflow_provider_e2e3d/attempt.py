@@ -2,17 +2,38 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from airflow_provider_e2e3d.backends.base import Backend, Handle, JobStatus
 from airflow_provider_e2e3d.hooks.store import StoreHook
 from airflow_provider_e2e3d.profiles import profile_named
-from e2e3d_stages.contract import Claim, Failure, FailureCode, Model
+from e2e3d_stages.contract import Claim, Failure, FailureCode, Model, StageError
 from e2e3d_stages.store import ArtifactStore
 
 HEARTBEAT_SECONDS = 15.0
+
+
+@contextmanager
+def kept_alive(store: ArtifactStore, stage: str, key: str, claim: Claim) -> Iterator[None]:
+    """Say that the owner lives while it does something long, as pulling an image, before its job can say so."""
+    done = threading.Event()
+
+    def beat() -> None:
+        while not done.wait(HEARTBEAT_SECONDS):
+            with suppress(StageError):
+                store.heartbeat(stage, key, claim)
+
+    thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 class AttemptState(Model):

@@ -107,6 +107,27 @@ def s3_root(s3_endpoint: str) -> str:
     return f"s3://{bucket}/some/prefix"
 
 
+@pytest.fixture
+def minio(s3_root: str, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """A bucket that only the Airflow connection `minio` opens; returns its secrets as boto3's environment."""
+    access = {
+        "AWS_ENDPOINT_URL_S3": s3_endpoint,
+        "AWS_ACCESS_KEY_ID": "someone",
+        "AWS_SECRET_ACCESS_KEY": "hush-hush-secret-key",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    connection = {
+        "conn_type": "aws",
+        "login": access["AWS_ACCESS_KEY_ID"],
+        "password": access["AWS_SECRET_ACCESS_KEY"],
+        "extra": {"endpoint_url": s3_endpoint, "region_name": access["AWS_DEFAULT_REGION"]},
+    }
+    monkeypatch.setenv("AIRFLOW_CONN_MINIO", json.dumps(connection))
+    for name in access:
+        monkeypatch.delenv(name)
+    return access
+
+
 @pytest.fixture(params=["file", "s3"])
 def store_uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The root of an empty store, once on disk and once in a bucket."""

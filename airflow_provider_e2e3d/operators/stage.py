@@ -12,7 +12,7 @@ from airflow.sdk import BaseOperator, TaskInstanceState
 from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowException, AirflowTaskTimeout
 
-from airflow_provider_e2e3d.attempt import Attempt, AttemptState
+from airflow_provider_e2e3d.attempt import Attempt, AttemptState, kept_alive
 from airflow_provider_e2e3d.backends.base import Handle, JobSpec, JobStatus
 from airflow_provider_e2e3d.exceptions import retry_policy, stage_failed
 from airflow_provider_e2e3d.hooks.store import StoreHook
@@ -209,7 +209,8 @@ class StageOperator(BaseOperator):
                 "Attempt %d on backend %s of profile %s", claim.attempt, backend.settings.backend, self.profile
             )
             store.write_request(request.model_copy(update={"attempt": claim.attempt}))
-            handle = backend.submit(self._job(store, request, claim, environment))
+            with kept_alive(store, self.stage, request.key, claim):
+                handle = backend.submit(self._job(store, request, claim, environment))
         state = AttemptState(profile=self.profile, stage=self.stage, key=request.key, claim=claim, handle=handle)
         return Attempt(store, backend, state)
 

@@ -3,27 +3,86 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import os
+import shutil
+import signal
 import sys
+from pathlib import Path
+
+from e2e3d_stages.contract import FailureCode, InvalidRequest
+from e2e3d_stages.presets import STAGES
+
+# Where SageMaker leaves what a training job was given; each value is JSON in a string.
+HYPERPARAMETERS = Path("/opt/ml/input/config/hyperparameters.json")
+
+log = logging.getLogger("e2e3d")
 
 
 def main() -> int:
     """Run one request; the exit status says how it ended."""
+    # A container's first process ignores SIGTERM until it says otherwise; the runtime does, once it works.
+    signal.signal(signal.SIGTERM, lambda _signal, _frame: sys.exit(FailureCode.INTERRUPTED.exit_code))
     parser = argparse.ArgumentParser(prog="e2e3d_stages", description="Run one stage of a 3D reconstruction.")
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="run the stage that a request asks for")
     run.add_argument("request_uri", help="file:// or s3:// address of a request.json in an artifact store")
+    commands.add_parser("train", help="the same as SageMaker says it: the address is the hyperparameter request_uri")
+    check = commands.add_parser("check", help="try whether this machine has what stages need")
+    check.add_argument("stages", nargs="+", choices=list(STAGES), metavar="stage", help=", ".join(STAGES))
     options = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stdout)
+    _bring_kernels()
 
-    from e2e3d_stages.runtime import run as run_request
-    from e2e3d_stages.runtime import thread_count
+    if options.command == "check":
+        from e2e3d_stages.check import check as check_stages
+
+        return check_stages(options.stages)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stdout)
+    if options.command == "train":
+        try:
+            return _run(sagemaker_request_uri(HYPERPARAMETERS))
+        except InvalidRequest as error:
+            log.error("%s %s", error.message, error.hint)
+            return error.code.exit_code
+    return _run(options.request_uri)
+
+
+def _run(request_uri: str) -> int:
+    from e2e3d_stages.runtime import run, thread_count
 
     # Numeric libraries read these once, when they are first imported.
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
         os.environ.setdefault(name, str(thread_count()))
-    return run_request(options.request_uri)
+    return run(request_uri)
+
+
+def sagemaker_request_uri(hyperparameters: Path) -> str:
+    """The request's address as SageMaker passes it.
+
+    :raises InvalidRequest: when it does not.
+    """
+    hint = "Start the training job with the hyperparameter request_uri, the JSON string of a request's address."
+    try:
+        values = json.loads(hyperparameters.read_text(encoding="utf-8"))
+        uri = json.loads(values["request_uri"])
+    except OSError as error:
+        raise InvalidRequest(f"`train` is for SageMaker, and {hyperparameters} cannot be read.", hint=hint) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise InvalidRequest(f"{hyperparameters} holds no request_uri in JSON.", hint=hint) from error
+    if not isinstance(uri, str):
+        raise InvalidRequest(f"The hyperparameter request_uri is {uri!r}, not an address.", hint=hint)
+    return uri
+
+
+def _bring_kernels() -> None:
+    """Give numba the kernels that were compiled into the image: it only reads a cache that it may also write.
+
+    E2E3D_KERNELS names their folder in the image; NUMBA_CACHE_DIR is where numba looks.
+    """
+    compiled, cache = os.environ.get("E2E3D_KERNELS", ""), os.environ.get("NUMBA_CACHE_DIR", "")
+    if os.path.isdir(compiled) and not os.path.exists(cache):
+        shutil.copytree(compiled, cache)
 
 
 if __name__ == "__main__":

@@ -253,7 +253,7 @@ def _run(store: ArtifactStore, request: Request) -> None:
         try:
             with _on_sigterm(job.stop):
                 stage_clock = time.monotonic()
-                metrics = _program_of(request.stage).run(job)
+                metrics = _work(request.stage, job)
                 stage_seconds = time.monotonic() - stage_clock
                 job.check_stop()
         finally:
@@ -281,10 +281,11 @@ def _run(store: ArtifactStore, request: Request) -> None:
     store.drop_checkpoints(request.stage, request.key)
 
 
-def _program_of(stage: StageName) -> Any:
-    """The stage's own code, with the libraries that only it needs."""
+def _work(stage: StageName, job: Job) -> dict[str, Any]:
+    """The stage's own code, with the libraries that only it needs; returns its metrics."""
     try:
-        return importlib.import_module(f"e2e3d_stages.{stage}.stage")
+        metrics: dict[str, Any] = importlib.import_module(f"e2e3d_stages.{stage}.stage").run(job)
+        return metrics
     except ModuleNotFoundError as error:
         container = STAGES[stage].container
         raise InvalidRequest(

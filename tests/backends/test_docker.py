@@ -22,7 +22,6 @@ from tests.provider.test_waiting import until
 
 pytestmark = pytest.mark.slow
 
-SECRET = "hush-hush-secret-key"
 Run = Callable[..., Outcome]
 
 
@@ -130,23 +129,11 @@ def test_labels_say_whose_container_it_is(place: DockerPlace) -> None:
 
 
 def test_credentials_are_in_the_private_environment_and_nowhere_else(
-    place: DockerPlace,
-    run: Run,
-    s3_root: str,
-    s3_endpoint: str,
-    monkeypatch: pytest.MonkeyPatch,
-    airflow_home: Path,
+    place: DockerPlace, run: Run, s3_root: str, minio: dict[str, str], airflow_home: Path
 ) -> None:
-    open_storage(f"{s3_root}/captures/statue").write("1.jpg", b"a photo")
-    for name in ("AWS_ENDPOINT_URL_S3", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"):
-        monkeypatch.delenv(name)
-    connection = {
-        "conn_type": "aws",
-        "login": "someone",
-        "password": SECRET,
-        "extra": {"endpoint_url": s3_endpoint, "region_name": "us-east-1"},
-    }
-    monkeypatch.setenv("AIRFLOW_CONN_MINIO", json.dumps(connection))
+    secret = minio["AWS_SECRET_ACCESS_KEY"]
+    storage = open_storage(s3_root, minio)
+    storage.write("captures/statue/1.jpg", b"a photo")
     place.profile |= {"store": f"{s3_root}/store", "store_conn_id": "minio", "captures": [f"{s3_root}/captures"]}
     place.profile["url"] = "https://scenes.example.org"
     place.settings |= {"network_mode": "host", "auto_remove": "never"}
@@ -155,20 +142,15 @@ def test_credentials_are_in_the_private_environment_and_nowhere_else(
     containers = place.left()
     assert len(containers) == len(STAGES)
     for inspected in containers:
-        assert f"AWS_SECRET_ACCESS_KEY={SECRET}" in inspected["Config"].pop("Env")
-        assert SECRET not in json.dumps(inspected)
-        assert SECRET.encode() not in place.engine.logs(inspected["Id"])
+        assert f"AWS_SECRET_ACCESS_KEY={secret}" in inspected["Config"].pop("Env")
+        assert secret not in json.dumps(inspected)
+        assert secret.encode() not in place.engine.logs(inspected["Id"])
         assert inspected["Config"]["User"] != ""
-    assert SECRET not in outcome.log
-    assert SECRET not in str(outcome.results)
-    storage = open_storage(s3_root, {"AWS_ENDPOINT_URL_S3": s3_endpoint, "AWS_ACCESS_KEY_ID": "x"} | _keys())
-    assert not any(SECRET.encode() in storage.read(entry.path) for entry in storage.list())
-    assert not any(SECRET.encode() in file.read_bytes() for file in airflow_home.rglob("*") if file.is_file())
+    assert secret not in outcome.log
+    assert secret not in str(outcome.results)
+    assert not any(secret.encode() in storage.read(entry.path) for entry in storage.list())
+    assert not any(secret.encode() in file.read_bytes() for file in airflow_home.rglob("*") if file.is_file())
     assert "The scene is at https://scenes.example.org/scenes/statue/" in outcome.log
-
-
-def _keys() -> dict[str, str]:
-    return {"AWS_SECRET_ACCESS_KEY": "testing", "AWS_DEFAULT_REGION": "us-east-1"}
 
 
 @pytest.mark.parametrize(

@@ -29,8 +29,7 @@ from tests.provider.test_waiting import until
 
 pytestmark = pytest.mark.slow
 
-SECRET = "hush-hush-secret-key"
-CREDENTIALS = {"AWS_ACCESS_KEY_ID": "someone", "AWS_SECRET_ACCESS_KEY": SECRET}
+CREDENTIALS = {"AWS_ACCESS_KEY_ID": "someone", "AWS_SECRET_ACCESS_KEY": "hush-hush-secret-key"}
 Run = Callable[..., Outcome]
 
 
@@ -259,23 +258,11 @@ def test_a_stage_has_as_many_threads_as_its_limit_of_cores_or_the_profile_says(p
 
 
 def test_credentials_are_in_a_secret_that_the_pod_takes_along_and_nowhere_else(
-    place: KubernetesPlace,
-    run: Run,
-    s3_root: str,
-    s3_endpoint: str,
-    monkeypatch: pytest.MonkeyPatch,
-    airflow_home: Path,
+    place: KubernetesPlace, run: Run, s3_root: str, minio: dict[str, str], airflow_home: Path
 ) -> None:
-    open_storage(f"{s3_root}/captures/statue").write("1.jpg", b"a photo")
-    for name in ("AWS_ENDPOINT_URL_S3", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"):
-        monkeypatch.delenv(name)
-    connection = {
-        "conn_type": "aws",
-        "login": "someone",
-        "password": SECRET,
-        "extra": {"endpoint_url": s3_endpoint, "region_name": "us-east-1"},
-    }
-    monkeypatch.setenv("AIRFLOW_CONN_MINIO", json.dumps(connection))
+    secret = minio["AWS_SECRET_ACCESS_KEY"]
+    storage = open_storage(s3_root, minio)
+    storage.write("captures/statue/1.jpg", b"a photo")
     place.profile |= {"store": f"{s3_root}/store", "store_conn_id": "minio", "captures": [f"{s3_root}/captures"]}
     place.settings |= {"hostnetwork": True, "on_finish_action": "keep_pod"}
     place.settings.pop("security_context")
@@ -283,18 +270,17 @@ def test_credentials_are_in_a_secret_that_the_pod_takes_along_and_nowhere_else(
     assert outcome.state == "success", outcome.log
     pods = [pod.object for pod in place.cluster.pods.values()]
     assert len(pods) == len(place.cluster.secrets) == len(STAGES)
-    assert SECRET not in json.dumps(pods)
-    assert SECRET not in outcome.log
-    assert SECRET not in str(outcome.results)
+    assert secret not in json.dumps(pods)
+    assert secret not in outcome.log
+    assert secret not in str(outcome.results)
     for pod in list(place.cluster.pods.values()):
         assert pod.container is not None
-        assert SECRET.encode() not in place.cluster.engine.logs(pod.container)
-        assert pod._environment()["AWS_SECRET_ACCESS_KEY"] == SECRET
+        assert secret.encode() not in place.cluster.engine.logs(pod.container)
+        assert pod._environment()["AWS_SECRET_ACCESS_KEY"] == secret
         pod.vanish()
     assert place.cluster.secrets == {}
-    storage = open_storage(s3_root, {"AWS_ENDPOINT_URL_S3": s3_endpoint, **CREDENTIALS, "AWS_DEFAULT_REGION": "x"})
-    assert not any(SECRET.encode() in storage.read(entry.path) for entry in storage.list())
-    assert not any(SECRET.encode() in file.read_bytes() for file in airflow_home.rglob("*") if file.is_file())
+    assert not any(secret.encode() in storage.read(entry.path) for entry in storage.list())
+    assert not any(secret.encode() in file.read_bytes() for file in airflow_home.rglob("*") if file.is_file())
 
 
 def test_a_secret_that_the_profile_names_stands_for_the_connection_s_credentials(place: KubernetesPlace) -> None:

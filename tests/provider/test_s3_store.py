@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -10,8 +9,6 @@ import pytest
 from e2e3d_stages.storage import open_storage
 from tests.airflow_runs import run_dag
 from tests.provider.conftest import Script, told_profiles
-
-SECRET = "hush-hush-secret-key"
 
 
 def test_a_bucket_that_is_not_there_is_told_without_a_retry(
@@ -38,22 +35,14 @@ def test_a_bucket_that_is_not_there_is_told_without_a_retry(
 def test_a_run_on_a_bucket_uses_the_connection_and_shows_no_secret(
     airflow_home: Path,
     s3_root: str,
-    s3_endpoint: str,
+    minio: dict[str, str],
     script: Script,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    open_storage(f"{s3_root}/captures/statue").write("1.jpg", b"a photo")
-    for name in ("AWS_ENDPOINT_URL_S3", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"):
-        monkeypatch.delenv(name)
-    connection = {
-        "conn_type": "aws",
-        "login": "someone",
-        "password": SECRET,
-        "extra": {"endpoint_url": s3_endpoint, "region_name": "us-east-1"},
-    }
-    monkeypatch.setenv("AIRFLOW_CONN_MINIO", json.dumps(connection))
+    secret = minio["AWS_SECRET_ACCESS_KEY"]
+    open_storage(f"{s3_root}/captures/statue", minio).write("1.jpg", b"a photo")
     file = tmp_path / "profiles.yaml"
     told_profiles(file, tmp_path, script)
     text = file.read_text()
@@ -65,16 +54,10 @@ def test_a_run_on_a_bucket_uses_the_connection_and_shows_no_secret(
 
     outcome = run_dag("reconstruct", {"capture": f"{s3_root}/captures/statue"}, capfd)
     assert outcome.state == "success", outcome.log[-3000:]
-    assert SECRET not in outcome.log
-    assert SECRET not in str(outcome.results)
+    assert secret not in outcome.log
+    assert secret not in str(outcome.results)
 
-    access = {
-        "AWS_ENDPOINT_URL_S3": s3_endpoint,
-        "AWS_ACCESS_KEY_ID": "someone",
-        "AWS_SECRET_ACCESS_KEY": SECRET,
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
-    store = open_storage(f"{s3_root}/store", access)
+    store = open_storage(f"{s3_root}/store", minio)
     paths = [entry.path for entry in store.list()]
     assert "scenes/statue/latest.json" in paths
-    assert not any(SECRET.encode() in store.read(path) for path in paths)
+    assert not any(secret.encode() in store.read(path) for path in paths)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_e2e3d.attempt import Attempt, AttemptState
+from airflow_provider_e2e3d.attempt import Attempt, AttemptState, kept_alive
 from airflow_provider_e2e3d.backends.base import JobSpec
 from airflow_provider_e2e3d.profiles import profile_named
 from airflow_provider_e2e3d.triggers.job import JobTrigger
@@ -102,6 +102,22 @@ def test_no_secret_reaches_a_request_a_handle_or_a_log(attempt: Attempt) -> None
     written = [entry.path for entry in attempt.store.storage.list()]
     assert not any(b"hush" in attempt.store.storage.read(path) for path in written)
     assert "hush" not in str(attempt.serialize())
+
+
+def test_a_long_submission_keeps_its_claim(attempt: Attempt, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("airflow_provider_e2e3d.attempt.HEARTBEAT_SECONDS", 0.05)
+    claim = attempt.state.claim
+
+    def heartbeat() -> dt.datetime:
+        found = attempt.store.read_claim("ingest", KEY, claim.attempt)
+        assert found is not None
+        return found.heartbeat
+
+    with kept_alive(attempt.store, "ingest", KEY, claim):
+        until(lambda: heartbeat() > claim.heartbeat)
+    last = heartbeat()
+    time.sleep(0.2)
+    assert heartbeat() == last
 
 
 def test_what_a_trigger_cannot_follow_is_told_as_a_failure(attempt: Attempt, profiles: Path) -> None:

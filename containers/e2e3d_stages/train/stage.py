@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,9 @@ COARSE_UNTIL = 0.4
 SH_SHARE = 0.1  # one more band after each such share of the iterations
 PLATEAU_DB = 0.05  # less gain than this between two tenths of the training is a plateau
 
+# There wherever NVIDIA's driver is, also in containers that were given a GPU.
+GPU_DRIVER = Path("/dev/nvidiactl")
+
 
 def run(job: Job) -> dict[str, Any]:
     """Train, and write `scene.ply`, `training.json` and `preview.jpg`.
@@ -39,8 +43,15 @@ def run(job: Job) -> dict[str, Any]:
     """
     use_threads(job.threads)
     scene = load_scene(job.inputs["sfm"].folder, job.params.long_side, job.params.holdout)
+    device = best_device()
+    if device.type == "cpu" and GPU_DRIVER.exists():
+        job.warn(
+            "gpu_unused",
+            "This machine has an NVIDIA GPU, but training ran on the CPU.",
+            "Build the 3dgs image for the GPU (make images CUDA_ARCHITECTURES=...), or update the GPU's driver.",
+        )
     try:
-        return Trainer(job, scene, best_device()).train()
+        return Trainer(job, scene, device).train()
     except torch.OutOfMemoryError as error:
         raise OutOfMemory(
             f"GPU memory ran out: {error}", hint="Lower max_gaussians or long_side, or take a larger GPU."

@@ -110,6 +110,7 @@ class FakeJob:
         self.stop_at: int | None = None
         self.done = 0.0
         self.gaussians: list[float] = []
+        self.warnings: list[str] = []
 
     @property
     def stopping(self) -> bool:
@@ -118,6 +119,11 @@ class FakeJob:
     def check_stop(self) -> None:
         if self.stopping:
             raise Interrupted("stopped")
+
+    def warn(self, code: str, message: str, advice: str) -> None:
+        assert message
+        assert advice
+        self.warnings.append(code)
 
     def progress(self, done: float, total: float, unit: str, **figures: float) -> None:
         self.done = done

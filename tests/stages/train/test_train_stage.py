@@ -208,6 +208,14 @@ def test_a_full_gpu_is_out_of_memory(make_job: MakeJob, monkeypatch: pytest.Monk
         stage.run(make_job())
 
 
+def test_a_gpu_that_is_not_used_is_told(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(stage, "GPU_DRIVER", tmp_path)
+    monkeypatch.setattr(stage, "best_device", lambda: torch.device("cpu"))
+    job = make_job()
+    stage.run(job)
+    assert job.warnings == ["gpu_unused"]
+
+
 def test_too_few_points_to_start_from_are_named(tmp_path: Path) -> None:
     sfm = write_sfm(tmp_path / "sfm")
     with np.load(sfm / "points.npz") as data:

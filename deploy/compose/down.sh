@@ -1,0 +1,10 @@
+#!/bin/sh
+# `make down`: stages save their checkpoints while the store still answers, then everything stops; the data stay.
+set -eu
+cd "$(dirname "$0")/../.."
+export COMPOSE_PROFILES=distributed
+$COMPOSE stop scheduler triggerer worker
+project=${COMPOSE_PROJECT_NAME:-$(sed -n 's/^COMPOSE_PROJECT_NAME=//p' .env)}
+stages=$(docker ps --quiet --filter label=e2e3d --filter "network=${project}_internal")
+[ -z "$stages" ] || docker stop -t 60 $stages
+$COMPOSE down

@@ -1,0 +1,61 @@
+"""Once at every `up`: the database, the admin, the buckets and the sample. What is there is left as it is."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+STORE, CAPTURES = "e2e3d", "captures"
+SAMPLE = Path("/opt/airflow/sample/caliterra/images")
+# Pages open in a browser by their address; photos and artifacts do not.
+PAGES_ARE_PUBLIC = {
+    "Version": "2012-10-17",
+    "Statement": [
+        {
+            "Effect": "Allow",
+            "Principal": {"AWS": ["*"]},
+            "Action": ["s3:GetObject"],
+            "Resource": [f"arn:aws:s3:::{STORE}/scenes/*"],
+        }
+    ],
+}
+
+
+def prepare_store() -> None:
+    """The buckets, and the sample in s3://captures/caliterra."""
+    import boto3
+
+    connection = json.loads(os.environ["AIRFLOW_CONN_MINIO"])
+    s3 = boto3.client(
+        "s3",
+        aws_access_key_id=connection["login"],
+        aws_secret_access_key=connection["password"],
+        **connection["extra"],
+    )
+    there = {bucket["Name"] for bucket in s3.list_buckets()["Buckets"]}
+    if CAPTURES not in there:
+        s3.create_bucket(Bucket=CAPTURES)
+    uploaded = s3.list_objects_v2(Bucket=CAPTURES, Prefix="caliterra/").get("Contents", [])
+    keys = {found["Key"] for found in uploaded}
+    for photo in sorted(SAMPLE.iterdir()):
+        if f"caliterra/{photo.name}" not in keys:
+            s3.upload_file(str(photo), CAPTURES, f"caliterra/{photo.name}")
+    if STORE not in there:
+        s3.create_bucket(Bucket=STORE)
+        s3.put_bucket_policy(Bucket=STORE, Policy=json.dumps(PAGES_ARE_PUBLIC))
+    print(f"s3://{STORE} and s3://{CAPTURES} are there.", flush=True)
+
+
+def prepare_airflow() -> None:
+    """The database's tables, and the user `admin`."""
+    subprocess.run(["airflow", "db", "migrate"], check=True)
+    who = {"username": "admin", "role": "Admin", "firstname": "Admin", "lastname": "E2E3D", "email": "admin@localhost"}
+    options = [word for name, value in who.items() for word in (f"--{name}", value)]
+    # By standard input, twice as asked: arguments are for everybody to read.
+    password = f"{os.environ['ADMIN_PASSWORD']}\n" * 2
+    subprocess.run(["airflow", "users", "create", *options], input=password, text=True, check=True)
+
+
+if __name__ == "__main__":
+    prepare_store()
+    prepare_airflow()

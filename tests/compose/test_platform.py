@@ -1,0 +1,287 @@
+"""The platform of docker-compose.yml with the shipped images, as `make up` starts it on a machine with an engine."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import stat
+import subprocess
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import boto3
+import docker
+import numpy as np
+import pytest
+import yaml
+
+from airflow_provider_e2e3d.pipelines import SECTIONS
+from e2e3d_stages.presets import STAGES
+from tests.compose.conftest import COMPOSE, Platform, clean_environment
+from tests.conftest import ROOT
+from tests.end_to_end.conftest import until
+from tests.stages.publish.test_viewer_in_browser import settled
+
+pytestmark = pytest.mark.slow
+
+CAPTURE = "s3://captures/caliterra"
+TINY = {
+    "ingest_max_size": 480,
+    "sfm_max_features": 2048,
+    "train_iterations": 300,
+    "train_max_gaussians": 6000,
+    "train_long_side": 200,
+}
+
+
+@pytest.fixture(scope="module")
+def first_run(platform: Platform) -> str:
+    """The sample's first run, triggered over REST right after `make up`."""
+    run = platform.trigger(capture=CAPTURE, **TINY)
+    until(lambda: platform.ended(run), 600)
+    return run
+
+
+def test_without_secrets_compose_says_what_to_do(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "docker-compose.yml", tmp_path)
+    refused = subprocess.run(
+        [*COMPOSE, "up"], cwd=tmp_path, env=clean_environment(), capture_output=True, text=True, check=False
+    )
+    assert refused.returncode != 0
+    assert "run make up" in refused.stderr
+
+
+@pytest.mark.browser
+def test_the_sample_triggered_over_rest_becomes_a_page_that_the_store_serves(
+    platform: Platform, first_run: str, tab: Any, screenshots: Path
+) -> None:
+    assert platform.state(first_run) == "success"
+    address = platform.result(first_run, "publish", "page")
+    assert address.startswith(f"{platform.s3}/e2e3d/scenes/caliterra/")
+    with urllib.request.urlopen(address, timeout=30) as answer:
+        assert answer.status == 200
+        assert answer.headers.get_content_type() == "text/html"
+    for private in ("captures/caliterra/IMG_9371.jpg", f"e2e3d/{_manifest(platform, first_run, 'sfm')}"):
+        with pytest.raises(urllib.error.HTTPError) as refusal:
+            urllib.request.urlopen(f"{platform.s3}/{private}", timeout=30)
+        assert refusal.value.code == 403, private
+
+    tab.goto(f"{address}?noanim")
+    shown = settled(tab, lambda seen: _colours(seen) > 2000)
+    tab.screenshot(path=screenshots / "page.png")
+    assert _colours(shown) > 2000, "the page shows no scene"
+
+
+def _manifest(platform: Platform, run: str, stage: str) -> str:
+    """The manifest's address below the bucket."""
+    return str(platform.result(run, stage)["uri"]).removeprefix("s3://e2e3d/") + "/manifest.json"
+
+
+def _colours(shown: np.ndarray) -> int:
+    return len(np.unique(shown.reshape(-1, 3), axis=0))
+
+
+@pytest.mark.browser
+def test_the_sample_triggered_by_the_form_reuses_everything(
+    platform: Platform, first_run: str, tab: Any, screenshots: Path
+) -> None:
+    tab.goto(f"{platform.url}/dags/reconstruct")
+    tab.fill("input[name=username]", "admin")
+    tab.fill("input[name=password]", platform.secrets["ADMIN_PASSWORD"])
+    tab.screenshot(path=screenshots / "login.png")
+    tab.click("[type=submit]")
+    tab.get_by_role("button", name="Trigger").first.click()
+    form = tab.get_by_role("dialog")
+    form.locator("[name=element_capture]").fill(CAPTURE)
+    tab.screenshot(path=screenshots / "form.png")
+    for name, value in TINY.items():
+        field = form.locator(f"[name=element_{name}]")
+        if not field.is_visible():
+            form.get_by_role("button", name=SECTIONS[name.split("_")[0]]).click()
+        field.fill(str(value))
+    tab.screenshot(path=screenshots / "form-train.png")
+    form.get_by_role("button", name="Trigger").last.click()
+
+    def newest() -> str:
+        runs = platform.call("GET", "/dags/reconstruct/dagRuns?order_by=-run_after&limit=1")["dag_runs"]
+        return str(runs[0]["dag_run_id"])
+
+    until(lambda: newest() != first_run, 60)
+    run = newest()
+    until(lambda: platform.ended(run), 300)
+    tab.screenshot(path=screenshots / "run.png")
+    assert platform.state(run) == "success"
+    assert [stage for stage in STAGES if not platform.result(run, stage)["reused"]] == []
+
+
+def test_every_service_is_healthy(platform: Platform) -> None:
+    states = {
+        container["Labels"]["com.docker.compose.service"]: container["Status"] for container in platform.containers()
+    }
+    assert states.pop("airflow-init").startswith("Exited (0)")
+    assert set(states) == {"postgres", "minio", "api-server", "scheduler", "dag-processor", "triggerer"}
+    assert all(state.endswith("(healthy)") for state in states.values()), states
+
+
+def test_only_services_that_start_containers_reach_the_engine_and_none_is_root(platform: Platform) -> None:
+    services = {
+        container["Labels"]["com.docker.compose.service"]: platform.engine.inspect_container(container["Id"])
+        for container in platform.containers()
+    }
+    reach = {name for name, found in services.items() if any("docker.sock" in bind for bind in _binds(found))}
+    assert reach == {"scheduler", "triggerer"}
+    airflow = [found for found in services.values() if found["Config"]["Image"].startswith("e2e3d/airflow:")]
+    assert len(airflow) == 5
+    assert not {found["Config"]["User"] for found in airflow} & {"", "0", "root"}
+
+
+def _binds(container: dict[str, Any]) -> list[str]:
+    return list(container["HostConfig"]["Binds"] or [])
+
+
+def test_secrets_are_written_once_and_for_their_owner_only(platform: Platform) -> None:
+    file = platform.folder / ".env"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    before = file.read_text()
+    printed = platform.make("up")
+    assert file.read_text() == before
+    assert platform.url in printed
+    assert not [name for name, value in platform.secrets.items() if value in printed]
+
+
+def test_no_secret_is_told_anywhere(platform: Platform, first_run: str) -> None:
+    run = f"/dags/reconstruct/dagRuns/{first_run}"
+    tasks = platform.call("GET", f"{run}/taskInstances")
+    log = json.dumps(platform.call("GET", f"{run}/taskInstances/train/logs/1"))
+    assert "300/300 steps" in log, "the training's log cannot be read"
+    results = [platform.result(first_run, task) for task in ("plan", *STAGES)]
+    store = boto3.client(
+        "s3",
+        endpoint_url=platform.s3,
+        region_name="us-east-1",
+        aws_access_key_id=platform.secrets["MINIO_ROOT_USER"],
+        aws_secret_access_key=platform.secrets["MINIO_ROOT_PASSWORD"],
+    )
+    written = [
+        store.get_object(Bucket="e2e3d", Key=found["Key"])["Body"].read().decode()
+        for page in store.get_paginator("list_objects_v2").paginate(Bucket="e2e3d")
+        for found in page["Contents"]
+        if found["Key"].endswith((".json", "report.html"))
+    ]
+    assert {name.split("-")[1] for name in platform.inspected} == set(STAGES)
+    environments = [found["Config"].pop("Env") for found in platform.inspected.values()]
+    told = {
+        "the API": json.dumps([tasks, results, log, platform.call("GET", run)]),
+        "the store": "\n".join(written),
+        "the services' logs": platform.compose("logs", "--no-color"),
+        "the stages' containers": json.dumps(platform.inspected),
+    }
+    for name, value in platform.secrets.items():
+        assert [place for place, text in told.items() if value in text] == [], name
+        # Nothing but the store's own credentials goes along, and those as environment only.
+        assert name.startswith("MINIO_ROOT_") == (value in json.dumps(environments)), name
+
+    logs = subprocess.run(
+        ["docker", "exec", "--interactive", platform.container("api-server")["Id"]]
+        + ["grep", "--recursive", "--files-with-matches", "--fixed-strings", "--file=-", "/opt/airflow/logs"],
+        input="\n".join(platform.secrets.values()),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (logs.returncode, logs.stdout, logs.stderr) == (1, "", ""), "a log tells a secret"
+
+
+@contextmanager
+def starts_of(prefix: str) -> Iterator[list[str]]:
+    """The names of containers that the engine starts meanwhile; complete when the block is left."""
+    command = ["docker", "events", "--filter", "type=container", "--filter", "event=start"]
+    watcher = subprocess.Popen(
+        [*command, "--format", "{{.Actor.Attributes.name}}"], stdout=subprocess.PIPE, text=True, bufsize=1
+    )
+    names: list[str] = []
+    try:
+        yield names
+    finally:
+        watcher.terminate()
+        assert watcher.stdout is not None
+        names += [name for name in watcher.stdout.read().split() if name.startswith(prefix)]
+
+
+def kill_hard(platform: Platform, service: str) -> None:
+    """End a service's main process as a crash does; the engine starts it again, unlike after `docker kill`."""
+    before = platform.container(service)
+    subprocess.run(
+        ["docker", "run", "--rm", "--pid=host", "--user=0", "--entrypoint=python", before["Image"]]
+        + ["-c", f"import os; os.kill({before['State']['Pid']}, 9)"],
+        check=True,
+    )
+    until(lambda: platform.container(service)["RestartCount"] == before["RestartCount"] + 1, 30)
+
+
+def trainings_of(platform: Platform, run: str, started: list[str]) -> list[str]:
+    """Those of the started containers that trained for a run."""
+    key = platform.result(run, "train")["uri"].split("/")[-1]
+    return [name for name in started if key in name]
+
+
+def test_a_killed_scheduler_comes_back_and_the_training_is_not_started_again(
+    platform: Platform, first_run: str
+) -> None:
+    with starts_of("e2e3d-train-") as started:
+        run = platform.trigger(capture=CAPTURE, **{**TINY, "train_iterations": 800})
+        until(lambda: platform.task(run, "train")["state"] == "deferred", 180)
+        until(lambda: any(found["State"] == "running" for found in platform.stages()), 60)
+        kill_hard(platform, "scheduler")
+        assert [found["State"] for found in platform.stages()] == ["running"], "the training ended too early to tell"
+        until(lambda: platform.ended(run), 300)
+    assert platform.state(run) == "success"
+    assert platform.task(run, "train")["try_number"] == 1
+    assert len(trainings_of(platform, run, started)) == 1, started
+
+
+def test_a_scheduler_killed_with_the_task_that_waits_in_it_finds_the_training_again(
+    platform: Platform, first_run: str
+) -> None:
+    waiting_here = {
+        "AIRFLOW__OPERATORS__DEFAULT_DEFERRABLE": "False",
+        "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "15",
+        "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "5",
+    }
+    override = platform.folder / "docker-compose.override.yml"
+    override.write_text(yaml.safe_dump({"services": {"scheduler": {"environment": waiting_here}}}))
+    platform.compose("up", "--detach", "--no-deps", "scheduler")
+    with starts_of("e2e3d-train-") as started:
+        run = platform.trigger(capture=CAPTURE, **{**TINY, "train_iterations": 1200})
+        until(lambda: platform.task(run, "train")["state"] == "running", 180)
+        until(lambda: any(found["State"] == "running" for found in platform.stages()), 60)
+        kill_hard(platform, "scheduler")
+        until(lambda: platform.ended(run), 300)
+    assert platform.state(run) == "success"
+    assert platform.task(run, "train")["try_number"] == 2
+    assert len(trainings_of(platform, run, started)) == 1, started
+    assert platform.stages() == []
+
+
+def test_workers_come_with_a_profile_and_a_variable(platform: Platform) -> None:
+    config = yaml.safe_load(platform.compose("config", COMPOSE_PROFILES="distributed", E2E3D_EXECUTOR="CeleryExecutor"))
+    assert {"redis", "worker"} <= set(config["services"])
+    executors = {
+        service["environment"]["AIRFLOW__CORE__EXECUTOR"]
+        for service in config["services"].values()
+        if service["image"].startswith("e2e3d/airflow:")
+    }
+    assert executors == {"CeleryExecutor"}
+
+
+def test_down_keeps_the_data(platform: Platform) -> None:
+    platform.make("down")
+    assert platform.containers() == []
+    for volume in ("postgres", "minio", "logs"):
+        platform.engine.inspect_volume(f"{platform.project}_{volume}")
+    with pytest.raises(docker.errors.NotFound):
+        platform.engine.inspect_network(f"{platform.project}_internal")

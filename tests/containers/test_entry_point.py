@@ -1,0 +1,63 @@
+"""What a container's arguments mean."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from e2e3d_stages import __main__ as entry_point
+from e2e3d_stages.contract import InvalidRequest
+
+
+def test_sagemaker_passes_the_address_as_a_hyperparameter(tmp_path: Path) -> None:
+    (tmp_path / "hyperparameters.json").write_text(json.dumps({"request_uri": json.dumps("s3://a/request.json")}))
+    assert entry_point.sagemaker_request_uri(tmp_path / "hyperparameters.json") == "s3://a/request.json"
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"request_uri": "s3://not/json"}', '{"request_uri": "7"}'])
+def test_hyperparameters_without_an_address_are_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "hyperparameters.json").write_text(content)
+    with pytest.raises(InvalidRequest) as refusal:
+        entry_point.sagemaker_request_uri(tmp_path / "hyperparameters.json")
+    assert "request_uri" in refusal.value.message + refusal.value.hint
+
+
+def test_train_outside_of_sagemaker_ends_with_the_status_of_a_request_that_cannot_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(entry_point, "HYPERPARAMETERS", tmp_path / "nothing.json")
+    monkeypatch.setattr(sys, "argv", ["e2e3d_stages", "train"])
+    assert entry_point.main() == 2
+    assert "hyperparameter request_uri" in caplog.text
+
+
+def test_the_check_tries_the_stages_that_it_is_given_and_says_with_what() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "e2e3d_stages", "check", "ingest", "sfm", "compress", "publish"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["ingest", "sfm", "compress", "publish"]
+    assert "pycolmap" in lines[1]
+
+
+def test_the_check_names_every_stage_that_cannot_run_and_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "pycolmap.py").write_text("raise ImportError('no such thing')")
+    done = subprocess.run(
+        [sys.executable, "-m", "e2e3d_stages", "check", "sfm", "ingest"],
+        env={"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    first, second = done.stdout.splitlines()
+    assert first == "sfm cannot run here: ImportError: no such thing"
+    assert second.startswith("ingest: ")
