@@ -5,10 +5,12 @@ from __future__ import annotations
 import datetime as dt
 import os
 import uuid
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
 import docker
+import docker.errors
 import psutil
 import pytest
 import yaml
@@ -154,7 +156,12 @@ class DockerPlace(Place):
     def left(self) -> list[dict[str, Any]]:
         """Every container of this test, running or not."""
         filters = {"label": f"e2e3d-test={self.mark}"}
-        return [self.engine.inspect_container(each["Id"]) for each in self.engine.containers(all=True, filters=filters)]
+        found = []
+        for each in self.engine.containers(all=True, filters=filters):
+            # It may be removed between the two questions.
+            with suppress(docker.errors.NotFound):
+                found.append(self.engine.inspect_container(each["Id"]))
+        return found
 
     def limit_memory(self) -> None:
         self.settings["mem_limit"] = "200m"
