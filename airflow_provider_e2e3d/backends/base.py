@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ast
+import datetime as dt
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import lru_cache
@@ -17,10 +18,15 @@ from pydantic import ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 from typing_extensions import Self
 
+from e2e3d_stages import __version__
 from e2e3d_stages.contract import Failure, Model, StageName
+from e2e3d_stages.presets import STAGES
 
 # What identifies a running job; JSON, so that it survives a dead worker.
 Handle = dict[str, Any]
+
+# Bytes of a log that are held at a time.
+LOG_CHUNK = 256 * 1024
 
 
 class BackendSettings(Model):
@@ -38,6 +44,12 @@ class OperatorSettings(BackendSettings):
     # The operator's module and class, and which of its arguments are the stage's own.
     operator: ClassVar[tuple[str, str]]
     owned: ClassVar[frozenset[str]]
+
+    image: str | None = Field(default=None, description="This release's image for the stage when empty.")
+
+    def image_of(self, job: JobSpec) -> str:
+        """The image that runs a job."""
+        return self.image or f"e2e3d/{STAGES[job.stage].container}:{__version__}"
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -154,3 +166,37 @@ class Backend(ABC):
         """Everything that a program is told by its environment; holds secrets."""
         threads = {"E2E3D_THREADS": str(self.settings.threads)} if self.settings.threads else {}
         return {**threads, **job.environment}
+
+
+def log_chunk(lines: Iterable[bytes], cursor: int) -> tuple[list[str], int]:
+    """Of lines that begin with their time those after the cursor, as many as a chunk holds, and the next cursor.
+
+    :param cursor: the last line's time in nanoseconds since 1970.
+    """
+    told: list[str] = []
+    size = 0
+    for line in lines:
+        stamp, _, text = line.partition(b" ")
+        if (moment := nanoseconds(stamp.decode())) <= cursor:
+            continue
+        cursor = moment
+        told.append(text.decode(errors="replace").rstrip())
+        size += len(line)
+        if size > LOG_CHUNK:
+            break
+    return told, cursor
+
+
+def nanoseconds(moment: str) -> int:
+    """Nanoseconds since 1970 of an RFC 3339 time, in UTC or with an offset."""
+    clock, _, rest = moment.partition(".")
+    if not rest:
+        return _seconds(moment) * 10**9
+    fraction = rest.rstrip("Z").partition("+")[0].partition("-")[0]
+    return _seconds(clock + rest[len(fraction) :]) * 10**9 + int(fraction.ljust(9, "0"))
+
+
+# Many lines share a second.
+@lru_cache(maxsize=64)
+def _seconds(moment: str) -> int:
+    return int(dt.datetime.fromisoformat(moment.replace("Z", "+00:00")).timestamp())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import calendar
 import datetime as dt
 import inspect
 import json
@@ -10,7 +9,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from functools import cached_property
 from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
@@ -24,14 +23,19 @@ from pydantic import Field
 from requests import RequestException
 
 from airflow_provider_e2e3d.backends import docker_reaper
-from airflow_provider_e2e3d.backends.base import Backend, Handle, JobSpec, JobStatus, OperatorSettings
-from e2e3d_stages import __version__
+from airflow_provider_e2e3d.backends.base import (
+    Backend,
+    Handle,
+    JobSpec,
+    JobStatus,
+    OperatorSettings,
+    log_chunk,
+    nanoseconds,
+)
 from e2e3d_stages.contract import GRACE_SECONDS, Failure, FailureCode, Infrastructure, InvalidRequest
-from e2e3d_stages.presets import STAGES
 
 SCRATCH = "/tmp"
 _LABEL = "e2e3d"
-_LOG_CHUNK = 256 * 1024
 # An ended container that nobody came back for in this time belongs to nobody.
 _FORGOTTEN = dt.timedelta(hours=1)
 
@@ -50,7 +54,6 @@ class DockerSettings(OperatorSettings):
     )
 
     backend: Literal["docker"]
-    image: str | None = Field(default=None, description="This release's image for the stage when empty.")
     docker_url: str | None = Field(default=None, description="The engine; DOCKER_HOST, else the local socket.")
     auto_remove: Literal["force", "success", "never"] = Field(
         default="force", description="Whether an ended container is removed: always, when it did its work, or never."
@@ -105,23 +108,11 @@ class DockerBackend(Backend):
         """See `Backend.logs`; the cursor is the last line's time in nanoseconds."""
         # A float cannot hold every nanosecond: begin a little early and skip what was there.
         since = (cursor - 1000) / 1e9 if cursor else None
-        lines: list[str] = []
-        size = 0
         with self._engine_errors(), suppress(NotFound):
             stream = self._client.logs(handle["container"], stream=True, follow=False, timestamps=True, since=since)
-            try:
-                for frame in stream:
-                    stamp, _, text = frame.partition(b" ")
-                    if (moment := _nanoseconds(stamp.decode())) <= cursor:
-                        continue
-                    cursor = moment
-                    lines.append(text.decode(errors="replace").rstrip())
-                    size += len(frame)
-                    if size > _LOG_CHUNK:
-                        break
-            finally:
-                stream.close()
-        return lines, cursor
+            with closing(stream):
+                return log_chunk(stream, cursor)
+        return [], cursor
 
     def cancel(self, handle: Handle) -> None:
         with self._engine_errors():
@@ -188,7 +179,7 @@ class DockerBackend(Backend):
     @contextmanager
     def _engine_errors(self, job: JobSpec | None = None) -> Iterator[None]:
         """Say what is wrong with the engine, the image or the profile, and whether trying again can help."""
-        image = self._image(job) if job else self.settings.image
+        image = self.settings.image_of(job) if job else self.settings.image
         try:
             yield
         except ImageNotFound:
@@ -205,9 +196,6 @@ class DockerBackend(Backend):
                 "of the socket's group, or correct docker_url in the profile.",
             ) from error
 
-    def _image(self, job: JobSpec) -> str:
-        return self.settings.image or f"e2e3d/{STAGES[job.stage].container}:{__version__}"
-
     def _operator(self, job: JobSpec) -> _DetachedContainer:
         arguments = self._arguments
         given = arguments.pop("labels", {})
@@ -215,7 +203,7 @@ class DockerBackend(Backend):
         own_user = {"user": f"{os.getuid()}:{os.getgid()}"} if _is_folder(job.request_uri) else {}
         return _DetachedContainer(
             task_id=_LABEL,
-            image=self._image(job),
+            image=self.settings.image_of(job),
             container_name=job.name,
             command=["run", job.request_uri],
             private_environment={**arguments.pop("private_environment", {}), **self.environment(job)},
@@ -240,7 +228,7 @@ class DockerBackend(Backend):
         for container in self._client.containers(all=True, filters=filters):
             with suppress(NotFound):
                 found = self._client.inspect_container(container["Id"])
-                last = max(_nanoseconds(found["State"]["FinishedAt"]), _nanoseconds(found["Created"])) / 1e9
+                last = max(nanoseconds(found["State"]["FinishedAt"]), nanoseconds(found["Created"])) / 1e9
                 if dt.datetime.now().timestamp() - last > _FORGOTTEN.total_seconds():
                     self._remove(container["Id"])
 
@@ -363,10 +351,3 @@ def _engine_refusal(error: APIError, image: str | None) -> Infrastructure | Inva
         f"The Docker engine failed ({image}): {said}.",
         hint="If it could not pull the image, build it with `make images` or check the engine's network.",
     )
-
-
-def _nanoseconds(moment: str) -> int:
-    """Nanoseconds since 1970 of an RFC 3339 time in UTC, as the engine writes it."""
-    seconds, _, fraction = moment.rstrip("Z").partition(".")
-    whole = calendar.timegm(dt.datetime.strptime(seconds, "%Y-%m-%dT%H:%M:%S").timetuple())
-    return whole * 10**9 + int(fraction.ljust(9, "0") or 0)

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import time
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import unquote, urlsplit
 
 from pydantic import Field
 
-from airflow_provider_e2e3d.backends.base import Backend, Handle, JobSpec, JobStatus, OperatorSettings
+from airflow_provider_e2e3d.backends.base import Backend, Handle, JobSpec, JobStatus, OperatorSettings, log_chunk
 from airflow_provider_e2e3d.backends.kubernetes_status import MAIN, is_over, job_status, vanished
-from e2e3d_stages import __version__
 from e2e3d_stages.contract import InvalidRequest
-from e2e3d_stages.presets import STAGES
 
 if TYPE_CHECKING:
     from airflow_provider_e2e3d.backends.kubernetes_cluster import Cluster
 
-_LOG_CHUNK = 256 * 1024
 # How far the worker's clock and a node's may be apart before log lines are lost.
 _CLOCKS_APART = 30
 
@@ -45,7 +41,6 @@ class KubernetesSettings(OperatorSettings):
     )
 
     backend: Literal["kubernetes"]
-    image: str | None = Field(default=None, description="This release's image for the stage when empty.")
     credentials_secret: str | None = Field(
         default=None, description="A Secret of the namespace whose keys become the program's environment."
     )
@@ -73,7 +68,7 @@ class KubernetesBackend(Backend):
 
     def submit(self, job: JobSpec) -> Handle:
         credentials = {} if self.settings.credentials_secret else job.environment
-        pod = self._cluster.pod_of(job, self._image(job), secret=job.name if credentials else None)
+        pod = self._cluster.pod_of(job, self.settings.image_of(job), secret=job.name if credentials else None)
         _refuse_folders_out_of_reach(job, pod)
         handle = self._cluster.create(pod)
         # The pod first, so that the Secret is its property from the beginning and is never left behind.
@@ -82,7 +77,7 @@ class KubernetesBackend(Backend):
         return handle
 
     def find(self, job: JobSpec) -> Handle | None:
-        return self._cluster.find(self._cluster.pod_of(job, self._image(job)))
+        return self._cluster.find(self._cluster.pod_of(job, self.settings.image_of(job)))
 
     def poll(self, handle: Handle) -> JobStatus:
         pod = self._cluster.read(handle)
@@ -99,19 +94,8 @@ class KubernetesBackend(Backend):
         """See `Backend.logs`; the cursor is the last line's time in nanoseconds."""
         # The API knows whole seconds before now only: begin early and skip what was there.
         since = max(1, int(time.time() - cursor / 1e9) + _CLOCKS_APART) if cursor else None
-        lines: list[str] = []
-        size = 0
         with self._cluster.log_lines(handle, since) as stream:
-            for line in stream:
-                stamp, _, text = line.partition(b" ")
-                if (moment := _nanoseconds(stamp.decode())) <= cursor:
-                    continue
-                cursor = moment
-                lines.append(text.decode(errors="replace").rstrip())
-                size += len(line)
-                if size > _LOG_CHUNK:
-                    break
-        return lines, cursor
+            return log_chunk(stream, cursor)
 
     def cancel(self, handle: Handle) -> None:
         """Delete the pod: its node sends SIGTERM, and SIGKILL when the grace period is over."""
@@ -130,9 +114,6 @@ class KubernetesBackend(Backend):
         from airflow_provider_e2e3d.backends.kubernetes_cluster import Cluster
 
         return Cluster(self.settings)
-
-    def _image(self, job: JobSpec) -> str:
-        return self.settings.image or f"e2e3d/{STAGES[job.stage].container}:{__version__}"
 
 
 def _refuse_folders_out_of_reach(job: JobSpec, pod: Any) -> None:
@@ -154,18 +135,3 @@ def _refuse_folders_out_of_reach(job: JobSpec, pod: Any) -> None:
                 hint="Use an s3:// store, or give the stage `volumes` and `volume_mounts` whose mountPath is that "
                 "folder or one above it, on a disk that every node and Airflow share.",
             )
-
-
-def _nanoseconds(moment: str) -> int:
-    """Nanoseconds since 1970 of an RFC 3339 time, as nodes write it: in UTC or with an offset."""
-    clock, _, rest = moment.partition(".")
-    if not rest:
-        return _seconds(moment) * 10**9
-    fraction = rest.rstrip("Z").partition("+")[0].partition("-")[0]
-    return _seconds(clock + rest[len(fraction) :]) * 10**9 + int(fraction.ljust(9, "0"))
-
-
-# Many lines share a second.
-@lru_cache(maxsize=64)
-def _seconds(moment: str) -> int:
-    return int(dt.datetime.fromisoformat(moment.replace("Z", "+00:00")).timestamp())

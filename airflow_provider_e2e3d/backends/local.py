@@ -14,9 +14,7 @@ import psutil
 from airflow.sdk.configuration import conf
 from pydantic import Field
 
-from airflow_provider_e2e3d.backends.base import Backend, BackendSettings, Handle, JobSpec, JobStatus
-
-_LOG_CHUNK = 256 * 1024
+from airflow_provider_e2e3d.backends.base import LOG_CHUNK, Backend, BackendSettings, Handle, JobSpec, JobStatus
 
 
 class LocalSettings(BackendSettings):
@@ -77,7 +75,7 @@ class LocalBackend(Backend):
         try:
             with Path(handle["log"]).open("rb") as file:
                 file.seek(cursor)
-                data = file.read(_LOG_CHUNK)
+                data = file.read(LOG_CHUNK)
         except FileNotFoundError:
             return [], cursor
         whole = data[: data.rfind(b"\n") + 1]

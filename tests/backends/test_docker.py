@@ -216,7 +216,7 @@ def test_a_profile_that_cannot_work_is_refused_when_it_is_read(settings: dict[st
 
 def test_the_image_is_this_release_s_for_the_stage_unless_the_profile_names_one(place: DockerPlace) -> None:
     made = DockerBackend(DockerSettings(backend="docker"))
-    assert made._image(place.job()).startswith("e2e3d/sfm:")
+    assert made.settings.image_of(place.job()).startswith("e2e3d/sfm:")
     named = place.backend()
     assert isinstance(named, DockerBackend)
-    assert named._image(place.job()) == place.settings["image"]
+    assert named.settings.image_of(place.job()) == place.settings["image"]

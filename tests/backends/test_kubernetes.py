@@ -17,8 +17,8 @@ import yaml
 from kubernetes.client import ApiClient
 
 from airflow_provider_e2e3d.backends import kubernetes_cluster, kubernetes_status
-from airflow_provider_e2e3d.backends.base import JobStatus
-from airflow_provider_e2e3d.backends.kubernetes import KubernetesBackend, KubernetesSettings, _nanoseconds
+from airflow_provider_e2e3d.backends.base import JobStatus, nanoseconds
+from airflow_provider_e2e3d.backends.kubernetes import KubernetesBackend, KubernetesSettings
 from e2e3d_stages.contract import FailureCode, Infrastructure, InvalidRequest, StageError
 from e2e3d_stages.presets import STAGES
 from e2e3d_stages.storage import open_storage
@@ -239,7 +239,7 @@ def test_reading_a_profile_does_not_import_the_client(tmp_path: Path) -> None:
 
 def test_the_image_is_this_release_s_for_the_stage_unless_the_profile_names_one(place: KubernetesPlace) -> None:
     made = KubernetesBackend(KubernetesSettings(backend="kubernetes"))
-    assert made._image(place.job()).startswith("e2e3d/sfm:")
+    assert made.settings.image_of(place.job()).startswith("e2e3d/sfm:")
     assert pod_of(place)["spec"]["containers"][0]["image"] == place.settings["image"]
 
 
@@ -534,10 +534,10 @@ def test_a_pod_that_takes_too_long_to_start_on_its_node_is_given_up() -> None:
     assert "did not start within 50 s: MountVolume.SetUp failed" in told.failure.message
 
 
-def test_times_of_log_lines_are_whole_nanoseconds() -> None:
-    assert _nanoseconds("1970-01-01T00:00:01.000000001Z") == 10**9 + 1
-    assert _nanoseconds("1970-01-01T01:00:00.5+01:00") == 5 * 10**8
-    assert _nanoseconds("1970-01-01T00:00:02Z") == 2 * 10**9
+def test_times_of_log_lines_are_wholenanoseconds() -> None:
+    assert nanoseconds("1970-01-01T00:00:01.000000001Z") == 10**9 + 1
+    assert nanoseconds("1970-01-01T01:00:00.5+01:00") == 5 * 10**8
+    assert nanoseconds("1970-01-01T00:00:02Z") == 2 * 10**9
 
 
 # The API
