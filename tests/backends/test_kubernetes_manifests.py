@@ -83,7 +83,7 @@ def pods(folder: Path, profiles: str) -> Iterator[dict[str, Any]]:
         assert isinstance(backend, KubernetesBackend)
         uri = f"s3://scenes/e2e3d/artifacts/{name}/{KEY}/attempts/1/request.json"
         job = JobSpec(stage=name, key=KEY, attempt=1, owner="test", request_uri=uri)
-        pod = ApiClient().sanitize_for_serialization(backend._cluster.pod_of(job, backend._image(job)))
+        pod = ApiClient().sanitize_for_serialization(backend._cluster.pod_of(job, backend.settings.image_of(job)))
         kubernetes_validate.validate(pod, "1.33", strict=True)
         assert f"/e2e3d/{stage.container}:" in pod["spec"]["containers"][0]["image"]
         yield pod
