@@ -2,19 +2,44 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, TypeVar
 
-from airflow_provider_e2e3d.backends.base import Backend, Handle, JobStatus
+from airflow_provider_e2e3d.backends.base import Backend, Cursor, Handle, JobStatus
 from airflow_provider_e2e3d.hooks.store import StoreHook
-from airflow_provider_e2e3d.profiles import profile_named
-from e2e3d_stages.contract import Claim, Failure, FailureCode, Model, StageError
+from airflow_provider_e2e3d.profiles import Profile, profile_named
+from e2e3d_stages.contract import Claim, Failure, FailureCode, Infrastructure, JobRecord, Model, StageError, StageName
 from e2e3d_stages.store import ArtifactStore
 
+log = logging.getLogger(__name__)
+
 HEARTBEAT_SECONDS = 15.0
+# How long a place that is busy or away is asked again: for one thing to be done, and while a job is followed.
+PATIENCE_SECONDS = 90.0
+FOLLOW_PATIENCE_SECONDS = 600.0
+
+Result = TypeVar("Result")
+
+
+def patiently(ask: Callable[[], Result]) -> Result:
+    """Ask something of a place, again and again while it is busy or away.
+
+    :raises Infrastructure: when it stays so.
+    """
+    until, pause = time.monotonic() + PATIENCE_SECONDS, 0.5
+    while True:
+        try:
+            return ask()
+        except Infrastructure as error:
+            if time.monotonic() + pause > until:
+                raise
+            log.warning("Trying again: %s", error.message)
+        time.sleep(pause)
+        pause = min(2 * pause, 10)
 
 
 @contextmanager
@@ -40,11 +65,11 @@ class AttemptState(Model):
     """What another process needs to go on with an attempt: no secret in it."""
 
     profile: str
-    stage: str
+    stage: StageName
     key: str
     claim: Claim
     handle: Handle
-    cursor: int = 0
+    cursor: Cursor = 0
 
 
 class Attempt:
@@ -60,6 +85,7 @@ class Attempt:
         self.backend = backend
         self.state = state
         self._next_heartbeat = 0.0
+        self._answered = time.monotonic()
 
     @classmethod
     def deserialize(cls, values: dict[str, Any]) -> Attempt:
@@ -74,7 +100,26 @@ class Attempt:
         return self.state.model_dump(mode="json")
 
     def follow(self, write_line: Callable[[str], object]) -> JobStatus:
-        """Look once: pass new log lines on, keep the claim alive, say how the job is."""
+        """Look once: pass new log lines on, keep the claim alive, say how the job is.
+
+        A job whose place or store does not answer is taken to run on.
+
+        :raises Infrastructure: when they have not answered for long.
+        """
+        try:
+            status = self._look(write_line)
+            if status.running and time.monotonic() >= self._next_heartbeat:
+                self.store.heartbeat(self.state.stage, self.state.key, self.state.claim)
+                self._next_heartbeat = time.monotonic() + HEARTBEAT_SECONDS
+        except Infrastructure as error:
+            if time.monotonic() - self._answered > FOLLOW_PATIENCE_SECONDS:
+                raise
+            log.warning("The job is taken to run on: %s", error.message)
+            return JobStatus(running=True)
+        self._answered = time.monotonic()
+        return status
+
+    def _look(self, write_line: Callable[[str], object]) -> JobStatus:
         status = self.backend.poll(self.state.handle)
         while True:
             lines, cursor = self.backend.logs(self.state.handle, self.state.cursor)
@@ -83,18 +128,39 @@ class Attempt:
             if cursor == self.state.cursor:
                 break
             self.state = self.state.model_copy(update={"cursor": cursor})
-        if status.running and time.monotonic() >= self._next_heartbeat:
-            self.store.heartbeat(self.state.stage, self.state.key, self.state.claim)
-            self._next_heartbeat = time.monotonic() + HEARTBEAT_SECONDS
         return status
 
     def cancel(self) -> None:
         """Ask the job to stop."""
-        self.backend.cancel(self.state.handle)
+        patiently(lambda: self.backend.cancel(self.state.handle))
 
     def clear_away(self, *, succeeded: bool) -> None:
         """Remove what the job's place keeps of it."""
-        self.backend.clear_away(self.state.handle, succeeded=succeeded)
+        patiently(lambda: self.backend.clear_away(self.state.handle, succeeded=succeeded))
+
+    def record(self, profile: Profile, status: JobStatus, metrics: Mapping[str, Any]) -> JobRecord:
+        """Write down, and report where the profile asks for it, what the ended job took.
+
+        :param metrics: of the artifact, if there is one.
+        """
+        stage, machine = self.state.stage, self.backend.machine
+        record = JobRecord(
+            profile=self.state.profile,
+            backend=self.backend.settings.backend,
+            handle=self.state.handle,
+            machine=machine,
+            billable_seconds=status.billable_seconds,
+            price=profile.price(machine, status.billable_seconds),
+        )
+        self.store.write_job(stage, self.state.key, self.state.claim.attempt, record)
+        quality = {name: metrics[name] for name in ("psnr", "ssim") if name in metrics}
+        figures = {**record.model_dump(include={"billable_seconds", "price"}, exclude_none=True), **quality}
+        try:
+            self.backend.report(stage, figures)
+        except StageError as error:
+            # The work is done; only its figures are missed somewhere.
+            log.warning("The job's figures could not be reported: %s", error.message)
+        return record
 
     def failure(self, status: JobStatus) -> Failure:
         """Why the job ended without an artifact; written down for others where the program did not know.

@@ -19,7 +19,7 @@ import yaml
 from airflow.sdk.configuration import conf
 from pydantic import Field, ValidationError, model_validator
 
-from airflow_provider_e2e3d.backends.base import Backend, BackendSettings
+from airflow_provider_e2e3d.backends.base import Backend, BackendSettings, ImageSettings
 from e2e3d_stages.contract import InvalidRequest, Model
 from e2e3d_stages.presets import STAGES, Preset
 
@@ -56,6 +56,8 @@ class Profile(Model):
     url: str | None = Field(default=None, description="Where browsers find the store's root, as http://host/bucket.")
     preset: Preset = Field(default="standard", description="Preset of a run that names none.")
     captures: tuple[str, ...] = Field(min_length=1, description="Roots that a capture may come from.")
+    image: str | None = Field(default=None, description="`image` of every stage that names none.")
+    prices: dict[str, float] = Field(default_factory=dict, description="US dollars an hour, by machine.")
     stages: dict[str, dict[str, Any]] = Field(
         default_factory=lambda: {ANY_STAGE: {"backend": "local"}},
         description="Backend and its settings by stage; `default` stands for every stage not named.",
@@ -76,12 +78,21 @@ class Profile(Model):
         :raises ValidationError: when the backend cannot work with them.
         """
         values = self.stages.get(stage, self.stages.get(ANY_STAGE, {}))
-        return backend_class(values.get("backend")).Settings.model_validate(values)
+        settings = backend_class(values.get("backend")).Settings
+        if self.image and issubclass(settings, ImageSettings):
+            values = {"image": self.image, **values}
+        return settings.model_validate(values)
 
     def backend(self, stage: str) -> Backend:
         """The backend that runs a stage."""
         settings = self.settings(stage)
         return backend_class(settings.backend)(settings)
+
+    def price(self, machine: str | None, seconds: float | None) -> float | None:
+        """What the use of a machine costs in US dollars, where `prices` knows it."""
+        if machine not in self.prices or seconds is None:
+            return None
+        return round(self.prices[machine] * seconds / 3600, 6)
 
     def address(self, uri: str) -> str:
         """Where a person opens a file of the store: on the web, if the profile says where that is."""

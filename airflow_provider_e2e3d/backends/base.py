@@ -19,14 +19,19 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from typing_extensions import Self
 
 from e2e3d_stages import __version__
-from e2e3d_stages.contract import Failure, Model, StageName
+from e2e3d_stages.contract import Claim, Failure, Model, StageName
 from e2e3d_stages.presets import STAGES
 
 # What identifies a running job; JSON, so that it survives a dead worker.
 Handle = dict[str, Any]
 
+# How far a log was read, as its place counts; 0 is its beginning.
+Cursor = int | str
+
 # Bytes of a log that are held at a time.
 LOG_CHUNK = 256 * 1024
+
+DEFAULT_IMAGE = "e2e3d/{container}:{version}"
 
 
 class BackendSettings(Model):
@@ -34,9 +39,25 @@ class BackendSettings(Model):
 
     backend: str
     threads: int | None = Field(default=None, ge=1, description="Cores to use; all that there are when empty.")
+    machine: str | None = Field(default=None, description="What it runs on, by its name in the profile's `prices`.")
+    poll_seconds: float = Field(default=2, gt=0, description="Pause between two looks at the job.")
 
 
-class OperatorSettings(BackendSettings):
+class ImageSettings(BackendSettings):
+    """Settings of a place that runs images."""
+
+    image: str = Field(
+        default=DEFAULT_IMAGE,
+        description="The stage's image; {container} and {version} stand for sfm, 3dgs or compressor and this release.",
+    )
+
+    def image_of(self, job: JobSpec) -> str:
+        """The image that runs a job."""
+        container = STAGES[job.stage].container
+        return self.image.replace("{container}", container).replace("{version}", __version__)
+
+
+class OperatorSettings(ImageSettings):
     """Settings that hold, besides the names here, every argument of Airflow's operator that a stage does not own."""
 
     model_config = ConfigDict(extra="allow")
@@ -44,12 +65,6 @@ class OperatorSettings(BackendSettings):
     # The operator's module and class, and which of its arguments are the stage's own.
     operator: ClassVar[tuple[str, str]]
     owned: ClassVar[frozenset[str]]
-
-    image: str | None = Field(default=None, description="This release's image for the stage when empty.")
-
-    def image_of(self, job: JobSpec) -> str:
-        """The image that runs a job."""
-        return self.image or f"e2e3d/{STAGES[job.stage].container}:{__version__}"
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -102,35 +117,46 @@ class JobStatus(Model):
     failure: Failure | None = Field(
         default=None, description="Why it ended, where the place knows more than the program."
     )
+    billable_seconds: float | None = Field(
+        default=None, description="What the place bills of an ended job, or how long it ran where nobody bills."
+    )
 
 
 @dataclass(frozen=True)
 class JobSpec:
     """One attempt to run.
 
-    :param owner: the task it is for, as claims name it.
+    :param claim: which attempt it is, and the task it is for.
     :param request_uri: the program's only argument.
     :param capture: what the request asks ingest to read; a place may have to bring it within reach.
-    :param environment: credentials of the store; never logged, never part of the handle.
+    :param longest_seconds: a job that takes longer than this is out of its mind; for places that bill.
+    :param environment: the store's address and credentials; never logged, never part of the handle.
     """
 
     stage: StageName
     key: str
-    attempt: int
-    owner: str
+    claim: Claim
     request_uri: str
     capture: str | None = None
+    longest_seconds: float = 86_400.0
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @property
     def name(self) -> str:
-        """Unique for stage, key, attempt and store, in 63 characters: a second submission meets the first."""
-        place = hashlib.sha256(self.request_uri.encode()).hexdigest()[:8]
-        return f"e2e3d-{self.stage}-{self.key}-{self.attempt}-{place}"
+        """Unique for stage, key, claim and store, in 63 characters: a second submission meets the first.
+
+        The claim's time is in it: some places never forget a name, and an emptied store counts attempts anew.
+        """
+        place = hashlib.sha256(f"{self.request_uri} {self.claim.claimed.isoformat()}".encode()).hexdigest()[:8]
+        return f"e2e3d-{self.stage}-{self.key}-{self.claim.attempt}-{place}"
 
 
 class Backend(ABC):
-    """Runs stage programs in one kind of place."""
+    """Runs stage programs in one kind of place.
+
+    Every verb may raise `InvalidRequest` for what cannot work, and `Infrastructure` at once when its place is busy or
+    away: whoever asks is patient, and asks again.
+    """
 
     Settings: ClassVar[type[BackendSettings]]
     # Whether a triggerer on another host can watch the job.
@@ -152,7 +178,7 @@ class Backend(ABC):
         """How the job is."""
 
     @abstractmethod
-    def logs(self, handle: Handle, cursor: int) -> tuple[list[str], int]:
+    def logs(self, handle: Handle, cursor: Cursor) -> tuple[list[str], Cursor]:
         """Log lines after the cursor, a bounded number of them, and the next cursor."""
 
     @abstractmethod
@@ -161,6 +187,17 @@ class Backend(ABC):
 
     def clear_away(self, handle: Handle, *, succeeded: bool) -> None:  # noqa: B027 - not every place keeps something
         """Remove what the place keeps of an ended job, as its settings say; its result is known by now."""
+
+    @property
+    def machine(self) -> str | None:
+        """What the job runs on, by its name in the profile's `prices`."""
+        return self.settings.machine
+
+    def report(self, stage: StageName, figures: Mapping[str, float]) -> None:  # noqa: B027 - not every place listens
+        """Pass on what an ended job took and reached, where the settings ask for it.
+
+        :param figures: billable_seconds, price in US dollars, psnr, ssim: those that are known.
+        """
 
     def environment(self, job: JobSpec) -> dict[str, str]:
         """Everything that a program is told by its environment; holds secrets."""

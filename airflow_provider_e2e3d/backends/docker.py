@@ -25,7 +25,9 @@ from requests import RequestException
 from airflow_provider_e2e3d.backends import docker_reaper
 from airflow_provider_e2e3d.backends.base import (
     Backend,
+    Cursor,
     Handle,
+    ImageSettings,
     JobSpec,
     JobStatus,
     OperatorSettings,
@@ -102,16 +104,21 @@ class DockerBackend(Backend):
                 return JobStatus(running=False)
         if state["Status"] in ("created", "running", "paused", "restarting"):
             return JobStatus(running=True)
-        return JobStatus(running=False, exit_code=state["ExitCode"], failure=_killed_for_memory(state))
+        return JobStatus(
+            running=False,
+            exit_code=state["ExitCode"],
+            failure=_killed_for_memory(state),
+            billable_seconds=(nanoseconds(state["FinishedAt"]) - nanoseconds(state["StartedAt"])) / 1e9,
+        )
 
-    def logs(self, handle: Handle, cursor: int) -> tuple[list[str], int]:
+    def logs(self, handle: Handle, cursor: Cursor) -> tuple[list[str], Cursor]:
         """See `Backend.logs`; the cursor is the last line's time in nanoseconds."""
         # A float cannot hold every nanosecond: begin a little early and skip what was there.
-        since = (cursor - 1000) / 1e9 if cursor else None
+        since = (int(cursor) - 1000) / 1e9 if cursor else None
         with self._engine_errors(), suppress(NotFound):
             stream = self._client.logs(handle["container"], stream=True, follow=False, timestamps=True, since=since)
             with closing(stream):
-                return log_chunk(stream, cursor)
+                return log_chunk(stream, int(cursor))
         return [], cursor
 
     def cancel(self, handle: Handle) -> None:
@@ -151,7 +158,7 @@ class DockerBackend(Backend):
     @property
     def _arguments(self) -> dict[str, Any]:
         """What the profile says, as DockerOperator wants it."""
-        values = self.settings.model_dump(exclude={"backend", "image", "threads"}, exclude_none=True)
+        values = self.settings.model_dump(exclude=set(ImageSettings.model_fields), exclude_none=True)
         for name, kind in (("device_requests", DeviceRequest), ("mounts", Mount), ("ulimits", Ulimit)):
             try:
                 values[name] = [kind(**item) for item in values.get(name, [])]
@@ -217,8 +224,8 @@ class DockerBackend(Backend):
             _LABEL: self.settings.auto_remove,
             f"{_LABEL}.stage": job.stage,
             f"{_LABEL}.key": job.key,
-            f"{_LABEL}.attempt": str(job.attempt),
-            f"{_LABEL}.owner": job.owner,
+            f"{_LABEL}.attempt": str(job.claim.attempt),
+            f"{_LABEL}.owner": job.claim.owner,
             f"{_LABEL}.request": job.request_uri,
         }
 

@@ -9,7 +9,15 @@ from urllib.parse import unquote, urlsplit
 
 from pydantic import Field
 
-from airflow_provider_e2e3d.backends.base import Backend, Handle, JobSpec, JobStatus, OperatorSettings, log_chunk
+from airflow_provider_e2e3d.backends.base import (
+    Backend,
+    Cursor,
+    Handle,
+    JobSpec,
+    JobStatus,
+    OperatorSettings,
+    log_chunk,
+)
 from airflow_provider_e2e3d.backends.kubernetes_status import MAIN, is_over, job_status, vanished
 from e2e3d_stages.contract import InvalidRequest
 
@@ -90,12 +98,12 @@ class KubernetesBackend(Backend):
             last_warning=lambda: self._cluster.last_warning(handle),
         )
 
-    def logs(self, handle: Handle, cursor: int) -> tuple[list[str], int]:
+    def logs(self, handle: Handle, cursor: Cursor) -> tuple[list[str], Cursor]:
         """See `Backend.logs`; the cursor is the last line's time in nanoseconds."""
         # The API knows whole seconds before now only: begin early and skip what was there.
-        since = max(1, int(time.time() - cursor / 1e9) + _CLOCKS_APART) if cursor else None
+        since = max(1, int(time.time() - int(cursor) / 1e9) + _CLOCKS_APART) if cursor else None
         with self._cluster.log_lines(handle, since) as stream:
-            return log_chunk(stream, cursor)
+            return log_chunk(stream, int(cursor))
 
     def cancel(self, handle: Handle) -> None:
         """Delete the pod: its node sends SIGTERM, and SIGKILL when the grace period is over."""

@@ -1,4 +1,4 @@
-"""A cluster's API: pods built by Airflow's KubernetesPodOperator, calls that survive a busy or absent server.
+"""A cluster's API: pods built by Airflow's KubernetesPodOperator, and what its answers mean.
 
 Importing this takes seconds, so only what talks to a cluster does.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import re
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
@@ -33,8 +32,6 @@ if TYPE_CHECKING:
 
 SCRATCH = "/tmp"
 _LABEL = "e2e3d"
-# How long calls are repeated while the API is busy or away.
-_PATIENCE = 60.0
 _READ_BYTES = 64 * 1024
 # A longer line is cut: nobody reads it, and it must fit in memory.
 _LONGEST_LINE = 1 << 20
@@ -188,32 +185,27 @@ class Cluster:
     # The API
 
     def _call(self, verb: str, *arguments: Any, **options: Any) -> Any:
-        """Call the API, again and again while it is busy or away.
+        """Call the API.
 
         :raises ApiException: what it refuses.
-        :raises Infrastructure: when it stays away.
+        :raises Infrastructure: when it is busy or away.
         """
-        until, pause = time.monotonic() + _PATIENCE, 0.5
-        while True:
-            try:
-                return getattr(self._api, verb)(*arguments, **options)
-            except ApiException as error:
-                # 401: a token's time is over, and a new client gets a new one. 0: no answer at all.
-                if error.status not in (0, 401, 429) and error.status < 500:
-                    raise
-                if error.status == 401:
-                    self.__dict__.pop("_api", None)
-                told = f"HTTP {error.status}: {_said(error)}"
-            except (HTTPError, OSError) as error:
-                told = str(error)
-            if time.monotonic() + pause > until:
-                raise Infrastructure(
-                    f"The cluster's API has not answered for {_PATIENCE:.0f} s: {told}",
-                    hint="Check that the API server is reachable from Airflow, and the credentials of the connection "
-                    "or kubeconfig that the profile names.",
-                )
-            time.sleep(pause)
-            pause = min(2 * pause, 10)
+        try:
+            return getattr(self._api, verb)(*arguments, **options)
+        except ApiException as error:
+            # 401: a token's time is over, and a new client gets a new one. 0: no answer at all.
+            if error.status not in (0, 401, 429) and error.status < 500:
+                raise
+            if error.status == 401:
+                self.__dict__.pop("_api", None)
+            told = f"HTTP {error.status}: {_said(error)}"
+        except (HTTPError, OSError) as error:
+            told = str(error)
+        raise Infrastructure(
+            f"The cluster's API does not answer: {told}",
+            hint="Check that the API server is reachable from Airflow, and the credentials of the connection or "
+            "kubeconfig that the profile names.",
+        )
 
     @cached_property
     def _api(self) -> CoreV1Api:
@@ -253,13 +245,13 @@ class Cluster:
             _LABEL: self._settings.on_finish_action,
             f"{_LABEL}.stage": job.stage,
             f"{_LABEL}.key": job.key,
-            f"{_LABEL}.attempt": str(job.attempt),
+            f"{_LABEL}.attempt": str(job.claim.attempt),
         }
 
 
 def _annotations(job: JobSpec) -> dict[str, str]:
     """What is too long for a label."""
-    return {f"{_LABEL}.owner": job.owner, f"{_LABEL}.request": job.request_uri}
+    return {f"{_LABEL}.owner": job.claim.owner, f"{_LABEL}.request": job.request_uri}
 
 
 def _env(name: str, value: str) -> k8s.V1EnvVar:

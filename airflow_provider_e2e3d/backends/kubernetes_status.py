@@ -66,7 +66,9 @@ def job_status(
     if state and state.terminated:
         exit_code = state.terminated.exit_code
         failure = None if exit_code == 0 else _failure_of_container(state.terminated) or taken
-        return JobStatus(running=False, exit_code=exit_code, failure=failure)
+        began, ended = state.terminated.started_at, state.terminated.finished_at
+        seconds = (ended - began).total_seconds() if began and ended else None
+        return JobStatus(running=False, exit_code=exit_code, failure=failure, billable_seconds=seconds)
     if taken:
         return JobStatus(running=False, failure=taken)
     if pod.status.phase in ("Succeeded", "Failed"):

@@ -14,13 +14,14 @@ import psutil
 from airflow.sdk.configuration import conf
 from pydantic import Field
 
-from airflow_provider_e2e3d.backends.base import LOG_CHUNK, Backend, BackendSettings, Handle, JobSpec, JobStatus
+from airflow_provider_e2e3d.backends.base import LOG_CHUNK, Backend, BackendSettings, Cursor, Handle, JobSpec, JobStatus
 
 
 class LocalSettings(BackendSettings):
     """A process on the worker."""
 
     backend: Literal["local"]
+    poll_seconds: float = Field(default=0.5, gt=0, description="Pause between two looks at the process.")
     python: str = Field(default=sys.executable, description="Interpreter that has the stage's libraries.")
 
 
@@ -71,15 +72,15 @@ class LocalBackend(Backend):
                 return JobStatus(running=False, exit_code=os.waitstatus_to_exitcode(status))
         return JobStatus(running=True)
 
-    def logs(self, handle: Handle, cursor: int) -> tuple[list[str], int]:
+    def logs(self, handle: Handle, cursor: Cursor) -> tuple[list[str], Cursor]:
         try:
             with Path(handle["log"]).open("rb") as file:
-                file.seek(cursor)
+                file.seek(int(cursor))
                 data = file.read(LOG_CHUNK)
         except FileNotFoundError:
             return [], cursor
         whole = data[: data.rfind(b"\n") + 1]
-        return whole.decode(errors="replace").splitlines(), cursor + len(whole)
+        return whole.decode(errors="replace").splitlines(), int(cursor) + len(whole)
 
     def cancel(self, handle: Handle) -> None:
         process = _process(handle)

@@ -12,7 +12,7 @@ from airflow.sdk import BaseOperator, TaskInstanceState
 from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowException, AirflowTaskTimeout
 
-from airflow_provider_e2e3d.attempt import Attempt, AttemptState, kept_alive
+from airflow_provider_e2e3d.attempt import Attempt, AttemptState, kept_alive, patiently
 from airflow_provider_e2e3d.backends.base import Handle, JobSpec, JobStatus
 from airflow_provider_e2e3d.exceptions import retry_policy, stage_failed
 from airflow_provider_e2e3d.hooks.store import StoreHook
@@ -45,7 +45,8 @@ if TYPE_CHECKING:
 # An attempt that neither its program nor its owner touched for this long belongs to nobody.
 STALE_AFTER = dt.timedelta(seconds=90)
 WAIT_SECONDS = 5.0
-POLL_SECONDS = 0.5
+# How soon a stopped task sees that it was.
+GLANCE_SECONDS = 0.5
 
 
 class StageOperator(BaseOperator):
@@ -210,7 +211,8 @@ class StageOperator(BaseOperator):
             )
             store.write_request(request.model_copy(update={"attempt": claim.attempt}))
             with kept_alive(store, self.stage, request.key, claim):
-                handle = backend.submit(self._job(store, request, claim, environment))
+                job = self._job(store, request, claim, environment)
+                handle = patiently(lambda: backend.submit(job))
         state = AttemptState(profile=self.profile, stage=self.stage, key=request.key, claim=claim, handle=handle)
         return Attempt(store, backend, state)
 
@@ -222,7 +224,8 @@ class StageOperator(BaseOperator):
         claim = store.read_claim(self.stage, request.key, last) if last else None
         if claim is None or claim.owner != owner:
             return None, None
-        return claim, profile.backend(self.stage).find(self._job(store, request, claim))
+        job = self._job(store, request, claim)
+        return claim, patiently(lambda: profile.backend(self.stage).find(job))
 
     def _clear_away_leftovers(self, store: ArtifactStore, profile: Profile, request: Request, *, owner: str) -> None:
         """Do what a worker did not live to do after its job's success."""
@@ -237,8 +240,7 @@ class StageOperator(BaseOperator):
         return JobSpec(
             stage=self.stage,
             key=request.key,
-            attempt=claim.attempt,
-            owner=claim.owner,
+            claim=claim,
             request_uri=store.request_uri(self.stage, request.key, claim.attempt),
             capture=request.capture,
             environment=environment or {},
@@ -249,10 +251,15 @@ class StageOperator(BaseOperator):
         last = store.last_attempt(self.stage, key)
         claim, progress = store.read_claim(self.stage, key, last), store.progress(self.stage, key, last)
         self.log.info("Waiting: %s is making it. %s", claim.owner if claim else "another run", progress or "")
-        for _ in range(int(WAIT_SECONDS / POLL_SECONDS)):
-            if self._killed:
-                raise AirflowException("The task was stopped while it waited for another run.")
-            time.sleep(POLL_SECONDS)
+        self._pause(WAIT_SECONDS)
+        if self._killed:
+            raise AirflowException("The task was stopped while it waited for another run.")
+
+    def _pause(self, seconds: float) -> None:
+        """Sleep, but not after the task was stopped."""
+        until = time.monotonic() + seconds
+        while not self._killed and (left := until - time.monotonic()) > 0:
+            time.sleep(min(left, GLANCE_SECONDS))
 
     def _follow(self, context: Context, attempt: Attempt) -> dict[str, Any]:
         """Wait for the job, with this worker or in the triggerer."""
@@ -270,7 +277,7 @@ class StageOperator(BaseOperator):
             while (status := attempt.follow(self.log.info)).running:
                 if self._killed:
                     self._end(context, attempt)
-                time.sleep(POLL_SECONDS)
+                self._pause(attempt.backend.settings.poll_seconds)
         except (AirflowTaskTimeout, KeyboardInterrupt):
             attempt.cancel()
             raise
@@ -296,6 +303,10 @@ class StageOperator(BaseOperator):
         """The artifact that the job left, or the reason why there is none."""
         reference = attempt.store.reference(self.stage, attempt.state.key)
         failure = attempt.failure(status) if reference is None else None
+        metrics = reference.metrics if reference else {}
+        record = attempt.record(profile_named(attempt.state.profile), status, metrics)
+        if record.price is not None:
+            self.log.info("About %.2f USD for %.0f s on %s", record.price, record.billable_seconds, record.machine)
         attempt.clear_away(succeeded=failure is None)
         if reference is None:
             assert failure is not None

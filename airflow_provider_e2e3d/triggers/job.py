@@ -18,19 +18,17 @@ class JobTrigger(BaseTrigger):
 
     :param attempt: the attempt as `Attempt.serialize` gives it.
     :param deadline: when to cancel the job, ISO 8601: a task's `execution_timeout` does not reach a deferred task.
-    :param poll_seconds: pause between two looks.
     """
 
-    def __init__(self, attempt: dict[str, Any], deadline: str | None = None, poll_seconds: float = 2.0) -> None:
+    def __init__(self, attempt: dict[str, Any], deadline: str | None = None) -> None:
         super().__init__()
         self.attempt = attempt
         self.deadline = deadline
-        self.poll_seconds = poll_seconds
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         return (
             "airflow_provider_e2e3d.triggers.job.JobTrigger",
-            {"attempt": self.attempt, "deadline": self.deadline, "poll_seconds": self.poll_seconds},
+            {"attempt": self.attempt, "deadline": self.deadline},
         )
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
@@ -49,7 +47,7 @@ class JobTrigger(BaseTrigger):
             if deadline and now() > deadline:
                 await asyncio.to_thread(attempt.cancel)
                 return {"attempt": attempt.serialize(), "timed_out": True}
-            await asyncio.sleep(self.poll_seconds)
+            await asyncio.sleep(attempt.backend.settings.poll_seconds)
         return {"attempt": attempt.serialize(), "status": status.model_dump(mode="json")}
 
     async def on_kill(self) -> None:

@@ -279,6 +279,17 @@ class Claim(Model):
     heartbeat: dt.datetime
 
 
+class JobRecord(Model):
+    """What is known of an attempt's job only after its end: `job.json`."""
+
+    profile: str
+    backend: str
+    handle: dict[str, Any] = Field(description="What identifies it in its place.")
+    machine: str | None = Field(default=None, description="What it ran on, by its name in the profile's `prices`.")
+    billable_seconds: float | None = None
+    price: float | None = Field(default=None, description="Estimated from the profile's `prices`, in US dollars.")
+
+
 def canonical(value: Any) -> bytes:
     """JSON with sorted names and no spaces: equal values give equal bytes."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()

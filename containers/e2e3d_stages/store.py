@@ -23,6 +23,7 @@ from e2e3d_stages.contract import (
     Failure,
     Infrastructure,
     InvalidRequest,
+    JobRecord,
     Manifest,
     Model,
     Progress,
@@ -271,6 +272,14 @@ class ArtifactStore:
     def write_failure(self, stage: str, key: str, failure: Failure) -> None:
         """Say why an attempt failed."""
         self._save(f"{self.attempt_folder(stage, key, failure.attempt)}/failure.json", failure)
+
+    def job(self, stage: str, key: str, attempt: int) -> JobRecord | None:
+        """What the attempt's job took, or None while that is not known."""
+        return self._load(f"{self.attempt_folder(stage, key, attempt)}/job.json", JobRecord)
+
+    def write_job(self, stage: str, key: str, attempt: int, record: JobRecord) -> None:
+        """Say what the attempt's job took."""
+        self._save(f"{self.attempt_folder(stage, key, attempt)}/job.json", record)
 
     # Generations
 

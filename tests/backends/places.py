@@ -15,10 +15,10 @@ import psutil
 import pytest
 import yaml
 
-from airflow_provider_e2e3d.attempt import Attempt, AttemptState
+from airflow_provider_e2e3d.attempt import Attempt, AttemptState, patiently
 from airflow_provider_e2e3d.backends.base import Backend, JobSpec
 from airflow_provider_e2e3d.profiles import backend_class
-from e2e3d_stages.contract import Request
+from e2e3d_stages.contract import Claim, Request
 from e2e3d_stages.presets import STAGES
 from e2e3d_stages.store import ArtifactStore
 from tests.backends.kubernetes_api import Cluster
@@ -26,6 +26,12 @@ from tests.provider.conftest import Script, told_container, told_profiles
 from tests.provider.test_waiting import until
 
 KEY = "0123456789abcdef" * 2
+
+
+def never_claimed(number: int) -> Claim:
+    """A claim that is in no store."""
+    epoch = dt.datetime.fromtimestamp(0, dt.timezone.utc)
+    return Claim(owner="test", attempt=number, claimed=epoch, heartbeat=epoch)
 
 
 class Place:
@@ -49,7 +55,7 @@ class Place:
             "captures": [(folder / "captures").as_uri()],
             "preset": "draft",
         }
-        self.settings: dict[str, Any] = {"backend": self.name}
+        self.settings: dict[str, Any] = {"backend": self.name, "poll_seconds": 0.1}
 
     @property
     def store(self) -> ArtifactStore:
@@ -66,10 +72,14 @@ class Place:
         made = backend_class(self.name)
         return made(made.Settings.model_validate({**self.settings, **settings}))
 
+    def claim(self, number: int) -> Claim:
+        """The claim of an attempt, or one that was never taken."""
+        return self.store.read_claim("ingest", KEY, number) or never_claimed(number)
+
     def job(self, number: int = 1, **values: Any) -> JobSpec:
         """An attempt at ingest as a job."""
         uri = self.store.request_uri("ingest", KEY, number)
-        return JobSpec(stage="ingest", key=KEY, attempt=number, owner="test", request_uri=uri, **values)
+        return JobSpec(stage="ingest", key=KEY, claim=self.claim(number), request_uri=uri, **values)
 
     def attempt(self, *, environment: dict[str, str] | None = None, **settings: Any) -> Attempt:
         """A job of ingest that was just submitted for a claimed attempt."""
@@ -83,7 +93,8 @@ class Place:
             Request(stage="ingest", stage_version=version, key=KEY, attempt=claim.attempt, params=params)
         )
         backend = self.backend(**settings)
-        handle = backend.submit(self.job(claim.attempt, environment=environment or {}))
+        job = self.job(claim.attempt, environment=environment or {})
+        handle = patiently(lambda: backend.submit(job))
         return Attempt(
             store, backend, AttemptState(profile=self.name, stage="ingest", key=KEY, claim=claim, handle=handle)
         )

@@ -119,14 +119,14 @@ def test_a_cancelled_job_saves_and_is_gone(place: Place, waiting: Attempt) -> No
 
 
 def test_a_person_who_stops_a_deferred_task_stops_its_job(place: Place, waiting: Attempt) -> None:
-    event = events(JobTrigger(waiting.serialize(), poll_seconds=0.1), kill_after=0.2)
+    event = events(JobTrigger(waiting.serialize()), kill_after=0.2)
     assert "status" in event
     assert (place.script.folder / "stopped").exists()
     until(lambda: not place.left())
 
 
 def test_a_deadline_passed_while_deferred_stops_the_job(place: Place, waiting: Attempt) -> None:
-    event = events(JobTrigger(waiting.serialize(), now().isoformat(), poll_seconds=0.1))
+    event = events(JobTrigger(waiting.serialize(), now().isoformat()))
     assert event["timed_out"]
     until(lambda: (place.script.folder / "stopped").exists())
     until(lambda: not place.left())
@@ -151,7 +151,7 @@ def test_an_api_that_is_busy_or_away_for_a_while_costs_time_only(place: Place, k
     place.disturb(kind, 8)
     go_on(place)
     started = time.monotonic()
-    assert "status" in events(JobTrigger(made.serialize(), poll_seconds=0.1))
+    assert "status" in events(JobTrigger(made.serialize()))
     assert time.monotonic() - started > 7
     assert made.store.reference("ingest", made.state.key) is not None
     assert place.script.calls == ["ingest"]

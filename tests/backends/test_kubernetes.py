@@ -16,6 +16,8 @@ import pytest
 import yaml
 from kubernetes.client import ApiClient
 
+from airflow_provider_e2e3d import attempt
+from airflow_provider_e2e3d.attempt import patiently
 from airflow_provider_e2e3d.backends import kubernetes_cluster, kubernetes_status
 from airflow_provider_e2e3d.backends.base import JobStatus, nanoseconds
 from airflow_provider_e2e3d.backends.kubernetes import KubernetesBackend, KubernetesSettings
@@ -545,12 +547,12 @@ def test_times_of_log_lines_are_wholenanoseconds() -> None:
 
 def test_an_api_that_stays_away_is_told(place: KubernetesPlace, monkeypatch: pytest.MonkeyPatch) -> None:
     made = place.attempt()
-    monkeypatch.setattr(kubernetes_cluster, "_PATIENCE", 1)
+    monkeypatch.setattr(attempt, "FOLLOW_PATIENCE_SECONDS", 1)
     place.cluster.answer(503, seconds=60)
     started = time.monotonic()
-    with pytest.raises(Infrastructure, match="has not answered for 1 s: HTTP 503") as told:
-        made.backend.poll(made.state.handle)
-    assert time.monotonic() - started < 5
+    with pytest.raises(Infrastructure, match="does not answer: HTTP 503") as told:
+        until(lambda: not made.follow(lambda _line: None).running)
+    assert 1 < time.monotonic() - started < 5
     assert told.value.hint
     place.cluster.answer(200, seconds=0)
 
@@ -562,7 +564,7 @@ def test_an_expired_token_is_renewed(place: KubernetesPlace) -> None:
     backend = place.backend()
     waiting = threading.Timer(1.5, file.write_text, [good])
     waiting.start()
-    assert backend.find(place.job()) is None
+    assert patiently(lambda: backend.find(place.job())) is None
     waiting.join()
 
 

@@ -15,7 +15,7 @@ from airflow_provider_e2e3d.backends.base import JobSpec
 from airflow_provider_e2e3d.backends.kubernetes import KubernetesBackend
 from airflow_provider_e2e3d.profiles import read_profiles
 from e2e3d_stages.presets import STAGES
-from tests.backends.places import KEY
+from tests.backends.places import KEY, never_claimed
 from tests.conftest import ROOT
 
 DEPLOY = ROOT / "deploy" / "kubernetes"
@@ -82,7 +82,7 @@ def pods(folder: Path, profiles: str) -> Iterator[dict[str, Any]]:
         backend = read_profiles(file, {})["cluster"].backend(name)
         assert isinstance(backend, KubernetesBackend)
         uri = f"s3://scenes/e2e3d/artifacts/{name}/{KEY}/attempts/1/request.json"
-        job = JobSpec(stage=name, key=KEY, attempt=1, owner="test", request_uri=uri)
+        job = JobSpec(stage=name, key=KEY, claim=never_claimed(1), request_uri=uri)
         pod = ApiClient().sanitize_for_serialization(backend._cluster.pod_of(job, backend.settings.image_of(job)))
         kubernetes_validate.validate(pod, "1.33", strict=True)
         assert f"/e2e3d/{stage.container}:" in pod["spec"]["containers"][0]["image"]

@@ -25,8 +25,10 @@ KEY = "0123456789abcdef" * 2
 
 def job(store: ArtifactStore, **values: Any) -> JobSpec:
     """The first attempt at ingest as a job."""
+    claim = store.read_claim("ingest", KEY, 1)
+    assert claim is not None
     uri = store.request_uri("ingest", KEY, 1)
-    return JobSpec(stage="ingest", key=KEY, attempt=1, owner="test", request_uri=uri, **values)
+    return JobSpec(stage="ingest", key=KEY, claim=claim, request_uri=uri, **values)
 
 
 @pytest.fixture
@@ -70,13 +72,13 @@ def until(condition: Callable[[], object]) -> None:
 
 
 def test_the_trigger_passes_the_log_on_and_tells_how_the_job_ended(attempt: Attempt, script: Script) -> None:
-    event = events(JobTrigger(attempt.serialize(), poll_seconds=0.1))
+    event = events(JobTrigger(attempt.serialize()))
     assert event["status"]["exit_code"] == 0
     assert attempt.store.manifest("ingest", KEY) is not None
 
 
 def test_the_trigger_survives_its_triggerer(attempt: Attempt) -> None:
-    path, values = JobTrigger(attempt.serialize(), "2030-01-01T00:00:00+00:00", 0.1).serialize()
+    path, values = JobTrigger(attempt.serialize(), "2030-01-01T00:00:00+00:00").serialize()
     assert path == f"{JobTrigger.__module__}.{JobTrigger.__name__}"
     again = JobTrigger(**values)
     assert again.serialize() == (path, values)
@@ -122,6 +124,6 @@ def test_a_long_submission_keeps_its_claim(attempt: Attempt, monkeypatch: pytest
 
 def test_what_a_trigger_cannot_follow_is_told_as_a_failure(attempt: Attempt, profiles: Path) -> None:
     profiles.write_text("somewhere-else: {}")
-    event = events(JobTrigger(attempt.serialize(), poll_seconds=0.1))
+    event = events(JobTrigger(attempt.serialize()))
     assert event["failure"]["code"] == FailureCode.INVALID_REQUEST
     assert "profiles.yaml" in event["failure"]["message"]

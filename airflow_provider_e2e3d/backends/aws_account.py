@@ -1,0 +1,136 @@
+"""AWS's API as a profile reaches it: calls, logs, metrics, and what its refusals mean."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, NoCredentialsError, NoRegionError
+from botocore.exceptions import ConnectionError as NoConnection
+
+from airflow_provider_e2e3d.backends.aws import AwsSettings
+from airflow_provider_e2e3d.backends.base import Cursor
+from e2e3d_stages.contract import Infrastructure, InvalidRequest, StageError, StageName
+
+# Whoever asks is patient: a call need not be.
+_CONFIG = Config(retries={"mode": "standard", "total_max_attempts": 2}, connect_timeout=10, read_timeout=30)
+# Lines of a log that are asked for at a time: about base.LOG_CHUNK at 128 bytes each.
+_LOG_LINES = 2_000
+_BUSY = {
+    *("Throttling", "ThrottlingException", "ThrottledException", "RequestThrottled", "RequestThrottledException"),
+    *("TooManyRequestsException", "RequestLimitExceeded", "LimitExceededException", "SlowDown"),
+    *("InternalFailure", "InternalError", "InternalServerError", "ServerException", "ServiceUnavailable"),
+    *("ServiceUnavailableException", "ExpiredToken", "ExpiredTokenException", "RequestExpired"),
+}
+_FORBIDDEN = {
+    *("AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "UnrecognizedClientException"),
+    *("InvalidClientTokenId", "InvalidSignatureException", "SignatureDoesNotMatch", "AuthFailure"),
+}
+_UNITS = {"billable_seconds": "Seconds"}
+
+
+class Account:
+    """AWS, as the settings of a stage reach it.
+
+    :param settings: the profile's.
+    """
+
+    def __init__(self, settings: AwsSettings) -> None:
+        self._settings = settings
+        # Clients are made once for each hook.
+        self.hook = cache(self._hook)
+
+    def _hook(self, kind: type[AwsBaseHook] = AwsBaseHook, **values: Any) -> AwsBaseHook:
+        """A hook of Airflow's Amazon provider."""
+        return kind(
+            aws_conn_id=self._settings.aws_conn_id,
+            region_name=self._settings.region_name,
+            config=_CONFIG,
+            **values,
+        )
+
+    def call(self, service: str, operation: str, **values: Any) -> Any:
+        """Call an operation by its name in Python: describe_tasks.
+
+        :raises ClientError: what only the caller can judge.
+        :raises Infrastructure: when AWS is busy or away.
+        :raises InvalidRequest: when Airflow may not do it or the profile leads nowhere.
+        """
+        try:
+            return getattr(self.hook(client_type=service).get_conn(), operation)(**values)
+        except (ClientError, BotoCoreError) as error:
+            told = meaning(error, f"{service}:{operation}")
+            if told is None:
+                raise
+            raise told from error
+
+    def log_lines(self, group: str, stream: str, cursor: Cursor) -> tuple[list[str], Cursor]:
+        """Lines of a stream of CloudWatch Logs after the cursor, which is CloudWatch's own token, and the next one."""
+        try:
+            found = self.call(
+                "logs",
+                "get_log_events",
+                logGroupName=group,
+                logStreamName=stream,
+                startFromHead=True,
+                limit=_LOG_LINES,
+                **({"nextToken": cursor} if cursor else {}),
+            )
+        except ClientError as error:
+            # It comes into being with its first line.
+            if error.response["Error"]["Code"] == "ResourceNotFoundException":
+                return [], cursor
+            raise
+        lines = [event["message"].rstrip() for event in found["events"]]
+        return lines, found["nextForwardToken"] if lines else cursor
+
+    def put_metrics(self, namespace: str, stage: StageName, figures: Mapping[str, float]) -> None:
+        """Send figures of an ended job to CloudWatch, each a metric with the stage as its dimension."""
+        data = [
+            {
+                "MetricName": name,
+                "Dimensions": [{"Name": "stage", "Value": stage}],
+                "Value": value,
+                "Unit": _UNITS.get(name, "None"),
+            }
+            for name, value in figures.items()
+        ]
+        try:
+            self.call("cloudwatch", "put_metric_data", Namespace=namespace, MetricData=data)
+        except ClientError as error:
+            raise InvalidRequest(f"CloudWatch refused the metrics: {said(error)}") from error
+
+
+def said(error: ClientError) -> str:
+    """AWS's own words."""
+    return str(error.response["Error"].get("Message") or error.response["Error"]["Code"])
+
+
+def meaning(error: ClientError | BotoCoreError, what: str) -> StageError | None:
+    """What an error says about AWS or about Airflow's access to it; None for what only the caller can judge.
+
+    :param what: was tried, as IAM names it.
+    """
+    if isinstance(error, ClientError):
+        code = error.response["Error"]["Code"]
+        if code in _BUSY or error.response["ResponseMetadata"]["HTTPStatusCode"] >= 500:
+            return Infrastructure(f"AWS is busy ({code}): {said(error)}", hint="Try again later.")
+        if code in _FORBIDDEN:
+            return InvalidRequest(
+                f"Airflow may not do {what}: {said(error)}",
+                hint="Give Airflow's role the policy in deploy/aws/, or correct aws_conn_id in the profile.",
+            )
+        return None
+    if isinstance(error, (NoConnection, HTTPClientError)):
+        return Infrastructure(
+            f"AWS does not answer: {error}", hint="Check the network, and region_name in the profile."
+        )
+    if isinstance(error, (NoCredentialsError, NoRegionError)):
+        return InvalidRequest(
+            f"AWS cannot be reached: {error}",
+            hint="Name an `aws` connection by aws_conn_id in the profile, and a region by region_name.",
+        )
+    return InvalidRequest(f"AWS was asked for what it does not know: {error}", hint="Correct the stage's settings.")
