@@ -89,7 +89,7 @@ def images(engine: docker.APIClient) -> None:
 @pytest.fixture(scope="session")
 def told_image(images: None) -> str:
     """An image whose program does what a test says."""
-    tag = "e2e3d-tests/told"
+    tag = f"e2e3d-tests/told:{__version__}"
     where = ["--file", ROOT / "tests/backends/Dockerfile", ROOT / "tests/provider"]
     subprocess.run(
         ["docker", "build", "--quiet", "--tag", tag, "--build-arg", f"VERSION={__version__}", *where], check=True
