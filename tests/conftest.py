@@ -21,6 +21,7 @@ from e2e3d_stages import __version__
 from e2e3d_stages.store import ArtifactStore
 
 ROOT = Path(__file__).parent.parent
+TOLD_IMAGE = f"e2e3d-tests/told:{__version__}"
 
 # Airflow reads its home when it is first imported: an own one, before any test can import it.
 _HOME = Path(tempfile.mkdtemp(prefix="e2e3d-tests-"))
@@ -89,12 +90,11 @@ def images(engine: docker.APIClient) -> None:
 @pytest.fixture(scope="session")
 def told_image(images: None) -> str:
     """An image whose program does what a test says."""
-    tag = f"e2e3d-tests/told:{__version__}"
     where = ["--file", ROOT / "tests/backends/Dockerfile", ROOT / "tests/provider"]
     subprocess.run(
-        ["docker", "build", "--quiet", "--tag", tag, "--build-arg", f"VERSION={__version__}", *where], check=True
+        ["docker", "build", "--quiet", "--tag", TOLD_IMAGE, "--build-arg", f"VERSION={__version__}", *where], check=True
     )
-    return tag
+    return TOLD_IMAGE
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.conftest import TOLD_IMAGE
 from tests.provider.conftest import Script, told_container, told_profiles
 
 
@@ -106,7 +107,7 @@ def airflow(place: Path, script: Script) -> Iterator[Airflow]:
         "store": (place / "container store").as_uri(),
         "captures": [(place / "captures").as_uri()],
         "preset": "draft",
-        "stages": {"default": {"backend": "docker", "image": "e2e3d-tests/told", **told_container(script)}},
+        "stages": {"default": {"backend": "docker", "image": TOLD_IMAGE, **told_container(script)}},
     }
     with (place / "profiles.yaml").open("a") as file:
         yaml.safe_dump({"docker": containers}, file)
