@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from airflow_provider_e2e3d.backends.base import Backend, Cursor, Handle, JobStatus
 from airflow_provider_e2e3d.hooks.store import StoreHook
-from airflow_provider_e2e3d.profiles import Profile, profile_named
+from airflow_provider_e2e3d.profiles import CaptureSize, Profile, profile_named
 from e2e3d_stages.contract import Claim, Failure, FailureCode, Infrastructure, JobRecord, Model, StageError, StageName
 from e2e3d_stages.store import ArtifactStore
 
@@ -65,6 +65,7 @@ class AttemptState(Model):
     """What another process needs to go on with an attempt: no secret in it."""
 
     profile: str
+    size: CaptureSize | None = None
     stage: StageName
     key: str
     claim: Claim
@@ -93,7 +94,7 @@ class Attempt:
         state = AttemptState.model_validate(values)
         profile = profile_named(state.profile)
         store = StoreHook(profile.store_conn_id).open(profile.store)
-        return cls(store, profile.backend(state.stage), state)
+        return cls(store, profile.backend(state.stage, state.size), state)
 
     def serialize(self) -> dict[str, Any]:
         """What `deserialize` reads, as JSON."""

@@ -12,12 +12,12 @@ from collections.abc import Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
 from string import Template
-from typing import Any, cast
+from typing import Any, Literal, cast
 from urllib.parse import unquote, urlsplit
 
 import yaml
 from airflow.sdk.configuration import conf
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, TypeAdapter, ValidationError, model_validator
 
 from airflow_provider_e2e3d.backends.base import Backend, BackendSettings, ImageSettings
 from e2e3d_stages.contract import InvalidRequest, Model
@@ -48,6 +48,36 @@ def backend_class(name: str | None) -> type[Backend]:
     return cast("type[Backend]", getattr(import_module(module), attribute))
 
 
+class CaptureSize(Model):
+    """What `ingest` counted: how much the later stages have to do.
+
+    :param photos: that were taken in.
+    :param long_side: of the largest, in px.
+    """
+
+    photos: int
+    long_side: int
+
+    @classmethod
+    def of(cls, metrics: Mapping[str, Any]) -> CaptureSize:
+        """As ingest's metrics tell it."""
+        return cls(photos=metrics["photos"], long_side=metrics["long_side"])
+
+
+class _Size(BaseModel):
+    """One of a stage's `sizes`: other settings for captures up to a limit."""
+
+    model_config = ConfigDict(extra="allow")
+
+    up_to: dict[Literal["photos", "long_side"], PositiveInt] = Field(
+        default_factory=dict, description="Largest capture that it is for; none is too large when empty."
+    )
+
+    def fits(self, size: CaptureSize | None) -> bool:
+        """Whether a capture is small enough; nobody knows how large it is before ingest."""
+        return size is None or all(getattr(size, name) <= limit for name, limit in self.up_to.items())
+
+
 class Profile(Model):
     """One named choice."""
 
@@ -60,7 +90,8 @@ class Profile(Model):
     prices: dict[str, float] = Field(default_factory=dict, description="US dollars an hour, by machine.")
     stages: dict[str, dict[str, Any]] = Field(
         default_factory=lambda: {ANY_STAGE: {"backend": "local"}},
-        description="Backend and its settings by stage; `default` stands for every stage not named.",
+        description="Backend and its settings by stage; `default` stands for every stage not named. A stage's `sizes` "
+        "is a list of other values for some settings, each with `up_to`: the first that fits the capture is taken.",
     )
 
     @model_validator(mode="after")
@@ -71,21 +102,55 @@ class Profile(Model):
             raise ValueError(f"{', '.join(missing)} is not there, and neither is `{ANY_STAGE}`")
         return self
 
-    def settings(self, stage: str) -> BackendSettings:
+    def settings(self, stage: str, size: CaptureSize | None = None) -> BackendSettings:
         """The backend's settings for a stage, or for `default`.
 
-        :raises InvalidRequest: when there is no such backend.
+        :param size: of the capture, once ingest has told it; the first of `sizes` is taken before.
+        :raises InvalidRequest: when there is no such backend, or the capture is too large for every one of `sizes`.
         :raises ValidationError: when the backend cannot work with them.
         """
-        values = self.stages.get(stage, self.stages.get(ANY_STAGE, {}))
+        values, sizes = self._settings_and_sizes(stage)
+        fitting = next((each for each in sizes if each.fits(size)), None)
+        if fitting is None and sizes:
+            limits = ", ".join(f"{limit} {name}" for name, limit in sizes[-1].up_to.items())
+            raise InvalidRequest(
+                f"{size} is too large for every one of the profile's sizes of {stage}, the last of which is for up to "
+                f"{limits}.",
+                hint="Give the stage a larger machine by one more entry in `sizes`, or choose a smaller preset.",
+            )
+        return self._validated(merged(values, fitting.model_extra or {}) if fitting else values)
+
+    def problems(self, stage: str) -> Iterator[_Problem]:
+        """What cannot work in a stage's settings, whichever of its sizes is taken; places are below the stage."""
+        try:
+            values, sizes = self._settings_and_sizes(stage)
+        except ValidationError as error:
+            yield from _problems(error, "sizes")
+            return
+        for number, each in enumerate(sizes or [_Size()]):
+            others = each.model_extra or {}
+            try:
+                self._validated(merged(values, others))
+            except ValidationError as error:
+                for place, told in _problems(error):
+                    yield (("sizes", number, *place) if place[:1] and place[0] in others else place), told
+            except InvalidRequest as error:
+                yield (), f"{error.message} {error.hint}"
+
+    def _settings_and_sizes(self, stage: str) -> tuple[dict[str, Any], list[_Size]]:
+        values = dict(self.stages.get(stage, self.stages.get(ANY_STAGE, {})))
+        sizes = values.pop("sizes", [])
+        return values, TypeAdapter(list[_Size]).validate_python(sizes)
+
+    def _validated(self, values: dict[str, Any]) -> BackendSettings:
         settings = backend_class(values.get("backend")).Settings
         if self.image and issubclass(settings, ImageSettings):
             values = {"image": self.image, **values}
         return settings.model_validate(values)
 
-    def backend(self, stage: str) -> Backend:
-        """The backend that runs a stage."""
-        settings = self.settings(stage)
+    def backend(self, stage: str, size: CaptureSize | None = None) -> Backend:
+        """The backend that runs a stage for a capture of that size."""
+        settings = self.settings(stage, size)
         return backend_class(settings.backend)(settings)
 
     def price(self, machine: str | None, seconds: float | None) -> float | None:
@@ -112,6 +177,15 @@ class Profile(Model):
                 hint=f"Put the photos below one of {', '.join(self.captures)}, or have the profile's owner add a root.",
             )
         return uri
+
+
+def merged(values: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with some of them replaced, mappings name by name."""
+    result = dict(values)
+    for name, other in others.items():
+        value = result.get(name)
+        result[name] = merged(value, other) if isinstance(value, dict) and isinstance(other, dict) else other
+    return result
 
 
 def _normal(uri: str) -> str:
@@ -165,7 +239,10 @@ def read_profiles(file: Path, variables: Mapping[str, str]) -> dict[str, Profile
         except ValidationError as error:
             problems += _problems(error, name)
         else:
-            problems += _problems_of_stages(profiles[name], name)
+            for stage in profiles[name].stages:
+                # What is wrong with every size is told once.
+                told = dict.fromkeys(profiles[name].problems(stage))
+                problems += [((name, "stages", stage, *place), words) for place, words in told]
     if problems:
         raise InvalidRequest(
             "; ".join(f"{file}:{_line(tree, place)}: {'.'.join(map(str, place))}: {told}" for place, told in problems)
@@ -173,17 +250,7 @@ def read_profiles(file: Path, variables: Mapping[str, str]) -> dict[str, Profile
     return profiles
 
 
-def _problems_of_stages(profile: Profile, name: str) -> Iterator[_Problem]:
-    for stage in profile.stages:
-        try:
-            profile.settings(stage)
-        except ValidationError as error:
-            yield from _problems(error, name, "stages", stage)
-        except InvalidRequest as error:
-            yield (name, "stages", stage), f"{error.message} {error.hint}"
-
-
-def _problems(error: ValidationError, *place: str) -> list[_Problem]:
+def _problems(error: ValidationError, *place: str | int) -> list[_Problem]:
     return [
         ((*place, *item["loc"]), item["msg"].removeprefix("Value error, ")) for item in error.errors(include_url=False)
     ]
@@ -193,6 +260,10 @@ def _line(node: yaml.Node | None, place: tuple[str | int, ...]) -> int:
     """The line of a value, or of the nearest thing around it that is written down."""
     line = 1
     for step in place:
+        if isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):
+            node = node.value[step]
+            line = node.start_mark.line + 1
+            continue
         found = [pair for pair in node.value if pair[0].value == step] if isinstance(node, yaml.MappingNode) else []
         if not found:
             break

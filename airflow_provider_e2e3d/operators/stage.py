@@ -6,6 +6,7 @@ import datetime as dt
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.sdk import BaseOperator, TaskInstanceState
@@ -13,10 +14,10 @@ from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowException, AirflowTaskTimeout
 
 from airflow_provider_e2e3d.attempt import Attempt, AttemptState, kept_alive, patiently
-from airflow_provider_e2e3d.backends.base import Handle, JobSpec, JobStatus
+from airflow_provider_e2e3d.backends.base import Backend, Handle, JobSpec, JobStatus
 from airflow_provider_e2e3d.exceptions import retry_policy, stage_failed
 from airflow_provider_e2e3d.hooks.store import StoreHook
-from airflow_provider_e2e3d.profiles import Profile, profile_named
+from airflow_provider_e2e3d.profiles import CaptureSize, Profile, profile_named
 from airflow_provider_e2e3d.triggers.job import JobTrigger
 from e2e3d_stages.capture import capture_digest
 from e2e3d_stages.contract import (
@@ -195,14 +196,15 @@ class StageOperator(BaseOperator):
         self, store: ArtifactStore, profile: Profile, request: Request, environment: dict[str, str], *, owner: str
     ) -> Attempt | None:
         """The job that an earlier try of this task left running, else a new one; None while another run makes it."""
-        backend = profile.backend(self.stage)
-        claim, handle = self._own_job(store, profile, request, owner)
+        size = self._size(store, request)
+        backend = profile.backend(self.stage, size)
+        claim, handle = self._own_job(store, backend, request, owner)
         judged = claim and store.failure(self.stage, request.key, claim.attempt)
         if claim and handle and not judged:
             self.log.info("Reattached to attempt %d, which outlived its worker", claim.attempt)
         else:
             if handle:
-                backend.clear_away(handle, succeeded=False)
+                patiently(partial(backend.clear_away, handle, succeeded=False))
             claim = store.claim(self.stage, request.key, owner, stale_after=STALE_AFTER)
             if claim is None:
                 return None
@@ -211,13 +213,28 @@ class StageOperator(BaseOperator):
             )
             store.write_request(request.model_copy(update={"attempt": claim.attempt}))
             with kept_alive(store, self.stage, request.key, claim):
-                job = self._job(store, request, claim, environment)
+                job = self._job(store, request, claim, size=size, environment=environment)
                 handle = patiently(lambda: backend.submit(job))
-        state = AttemptState(profile=self.profile, stage=self.stage, key=request.key, claim=claim, handle=handle)
+        state = AttemptState(
+            profile=self.profile, size=size, stage=self.stage, key=request.key, claim=claim, handle=handle
+        )
         return Attempt(store, backend, state)
 
+    def _size(self, store: ArtifactStore, request: Request) -> CaptureSize | None:
+        """How large the capture is, as ingest counted it."""
+        inputs = request.inputs
+        while inputs:
+            stage, wanted = next(iter(inputs.items()))
+            manifest = store.manifest(stage, wanted.key, digest=wanted.digest)
+            if manifest is None:
+                raise Infrastructure(f"The artifact {stage} {wanted.key} is gone.", hint="Clear that stage's task.")
+            if stage == "ingest":
+                return CaptureSize.of(manifest.metrics)
+            inputs = manifest.inputs
+        return None
+
     def _own_job(
-        self, store: ArtifactStore, profile: Profile, request: Request, owner: str
+        self, store: ArtifactStore, backend: Backend, request: Request, owner: str
     ) -> tuple[Claim | None, Handle | None]:
         """The newest attempt, if an earlier try of this task made it, and its job, if that is still there."""
         last = store.last_attempt(self.stage, request.key)
@@ -225,16 +242,23 @@ class StageOperator(BaseOperator):
         if claim is None or claim.owner != owner:
             return None, None
         job = self._job(store, request, claim)
-        return claim, patiently(lambda: profile.backend(self.stage).find(job))
+        return claim, patiently(lambda: backend.find(job))
 
     def _clear_away_leftovers(self, store: ArtifactStore, profile: Profile, request: Request, *, owner: str) -> None:
         """Do what a worker did not live to do after its job's success."""
-        _, handle = self._own_job(store, profile, request, owner)
+        backend = profile.backend(self.stage, self._size(store, request))
+        _, handle = self._own_job(store, backend, request, owner)
         if handle:
-            profile.backend(self.stage).clear_away(handle, succeeded=True)
+            patiently(partial(backend.clear_away, handle, succeeded=True))
 
     def _job(
-        self, store: ArtifactStore, request: Request, claim: Claim, environment: dict[str, str] | None = None
+        self,
+        store: ArtifactStore,
+        request: Request,
+        claim: Claim,
+        *,
+        size: CaptureSize | None = None,
+        environment: dict[str, str] | None = None,
     ) -> JobSpec:
         """One attempt as a job."""
         return JobSpec(
@@ -243,6 +267,7 @@ class StageOperator(BaseOperator):
             claim=claim,
             request_uri=store.request_uri(self.stage, request.key, claim.attempt),
             capture=request.capture,
+            longest_seconds=STAGES[self.stage].longest_seconds(request.params, size.photos if size else 0),
             environment=environment or {},
         )
 

@@ -17,11 +17,21 @@ PRESETS: tuple[Preset, ...] = get_args(Preset)
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage: its name, the stages whose artifacts it reads, and the container image that has its libraries."""
+    """One stage.
+
+    :param inputs: the stages whose artifacts it reads; the first leads towards ingest.
+    :param container: the image that has its libraries.
+    :param seconds: what it may take at the very most, on a machine that is small for it.
+    :param seconds_a_photo: and for each photo.
+    :param seconds_a_step: and for each step of training.
+    """
 
     name: StageName
     inputs: tuple[StageName, ...]
     container: str
+    seconds: float
+    seconds_a_photo: float = 0.0
+    seconds_a_step: float = 0.0
 
     @property
     def version(self) -> int:
@@ -46,6 +56,11 @@ class Stage:
                 f"The parameters of {self.name} cannot work: " + "; ".join(_problems(self, error)),
                 hint=f"{self.name} knows: {', '.join(self.params.model_fields) or 'no parameters'}.",
             ) from None
+
+    def longest_seconds(self, params: Mapping[str, Any], photos: int) -> float:
+        """More than it can take, so that a place that bills may end what hangs."""
+        steps: int = params.get("iterations", 0)
+        return self.seconds + self.seconds_a_photo * photos + self.seconds_a_step * steps
 
     def resolve(self, preset: str, overrides: Mapping[str, Any]) -> StageParams:
         """The preset's parameters with some of them replaced.
@@ -72,11 +87,11 @@ def _problems(stage: Stage, error: ValidationError) -> list[str]:
 STAGES: dict[str, Stage] = {
     stage.name: stage
     for stage in (
-        Stage("ingest", (), "sfm"),
-        Stage("sfm", ("ingest",), "sfm"),
-        Stage("train", ("sfm",), "3dgs"),
-        Stage("compress", ("train",), "compressor"),
-        Stage("evaluate", ("sfm", "train", "compress"), "3dgs"),
-        Stage("publish", ("ingest", "sfm", "train", "compress", "evaluate"), "compressor"),
+        Stage("ingest", (), "sfm", seconds=86_400),
+        Stage("sfm", ("ingest",), "sfm", seconds=3_600, seconds_a_photo=120),
+        Stage("train", ("sfm",), "3dgs", seconds=3_600, seconds_a_photo=5, seconds_a_step=2),
+        Stage("compress", ("train",), "compressor", seconds=7_200),
+        Stage("evaluate", ("sfm", "train", "compress"), "3dgs", seconds=3_600, seconds_a_photo=20),
+        Stage("publish", ("ingest", "sfm", "train", "compress", "evaluate"), "compressor", seconds=3_600),
     )
 }

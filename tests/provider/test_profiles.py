@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from airflow_provider_e2e3d.profiles import Profile, read_profiles
+from airflow_provider_e2e3d.profiles import CaptureSize, Profile, read_profiles
 from e2e3d_stages.contract import InvalidRequest
 
 GOOD = """
@@ -70,6 +70,71 @@ def test_the_line_of_a_mistake_in_one_stage_s_settings_is_told(tmp_path: Path, s
     place = rf"profiles\.yaml:17: other\.stages\.sfm\.{setting.split(':')[0]}: "
     with pytest.raises(InvalidRequest, match=place + f".*{words}"):
         read(tmp_path, GOOD + second)
+
+
+SIZED = GOOD.replace(
+    "train: {backend: local, threads: 3}",
+    """train:
+      backend: local
+      threads: 3
+      sizes:
+        - up_to: {photos: 100, long_side: 4000}
+        - up_to: {photos: 500}
+          threads: 8""",
+)
+
+
+@pytest.mark.parametrize(
+    ("photos", "long_side", "threads"), [(100, 4000, 3), (101, 4000, 8), (100, 4001, 8), (500, 9000, 8)]
+)
+def test_the_first_size_that_fits_the_capture_is_taken(
+    tmp_path: Path, photos: int, long_side: int, threads: int
+) -> None:
+    profile = read(tmp_path, SIZED)["local"]
+    assert profile.settings("train", CaptureSize(photos=photos, long_side=long_side)).threads == threads
+
+
+def test_a_capture_that_is_too_large_for_every_size_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidRequest, match="the last of which is for up to 500 photos"):
+        read(tmp_path, SIZED)["local"].backend("train", CaptureSize(photos=501, long_side=1000))
+
+
+def test_a_size_replaces_single_values_of_a_mapping(tmp_path: Path) -> None:
+    text = GOOD.replace(
+        "{backend: local, threads: 3}",
+        "{backend: docker, labels: {a: '1', b: '2'}, sizes: [{labels: {b: '3'}}]}",
+    )
+    assert read(tmp_path, text)["local"].settings("train").model_dump()["labels"] == {"a": "1", "b": "3"}
+
+
+@pytest.mark.parametrize(
+    ("change", "place"),
+    [
+        (("threads: 8", "threats: 8"), r":13: local\.stages\.train\.sizes\.1\.threats: "),
+        (("{photos: 500}", "{fotos: 500}"), r":12: local\.stages\.train\.sizes\.1\.up_to\.fotos"),
+        (("{photos: 500}", "{photos: 0}"), r":12: local\.stages\.train\.sizes\.1\.up_to\.photos: "),
+        (("threads: 3", "threads: none"), r":9: local\.stages\.train\.threads: [^;]*$"),
+    ],
+)
+def test_the_line_of_a_mistake_in_a_size_is_told(tmp_path: Path, change: tuple[str, str], place: str) -> None:
+    with pytest.raises(InvalidRequest, match=r"profiles\.yaml" + place):
+        read(tmp_path, SIZED.replace(*change))
+
+
+def test_a_profile_s_image_is_that_of_every_stage_that_names_none(tmp_path: Path) -> None:
+    text = GOOD.replace("  stages:", "  image: registry/{container}:{version}\n  stages:").replace(
+        "local, thr", "docker, thr"
+    )
+    profile = read(tmp_path, text)["local"]
+    assert profile.settings("train").model_dump()["image"] == "registry/{container}:{version}"
+    assert profile.settings("sfm").model_dump().get("image") is None
+
+
+def test_a_price_is_an_hour_s_for_the_machine(tmp_path: Path) -> None:
+    profile = read(tmp_path, GOOD.replace("  stages:", "  prices: {ml.g5.xlarge: 1.8}\n  stages:"))["local"]
+    assert profile.price("ml.g5.xlarge", 600) == 0.3
+    assert profile.price("ml.g6.xlarge", 600) is None
+    assert profile.price("ml.g5.xlarge", None) is None
 
 
 def test_variables_are_filled_in(tmp_path: Path) -> None:
