@@ -21,6 +21,7 @@ from airflow_provider_e2e3d.profiles import backend_class
 from e2e3d_stages.contract import Claim, Request
 from e2e3d_stages.presets import STAGES
 from e2e3d_stages.store import ArtifactStore
+from tests.backends.engine_proxy import EngineProxy
 from tests.backends.kubernetes_api import Cluster
 from tests.provider.conftest import Script, told_container, told_profiles
 from tests.provider.test_waiting import until
@@ -162,7 +163,13 @@ class DockerPlace(Place):
         super().__init__(folder)
         self.engine = engine
         self.mark = uuid.uuid4().hex
-        self.settings |= {"image": image, **told_container(self.script), "labels": {"e2e3d-test": self.mark}}
+        self.proxy = EngineProxy(folder / "engine")
+        self.settings |= {
+            "image": image,
+            "docker_url": self.proxy.url,
+            **told_container(self.script),
+            "labels": {"e2e3d-test": self.mark},
+        }
 
     def left(self) -> list[dict[str, Any]]:
         """Every container of this test, running or not."""
@@ -180,7 +187,11 @@ class DockerPlace(Place):
     def remove(self, attempt: Attempt) -> None:
         self.engine.remove_container(attempt.state.handle["container"], v=True, force=True)
 
+    def disturb(self, kind: str, seconds: float) -> None:
+        self.proxy.disturb(kind, seconds)
+
     def close(self) -> None:
+        self.proxy.close()
         for container in self.left():
             self.engine.remove_container(container["Id"], v=True, force=True)
 

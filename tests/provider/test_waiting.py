@@ -49,7 +49,7 @@ def attempt(airflow_home: Path, profiles: Path) -> Iterator[Attempt]:
     made.cancel()
 
 
-def events(trigger: JobTrigger, *, kill_after: float | None = None) -> dict[str, Any]:
+def events(trigger: JobTrigger, *, kill_after: float | None = None, within: float = 60) -> dict[str, Any]:
     """What the trigger yields."""
 
     async def first() -> dict[str, Any]:
@@ -60,7 +60,7 @@ def events(trigger: JobTrigger, *, kill_after: float | None = None) -> dict[str,
             return dict(event.payload)
         raise AssertionError("no event")
 
-    return asyncio.run(asyncio.wait_for(first(), 60))
+    return asyncio.run(asyncio.wait_for(first(), within))
 
 
 def until(condition: Callable[[], object]) -> None:

@@ -1,0 +1,70 @@
+"""A way to the Docker engine that a test can close for a while."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import socketserver
+import threading
+import time
+from pathlib import Path
+from urllib.parse import urlsplit
+
+_BUSY = b'{"message": "the engine is busy"}'
+
+
+class EngineProxy(socketserver.ThreadingUnixStreamServer):
+    """Passes everything on between a socket of its own and the engine's.
+
+    :param file: its socket.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, file: Path) -> None:
+        super().__init__(str(file), _Passage)
+        self.engine = urlsplit(os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")).path
+        self.disturbed: tuple[str, float] = ("", 0.0)
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        """What a profile says to come this way."""
+        return f"unix://{self.server_address}"
+
+    def disturb(self, kind: str, seconds: float) -> None:
+        """Be `busy` or `away` for a while."""
+        self.disturbed = (kind, time.monotonic() + seconds)
+
+    def close(self) -> None:
+        """Let nobody through any more."""
+        self.shutdown()
+        self.server_close()
+
+
+class _Passage(socketserver.BaseRequestHandler):
+    server: EngineProxy
+    request: socket.socket
+
+    def handle(self) -> None:
+        kind, until = self.server.disturbed
+        if time.monotonic() < until:
+            if kind == "busy":
+                self.request.recv(1 << 16)
+                head = f"HTTP/1.1 503 Service Unavailable\r\nContent-Length: {len(_BUSY)}\r\nConnection: close\r\n\r\n"
+                self.request.sendall(head.encode() + _BUSY)
+            return
+        with socket.socket(socket.AF_UNIX) as engine:
+            engine.connect(self.server.engine)
+            back = threading.Thread(target=_pass, args=(engine, self.request), daemon=True)
+            back.start()
+            _pass(self.request, engine)
+            back.join()
+
+
+def _pass(source: socket.socket, target: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while piece := source.recv(1 << 16):
+            target.sendall(piece)
+        target.shutdown(socket.SHUT_WR)
