@@ -28,7 +28,7 @@ soak: $(VENV)/installed-dev  ## Quality on whole captures: many minutes.
 	$(BIN)/python -m pytest -m soak -s $(TESTS)
 
 bench: $(VENV)/installed-dev  ## Speed, as ratios against named baselines.
-	for what in rasterizer sfm compress orchestration; do echo "== $$what"; $(BIN)/python bench/$$what.py || exit 1; done
+	for what in rasterizer sfm compress orchestration waiting; do echo "== $$what"; $(BIN)/python bench/$$what.py || exit 1; done
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
-from airflow_provider_e2e3d.backends.base import Backend, Cursor, Handle, JobStatus
+from airflow_provider_e2e3d.backends.base import Away, Backend, Cursor, Handle, JobStatus
 from airflow_provider_e2e3d.hooks.store import StoreHook
 from airflow_provider_e2e3d.profiles import CaptureSize, Profile, profile_named
 from e2e3d_stages.contract import Claim, Failure, FailureCode, Infrastructure, JobRecord, Model, StageError, StageName
@@ -28,16 +28,16 @@ Result = TypeVar("Result")
 def patiently(ask: Callable[[], Result]) -> Result:
     """Ask something of a place, again and again while it is busy or away.
 
-    :raises Infrastructure: when it stays so.
+    :raises Away: when it stays so.
     """
     until, pause = time.monotonic() + PATIENCE_SECONDS, 0.5
     while True:
         try:
             return ask()
-        except Infrastructure as error:
+        except Away as error:
             if time.monotonic() + pause > until:
                 raise
-            log.warning("Trying again: %s", error.message)
+            log.warning("Asking again: %s %s", error.message, error.hint)
         time.sleep(pause)
         pause = min(2 * pause, 10)
 

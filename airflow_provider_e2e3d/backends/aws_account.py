@@ -12,8 +12,8 @@ from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, NoC
 from botocore.exceptions import ConnectionError as NoConnection
 
 from airflow_provider_e2e3d.backends.aws import AwsSettings
-from airflow_provider_e2e3d.backends.base import Cursor
-from e2e3d_stages.contract import Infrastructure, InvalidRequest, StageError, StageName
+from airflow_provider_e2e3d.backends.base import Away, Cursor
+from e2e3d_stages.contract import InvalidRequest, StageError, StageName
 
 # Whoever asks is patient: a call need not be.
 _CONFIG = Config(retries={"mode": "standard", "total_max_attempts": 2}, connect_timeout=10, read_timeout=30)
@@ -56,7 +56,7 @@ class Account:
         """Call an operation by its name in Python: describe_tasks.
 
         :raises ClientError: what only the caller can judge.
-        :raises Infrastructure: when AWS is busy or away.
+        :raises Away: when AWS is busy or away.
         :raises InvalidRequest: when Airflow may not do it or the profile leads nowhere.
         """
         try:
@@ -117,7 +117,7 @@ def meaning(error: ClientError | BotoCoreError, what: str) -> StageError | None:
     if isinstance(error, ClientError):
         code = error.response["Error"]["Code"]
         if code in _BUSY or error.response["ResponseMetadata"]["HTTPStatusCode"] >= 500:
-            return Infrastructure(f"AWS is busy ({code}): {said(error)}", hint="Try again later.")
+            return Away(f"AWS is busy ({code}): {said(error)}", hint="Try again later.")
         if code in _FORBIDDEN:
             return InvalidRequest(
                 f"Airflow may not do {what}: {said(error)}",
@@ -125,9 +125,7 @@ def meaning(error: ClientError | BotoCoreError, what: str) -> StageError | None:
             )
         return None
     if isinstance(error, (NoConnection, HTTPClientError)):
-        return Infrastructure(
-            f"AWS does not answer: {error}", hint="Check the network, and region_name in the profile."
-        )
+        return Away(f"AWS does not answer: {error}", hint="Check the network, and region_name in the profile.")
     if isinstance(error, (NoCredentialsError, NoRegionError)):
         return InvalidRequest(
             f"AWS cannot be reached: {error}",

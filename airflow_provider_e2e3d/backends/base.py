@@ -19,7 +19,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from typing_extensions import Self
 
 from e2e3d_stages import __version__
-from e2e3d_stages.contract import Claim, Failure, Model, StageName
+from e2e3d_stages.contract import Claim, Failure, Infrastructure, Model, StageName
 from e2e3d_stages.presets import STAGES
 
 # What identifies a running job; JSON, so that it survives a dead worker.
@@ -32,6 +32,10 @@ Cursor = int | str
 LOG_CHUNK = 256 * 1024
 
 DEFAULT_IMAGE = "e2e3d/{container}:{version}"
+
+
+class Away(Infrastructure):
+    """The place is busy or does not answer; it may in a moment."""
 
 
 class BackendSettings(Model):
@@ -154,8 +158,8 @@ class JobSpec:
 class Backend(ABC):
     """Runs stage programs in one kind of place.
 
-    Every verb may raise `InvalidRequest` for what cannot work, and `Infrastructure` at once when its place is busy or
-    away: whoever asks is patient, and asks again.
+    Every verb may raise `InvalidRequest` for what cannot work, `Infrastructure` for what may work later, and `Away` at
+    once when its place does not answer: whoever asks is patient, and asks again.
     """
 
     Settings: ClassVar[type[BackendSettings]]

@@ -2,50 +2,36 @@
 
 from __future__ import annotations
 
-import datetime as dt
-import inspect
 import json
-import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
 from functools import cached_property
-from typing import Any, Literal
-from urllib.parse import unquote, urlsplit
+from typing import TYPE_CHECKING, Any, Literal
 
-from airflow.providers.docker.operators.docker import DockerOperator
-from airflow.sdk.exceptions import AirflowException
-from docker import APIClient
-from docker.errors import APIError, DockerException, ImageNotFound, NotFound
-from docker.types import DeviceRequest, Mount, Ulimit
 from pydantic import Field
-from requests import RequestException
 
-from airflow_provider_e2e3d.backends import docker_reaper
 from airflow_provider_e2e3d.backends.base import (
     Backend,
     Cursor,
     Handle,
-    ImageSettings,
     JobSpec,
     JobStatus,
     OperatorSettings,
     log_chunk,
     nanoseconds,
 )
-from e2e3d_stages.contract import GRACE_SECONDS, Failure, FailureCode, Infrastructure, InvalidRequest
+from e2e3d_stages.contract import GRACE_SECONDS, Failure, FailureCode
 
-SCRATCH = "/tmp"
-_LABEL = "e2e3d"
-# An ended container that nobody came back for in this time belongs to nobody.
-_FORGOTTEN = dt.timedelta(hours=1)
+if TYPE_CHECKING:
+    from airflow_provider_e2e3d.backends.docker_engine import Engine
+
+_REAPER = "airflow_provider_e2e3d.backends.docker_reaper"
 
 
 class DockerSettings(OperatorSettings):
     """A container. Besides the names here, every argument of Airflow's DockerOperator that a stage does not own."""
 
-    operator = (DockerOperator.__module__, DockerOperator.__name__)
+    operator = ("airflow.providers.docker.operators.docker", "DockerOperator")
     # What a stage decides itself: its command, how its result is read, and its only writable folder.
     owned = frozenset(
         (
@@ -76,32 +62,17 @@ class DockerBackend(Backend):
     settings: DockerSettings
 
     def submit(self, job: JobSpec) -> Handle:
-        with self._engine_errors(job):
-            self._remove_forgotten()
-            try:
-                return {"container": self._operator(job).start()}
-            except APIError as error:
-                # The name is taken: what a dead worker started is this very job.
-                if error.status_code != 409 or (found := self.find(job)) is None:
-                    raise
-                return found
+        self._engine.remove_forgotten()
+        return {"container": self._engine.start(job, self.settings.image_of(job), self.environment(job))}
 
     def find(self, job: JobSpec) -> Handle | None:
-        with self._engine_errors(job):
-            try:
-                container = self._client.inspect_container(job.name)
-            except NotFound:
-                return None
-            if container["State"]["Status"] == "created":
-                self._client.start(container["Id"])
-            return {"container": container["Id"]}
+        container = self._engine.find(job.name)
+        return {"container": container} if container else None
 
     def poll(self, handle: Handle) -> JobStatus:
-        with self._engine_errors():
-            try:
-                state = self._client.inspect_container(handle["container"])["State"]
-            except NotFound:
-                return JobStatus(running=False)
+        state = self._engine.state(handle["container"])
+        if state is None:
+            return JobStatus(running=False)
         if state["Status"] in ("created", "running", "paused", "restarting"):
             return JobStatus(running=True)
         return JobStatus(
@@ -115,28 +86,19 @@ class DockerBackend(Backend):
         """See `Backend.logs`; the cursor is the last line's time in nanoseconds."""
         # A float cannot hold every nanosecond: begin a little early and skip what was there.
         since = (int(cursor) - 1000) / 1e9 if cursor else None
-        with self._engine_errors(), suppress(NotFound):
-            stream = self._client.logs(handle["container"], stream=True, follow=False, timestamps=True, since=since)
-            with closing(stream):
-                return log_chunk(stream, int(cursor))
-        return [], cursor
+        with self._engine.log_lines(handle["container"], since) as stream:
+            return log_chunk(stream, int(cursor))
 
     def cancel(self, handle: Handle) -> None:
-        with self._engine_errors():
-            try:
-                self._client.kill(handle["container"], "SIGTERM")
-            except APIError as error:
-                # 404 and 409: it is gone or has ended.
-                if error.status_code not in (404, 409):
-                    raise
+        self._engine.terminate(handle["container"])
         order = {
             "container": handle["container"],
-            "client": self._connection,
+            "client": self._engine.connection,
             "grace": int(GRACE_SECONDS) + 10,
             "remove": self.settings.auto_remove == "force",
         }
         subprocess.Popen(
-            [sys.executable, "-m", docker_reaper.__name__, json.dumps(order)],
+            [sys.executable, "-m", _REAPER, json.dumps(order)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -146,180 +108,14 @@ class DockerBackend(Backend):
     def clear_away(self, handle: Handle, *, succeeded: bool) -> None:
         policy = self.settings.auto_remove
         if policy == "force" or (policy == "success" and succeeded):
-            with self._engine_errors():
-                self._remove(handle["container"])
-
-    # The engine
+            self._engine.remove(handle["container"])
 
     @cached_property
-    def _client(self) -> APIClient:
-        return _DetachedContainer(task_id=_LABEL, image=_LABEL, **self._arguments).hook.api_client
+    def _engine(self) -> Engine:
+        # Docker's client is not for whoever only reads the profile.
+        from airflow_provider_e2e3d.backends.docker_engine import Engine
 
-    @property
-    def _arguments(self) -> dict[str, Any]:
-        """What the profile says, as DockerOperator wants it."""
-        values = self.settings.model_dump(exclude=set(ImageSettings.model_fields), exclude_none=True)
-        for name, kind in (("device_requests", DeviceRequest), ("mounts", Mount), ("ulimits", Ulimit)):
-            try:
-                values[name] = [kind(**item) for item in values.get(name, [])]
-            except TypeError as error:
-                raise InvalidRequest(
-                    f"The profile's {name} cannot work: {error}",
-                    hint=f"Its entries are what docker.types.{kind.__name__} takes.",
-                ) from None
-        return {**values, "auto_remove": "never", "mount_tmp_dir": False}
-
-    @property
-    def _connection(self) -> dict[str, Any]:
-        """What another process needs to speak to the same engine; paths, no secrets."""
-        given = self.settings.arguments
-        operator = _DetachedContainer(task_id=_LABEL, image=_LABEL, **self._arguments)
-        connection: dict[str, Any] = {"base_url": operator.docker_url, "version": operator.api_version}
-        if "tls_ca_cert" in given:
-            connection["tls"] = {
-                "ca_cert": given["tls_ca_cert"],
-                "client_cert": [given["tls_client_cert"], given["tls_client_key"]],
-                "verify": given.get("tls_verify", True),
-            }
-        return connection
-
-    @contextmanager
-    def _engine_errors(self, job: JobSpec | None = None) -> Iterator[None]:
-        """Say what is wrong with the engine, the image or the profile, and whether trying again can help."""
-        image = self.settings.image_of(job) if job else self.settings.image
-        try:
-            yield
-        except ImageNotFound:
-            raise InvalidRequest(
-                f"The Docker engine has no image {image} and could not pull it.",
-                hint="Build it with `make images`, or name in the profile one that can be pulled.",
-            ) from None
-        except APIError as error:
-            raise _engine_refusal(error, image) from error
-        except (AirflowException, DockerException, RequestException) as error:
-            raise Infrastructure(
-                f"The Docker engine at {self._connection['base_url']} does not answer: {error}",
-                hint="Start it (systemctl start docker); if it runs, the worker's user needs access: make it a member "
-                "of the socket's group, or correct docker_url in the profile.",
-            ) from error
-
-    def _operator(self, job: JobSpec) -> _DetachedContainer:
-        arguments = self._arguments
-        given = arguments.pop("labels", {})
-        labels = given if isinstance(given, dict) else dict.fromkeys(given, "")
-        own_user = {"user": f"{os.getuid()}:{os.getgid()}"} if _is_folder(job.request_uri) else {}
-        return _DetachedContainer(
-            task_id=_LABEL,
-            image=self.settings.image_of(job),
-            container_name=job.name,
-            command=["run", job.request_uri],
-            private_environment={**arguments.pop("private_environment", {}), **self.environment(job)},
-            mounts=_mounts(job, arguments.pop("mounts")),
-            labels={**labels, **self._labels(job)},
-            **{**own_user, **arguments},
-        )
-
-    def _labels(self, job: JobSpec) -> dict[str, str]:
-        return {
-            _LABEL: self.settings.auto_remove,
-            f"{_LABEL}.stage": job.stage,
-            f"{_LABEL}.key": job.key,
-            f"{_LABEL}.attempt": str(job.claim.attempt),
-            f"{_LABEL}.owner": job.claim.owner,
-            f"{_LABEL}.request": job.request_uri,
-        }
-
-    def _remove_forgotten(self) -> None:
-        """Remove ended containers that no task came back for: their run was deleted, or its workers all died."""
-        filters = {"label": f"{_LABEL}=force", "status": ["created", "exited", "dead"]}
-        for container in self._client.containers(all=True, filters=filters):
-            with suppress(NotFound):
-                found = self._client.inspect_container(container["Id"])
-                last = max(nanoseconds(found["State"]["FinishedAt"]), nanoseconds(found["Created"])) / 1e9
-                if dt.datetime.now().timestamp() - last > _FORGOTTEN.total_seconds():
-                    self._remove(container["Id"])
-
-    def _remove(self, container: str) -> None:
-        try:
-            self._client.remove_container(container, v=True, force=True)
-        except APIError as error:
-            # 404 and 409: somebody else has removed it or is about to.
-            if error.status_code not in (404, 409):
-                raise
-
-
-class _DetachedContainer(DockerOperator):
-    """DockerOperator that creates and starts its container and returns: its own method also waits for the end."""
-
-    def start(self) -> str:
-        """Pull where needed, create and start; returns the container's id."""
-        # Past the wrapper, which warns of operators that run inside another one.
-        inspect.unwrap(DockerOperator.execute)(self, {})
-        return str(self.container["Id"])
-
-    @cached_property
-    def cli(self) -> Any:
-        """The engine's client, as DockerOperator uses it."""
-        return _DetachingClient(self.hook.api_client)
-
-
-class _DetachingClient:
-    """Creates containers with what DockerOperator's arguments cannot say, and does not wait for them."""
-
-    def __init__(self, client: APIClient) -> None:
-        self._client = client
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._client, name)
-
-    def create_host_config(self, **settings: Any) -> Any:
-        """Add the restrictions; memory and swap together are limited, since swap would hide that memory ran out."""
-        return self._client.create_host_config(
-            **settings,
-            read_only=True,
-            cap_drop=["ALL"],
-            security_opt=["no-new-privileges"],
-            memswap_limit=settings["mem_limit"],
-        )
-
-    def create_container(self, *, image: str, environment: dict[str, str], **settings: Any) -> Any:
-        """Tell the program which image it is, for its manifest."""
-        digest = self._client.inspect_image(image)["Id"]
-        told = {**environment, "E2E3D_IMAGE": f"{image}@{digest}"}
-        return self._client.create_container(image=image, environment=told, **settings)
-
-    def start(self, container: str) -> None:
-        """Start it, or leave nothing behind."""
-        try:
-            self._client.start(container)
-        except APIError:
-            self._client.remove_container(container, v=True, force=True)
-            raise
-
-    def attach(self, **_: Any) -> list[bytes]:
-        """No stream: the log is followed from outside."""
-        return []
-
-    def wait(self, _container: str) -> dict[str, int]:
-        """No waiting."""
-        return {"StatusCode": 0}
-
-
-def _mounts(job: JobSpec, given: list[Mount]) -> list[Mount]:
-    """The profile's mounts, and what they leave open: scratch, and folders that hold the store and the capture."""
-    places = {mount["Target"].rstrip("/"): mount for mount in given}
-    lasting = [f"{place}/" for place, mount in places.items() if place != SCRATCH and mount["Type"] != "tmpfs"]
-    places.setdefault(SCRATCH, Mount(SCRATCH, None, type="volume"))
-    store = job.request_uri.partition("/artifacts/")[0]
-    for uri, read_only in ((store, False), (job.capture, True)):
-        path = unquote(urlsplit(uri).path) if uri and _is_folder(uri) else ""
-        if path and not f"{path}/".startswith(tuple(lasting)):
-            places.setdefault(path, Mount(path, path, type="bind", read_only=read_only))
-    return list(places.values())
-
-
-def _is_folder(uri: str) -> bool:
-    return urlsplit(uri).scheme == "file"
+        return Engine(self.settings)
 
 
 def _killed_for_memory(state: dict[str, Any]) -> Failure | None:
@@ -329,32 +125,4 @@ def _killed_for_memory(state: dict[str, Any]) -> Failure | None:
         code=FailureCode.OUT_OF_MEMORY,
         message="The container was killed because it needed more memory than its limit.",
         hint="Raise the stage's mem_limit in the profile, or choose a smaller preset.",
-    )
-
-
-def _engine_refusal(error: APIError, image: str | None) -> Infrastructure | InvalidRequest:
-    """What the engine's answer means."""
-    said = str(error.explanation or error)
-    if "could not select device driver" in said:
-        return InvalidRequest(
-            "The Docker engine offers no GPU.",
-            hint="Install NVIDIA's container toolkit beside the engine, or take device_requests out of the profile.",
-        )
-    if "bind source path does not exist" in said:
-        return InvalidRequest(
-            f"The Docker engine does not see the store's or the capture's folder: {said}.",
-            hint="The engine runs on another machine or Airflow in a container: mount the same folder there with "
-            "`mounts` in the profile, or use an s3:// store.",
-        )
-    if "no space left on device" in said:
-        return Infrastructure(
-            f"The Docker engine's disk is full: {said}.", hint="Free space there: docker system prune."
-        )
-    if error.is_client_error():
-        return InvalidRequest(
-            f"The Docker engine refused the container: {said}.", hint="Correct the stage's settings in the profile."
-        )
-    return Infrastructure(
-        f"The Docker engine failed ({image}): {said}.",
-        hint="If it could not pull the image, build it with `make images` or check the engine's network.",
     )

@@ -23,7 +23,7 @@ from kubernetes.client import models as k8s
 from kubernetes.config import ConfigException
 from urllib3.exceptions import HTTPError
 
-from airflow_provider_e2e3d.backends.base import Handle, JobSpec, operator_arguments
+from airflow_provider_e2e3d.backends.base import Away, Handle, JobSpec, operator_arguments
 from airflow_provider_e2e3d.backends.kubernetes_status import MAIN
 from e2e3d_stages.contract import GRACE_SECONDS, Infrastructure, InvalidRequest
 
@@ -188,7 +188,7 @@ class Cluster:
         """Call the API.
 
         :raises ApiException: what it refuses.
-        :raises Infrastructure: when it is busy or away.
+        :raises Away: when it is busy or away.
         """
         try:
             return getattr(self._api, verb)(*arguments, **options)
@@ -201,7 +201,7 @@ class Cluster:
             told = f"HTTP {error.status}: {_said(error)}"
         except (HTTPError, OSError) as error:
             told = str(error)
-        raise Infrastructure(
+        raise Away(
             f"The cluster's API does not answer: {told}",
             hint="Check that the API server is reachable from Airflow, and the credentials of the connection or "
             "kubeconfig that the profile names.",

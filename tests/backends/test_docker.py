@@ -75,7 +75,7 @@ def test_ended_containers_are_kept_or_removed_as_the_profile_says(
 def test_a_forgotten_container_is_removed_by_the_next_one(place: DockerPlace, monkeypatch: pytest.MonkeyPatch) -> None:
     first = place.attempt()
     assert follow(first) == 0
-    monkeypatch.setattr("airflow_provider_e2e3d.backends.docker._FORGOTTEN", dt.timedelta(0))
+    monkeypatch.setattr("airflow_provider_e2e3d.backends.docker_engine._FORGOTTEN", dt.timedelta(0))
     second = place.attempt()
     assert [found["Id"] for found in place.left()] == [second.state.handle["container"]]
 
@@ -169,9 +169,10 @@ def test_credentials_are_in_the_private_environment_and_nowhere_else(
 def test_what_the_engine_lacks_is_told_within_a_minute_and_leaves_nothing(
     place: DockerPlace, settings: dict[str, Any], kind: Any, words: str
 ) -> None:
+    (place.folder / "store").mkdir()
     started = time.monotonic()
     with pytest.raises(kind) as told:
-        place.attempt(**settings)
+        place.backend(**settings).submit(place.job())
     assert time.monotonic() - started < 60
     assert words in f"{told.value.message} {told.value.hint}"
     assert told.value.hint

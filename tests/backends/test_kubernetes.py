@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -223,20 +221,6 @@ def test_what_cannot_work_is_told_and_leaves_nothing(
 def test_a_profile_that_cannot_work_is_refused_when_it_is_read(settings: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         KubernetesSettings.model_validate({"backend": "kubernetes", **settings})
-
-
-def test_reading_a_profile_does_not_import_the_client(tmp_path: Path) -> None:
-    file = tmp_path / "profiles.yaml"
-    settings = {"backend": "kubernetes", "tolerations": [{"operator": "Exists"}], "in_cluster": True}
-    profile = {"store": "s3://scenes", "captures": ["s3://uploads"], "stages": {"default": settings}}
-    file.write_text(yaml.safe_dump({"cluster": profile}))
-    program = (
-        "import sys; from pathlib import Path; from airflow_provider_e2e3d.profiles import read_profiles;"
-        f"profile = read_profiles(Path({str(file)!r}), {{}})['cluster']; profile.backend('train');"
-        "print([name for name in ('kubernetes', 'kubernetes_asyncio', 'docker') if name in sys.modules])"
-    )
-    printed = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
-    assert printed.splitlines()[-1] == "[]"
 
 
 def test_the_image_is_this_release_s_for_the_stage_unless_the_profile_names_one(place: KubernetesPlace) -> None:
