@@ -245,9 +245,7 @@ def push(
         there = _manifest(engine, target, credentials)
         print(f"{target}@{there.digest}" if there else target, flush=True)
         if there and ".oci." in there.kind:
-            print(
-                f"{target}: warning: its manifest is OCI's, which SageMaker may refuse: see docs/images.md", flush=True
-            )
+            print(f"{target}: warning: its manifest is OCI's; SageMaker may refuse it: docs/images.md", flush=True)
     return tag
 
 
@@ -314,7 +312,7 @@ def _push(engine: docker.APIClient, image: str, target: str, credentials: Creden
     except (DockerException, RequestException) as error:
         raise _refusal(target, str(getattr(error, "explanation", None) or error)) from error
     seconds = time.monotonic() - started
-    print(f"{target}: done; {_megabytes(sent)} of {_megabytes(size)} MB were sent in {seconds:.0f} s", flush=True)
+    print(f"{target}: done; {_megabytes(min(sent, size))} of {_megabytes(size)} MB were sent in {seconds:.0f} s", flush=True)
 
 
 def _follow(events: Iterable[dict[str, Any]], target: str) -> int:
@@ -349,7 +347,7 @@ def _progress(sent: int, size: int, waiting: int, seconds: float) -> str:
     rate = sent / seconds
     told = f"{_megabytes(sent)} of {_megabytes(size)} MB, {rate / 1e6:.1f} MB/s"
     if waiting:
-        return f"{told}, {waiting} layers wait"
+        return f"{told}, layers that wait: {waiting}"
     minutes, rest = divmod(round((size - sent) / rate), 60)
     return f"{told}, about {minutes}:{rest:02} left"
 

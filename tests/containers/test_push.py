@@ -242,7 +242,7 @@ def test_a_manifest_that_sagemaker_may_refuse_is_told(
     registry.tags["e2e3d/sfm", "7.8.9"] = digest
     engine.pull(f"{registry.host}/e2e3d/sfm", tag=EXACT)
     assert program.push(engine, images, registry.host, "7.8.9", COMMIT) == "7.8.9"
-    assert "warning: its manifest is OCI's, which SageMaker may refuse" in capsys.readouterr().out
+    assert "warning: its manifest is OCI's; SageMaker may refuse it" in capsys.readouterr().out
 
 
 # Where the images come from
@@ -328,7 +328,32 @@ def test_a_long_push_is_told_now_and_then(
 
 def test_a_line_of_progress_tells_the_rate_and_the_end() -> None:
     assert program._progress(412_000_000, 1_680_000_000, 0, 50) == "412 of 1,680 MB, 8.2 MB/s, about 2:34 left"
-    assert program._progress(1_000_000, 2_000_000, 3, 1) == "1.0 of 2.0 MB, 1.0 MB/s, 3 layers wait"
+    assert program._progress(1_000_000, 2_000_000, 3, 1) == "1.0 of 2.0 MB, 1.0 MB/s, layers that wait: 3"
+
+
+def test_the_lines_follow_what_the_engine_tells(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(program, "QUIET_SECONDS", -1)
+    engine_says: list[dict[str, Any]] = [
+        {"status": "Preparing", "progressDetail": {}, "id": "base"},
+        {"status": "Preparing", "progressDetail": {}, "id": "code"},
+        {"status": "Layer already exists", "progressDetail": {}, "id": "base"},
+        {"status": "Retrying in 5 seconds", "progressDetail": {}, "id": "code"},
+        {"status": "Waiting", "progressDetail": {}, "id": "more"},
+        {"status": "Pushing", "progressDetail": {"current": 4_000_000, "total": 8_000_000}, "id": "code"},
+        {"status": "Pushing", "progressDetail": {"current": 1_000_000, "total": 1_000_000}, "id": "more"},
+        {"status": "Pushed", "progressDetail": {}, "id": "code"},
+        {"progressDetail": {}, "aux": {"Tag": "7.8.9", "Digest": "sha256:0", "Size": 1}},
+    ]
+    assert program._follow(engine_says, "e2e3d/sfm:7.8.9") == 9_000_000
+    said = [line.removeprefix("e2e3d/sfm:7.8.9: ") for line in capsys.readouterr().out.splitlines()]
+    assert said[2:4] == ["Layer already exists", "Retrying in 5 seconds"]
+    assert said[5].startswith("4.0 of 8.0 MB, ")
+    assert said[5].endswith("layers that wait: 1")
+    assert said[6].startswith("5.0 of 9.0 MB, ")
+    assert said[6].endswith(" left")
+    assert said[7].endswith("about 0:00 left")
 
 
 # Refusals
