@@ -312,7 +312,9 @@ def _push(engine: docker.APIClient, image: str, target: str, credentials: Creden
     except (DockerException, RequestException) as error:
         raise _refusal(target, str(getattr(error, "explanation", None) or error)) from error
     seconds = time.monotonic() - started
-    print(f"{target}: done; {_megabytes(min(sent, size))} of {_megabytes(size)} MB were sent in {seconds:.0f} s", flush=True)
+    # What is sent are archives, a little larger than the files in them.
+    told = f"{_megabytes(min(sent, size))} of {_megabytes(size)} MB were sent in {seconds:.0f} s"
+    print(f"{target}: done; {told}", flush=True)
 
 
 def _follow(events: Iterable[dict[str, Any]], target: str) -> int:
