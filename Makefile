@@ -6,8 +6,10 @@ BIN := $(VENV)/bin
 COMPOSE = $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# SageMaker takes an image, not an index of an image and what attests it.
+export BUILDX_NO_DEFAULT_ATTESTATIONS := 1
 
-.PHONY: demo ui up down test soak bench lint clean constraints images
+.PHONY: demo ui up down test soak bench lint clean constraints images push pushable
 
 demo: $(VENV)/installed  ## Take CAPTURE (the sample when not given) through the whole DAG.
 	$(BIN)/python deploy/demo/demo.py run $(if $(CAPTURE),--capture "$(CAPTURE)") $(if $(PRESET),--preset $(PRESET))
@@ -70,3 +72,12 @@ image-3dgs: BUILD_ARGS = --build-arg 'CUDA_ARCHITECTURES=$(CUDA_ARCHITECTURES)' 
 image-%:
 	docker build --file containers/$*/Dockerfile --tag e2e3d/$*:$(VERSION) --build-arg VERSION=$(VERSION) \
 	  --build-arg 'REVISION=$(REVISION)' --build-arg 'SOURCE=$(SOURCE)' $(BUILD_ARGS) .
+
+push: pushable $(VENV)/installed images  ## The images into REGISTRY, by version and commit; see docs/images.md.
+	$(BIN)/python deploy/push.py "$(REGISTRY)"
+
+# Before minutes of building for nothing.
+pushable:
+	@test -n "$(REGISTRY)" || { echo "Say where to: make push REGISTRY=123456789012.dkr.ecr.eu-central-1.amazonaws.com"; exit 2; }
+	@test -z "$$(git status --porcelain)" || { git status --short; \
+	  echo "Commit or put away what is changed: an image's tag names the commit that it was built of."; exit 2; }
