@@ -8,6 +8,8 @@ import pytest
 
 from airflow_provider_e2e3d.profiles import CaptureSize, Profile, read_profiles
 from e2e3d_stages.contract import InvalidRequest
+from e2e3d_stages.presets import STAGES
+from tests.conftest import ROOT
 
 GOOD = """
 local:
@@ -165,3 +167,18 @@ def test_a_capture_below_a_root_is_admitted(tmp_path: Path, capture: str) -> Non
 def test_a_capture_elsewhere_is_refused(tmp_path: Path, capture: str) -> None:
     with pytest.raises(InvalidRequest):
         read(tmp_path, GOOD)["local"].admit(capture)
+
+
+def test_the_example_s_profiles_work_whatever_the_size_of_a_capture(tmp_path: Path) -> None:
+    example = ROOT / "deploy" / "profiles.example.yaml"
+    profiles = read_profiles(example, {})
+    assert list(profiles) == ["kubernetes", "sagemaker", "ecs", "hybrid"]
+    small, large = (CaptureSize(photos=photos, long_side=4000) for photos in (50, 2000))
+    for name, profile in profiles.items():
+        for stage in STAGES:
+            settings = profile.backend(stage, small).settings
+            assert settings.backend == {"hybrid": "sagemaker" if stage == "train" else "docker"}.get(name, name)
+            machine = profile.backend(stage, large).machine
+            assert machine is None or machine in profile.prices
+    trained = [profiles["sagemaker"].backend("train", size).machine for size in (small, large)]
+    assert trained == ["ml.g5.xlarge", "ml.g5.4xlarge"]
