@@ -25,6 +25,7 @@ from e2e3d_stages.storage import open_storage
 from e2e3d_stages.store import ArtifactStore
 from tests.backends.aws_api import REGION, Aws
 from tests.backends.kubernetes_api import Cluster
+from tests.backends.sagemaker_api import SageMaker
 from tests.provider.conftest import Script, told_container, told_profiles
 from tests.provider.test_waiting import until
 
@@ -263,3 +264,30 @@ class AwsPlace(Place):
 
     def close(self) -> None:
         self.aws.close()
+
+
+class SageMakerPlace(AwsPlace):
+    """Training jobs."""
+
+    name = "sagemaker"
+
+    def __init__(self, folder: Path, image: str, engine: docker.APIClient, s3_endpoint: str, s3_root: str) -> None:
+        super().__init__(folder, image, engine, s3_endpoint, s3_root)
+        self.sagemaker = SageMaker(self.aws, folder / "instances")
+        self.settings |= {
+            "RoleArn": "arn:aws:iam::123456789012:role/e2e3d-stages",
+            "ResourceConfig": {"InstanceType": "ml.m5.xlarge"},
+            "Environment": {"E2E3D_TEST_SCRIPT": str(self.script.folder)},
+        }
+
+    def left(self) -> list[Any]:
+        """Every job that is not over, and every container."""
+        running = [name for name, job in self.sagemaker.jobs.items() if not job.over]
+        return [*running, *self.aws.containers()]
+
+    def limit_memory(self) -> None:
+        self.sagemaker.memory["ml.m5.large"] = "200m"
+        self.settings["ResourceConfig"] = {"InstanceType": "ml.m5.large"}
+
+    def remove(self, attempt: Attempt) -> None:
+        self.sagemaker.jobs[attempt.state.handle["job"]].vanish()
