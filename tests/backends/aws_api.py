@@ -222,7 +222,12 @@ class Container:
         ):
             with contextlib.suppress(logs.exceptions.ResourceAlreadyExistsException):
                 make()
-        for lines in _batches(self._aws.engine.logs(self.id, stream=True, follow=True)):
+        try:
+            output = self._aws.engine.logs(self.id, stream=True, follow=True)
+        except APIError:
+            # It was removed at once.
+            return
+        for lines in _batches(output):
             moment = int(time.time() * 1000)
             events = [{"timestamp": moment, "message": line} for line in lines]
             logs.put_log_events(logGroupName=group, logStreamName=stream, logEvents=events)

@@ -51,6 +51,9 @@ class SageMaker:
         # What the next calls of CreateTrainingJob are answered, and how the next jobs end before they begin.
         self.refusals: list[Refused] = []
         self.failures: list[str] = []
+        # Cleared while there are none to be had.
+        self.instances = threading.Event()
+        self.instances.set()
         aws.services["SageMaker"] = (
             "sagemaker",
             {
@@ -210,6 +213,8 @@ class TrainingJob:
         """One start of the program; status, secondary status and reason of the job's end, or None to start again."""
         if self._failure:
             return "Failed", "Failed", self._failure
+        while not self._stopping and not self.account.instances.wait(0.05):
+            pass
         self._lay_out()
         self._enter("Downloading", "Downloading the training image")
         with self._lock:
