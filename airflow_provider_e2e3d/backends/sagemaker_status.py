@@ -96,7 +96,7 @@ def _advice(told: str) -> str:
     if "image" in lower or "ecr" in lower or "container" in lower:
         return "Push the image (make push), correct `image`, and let RoleArn pull it: deploy/aws/ has the policy."
     if "role" in lower or "assume" in lower or "access" in lower or "s3" in lower:
-        return "Give RoleArn the trust and the rights in deploy/aws/sagemaker-execution-role.json."
+        return "Give RoleArn the trust and the rights in deploy/aws/."
     return "Correct the stage's settings in the profile."
 
 

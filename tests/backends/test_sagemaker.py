@@ -276,15 +276,18 @@ def test_a_spot_instance_that_is_taken_away_costs_no_retry(place: SageMakerPlace
     assert not place.left()
 
 
-def test_the_log_goes_on_in_the_stream_of_the_second_start_also_for_another_process(
-    place: SageMakerPlace, waiting: Attempt
+@pytest.mark.parametrize("process", ["the same process", "another"])
+def test_the_log_goes_on_in_the_stream_of_the_second_start(
+    place: SageMakerPlace, waiting: Attempt, process: str
 ) -> None:
     lines: list[str] = []
     until(lambda: waiting.follow(lines.append) and any("from step 0" in line for line in lines))
     job = place.sagemaker.only_job
     job.interrupt()
     until(lambda: job.starts == 2)
-    again = Attempt.deserialize(json.loads(json.dumps(waiting.serialize())))
+    again = waiting
+    if process == "another":
+        again = Attempt.deserialize(json.loads(json.dumps(waiting.serialize())))
     go_on(place)
     assert follow(again, lines) == 0
     starts = [line for line in lines if "ingest does wait" in line]
