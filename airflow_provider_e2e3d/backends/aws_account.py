@@ -52,17 +52,19 @@ class Account:
             **values,
         )
 
-    def call(self, service: str, operation: str, **values: Any) -> Any:
+    def call(self, service: str, operation: str, *, hook: Any = None, **values: Any) -> Any:
         """Call an operation by its name in Python: describe_tasks.
 
+        :param hook: the provider's own for the service, if it has one.
         :raises ClientError: what only the caller can judge.
         :raises Infrastructure: when AWS is busy or away.
         :raises InvalidRequest: when Airflow may not do it or the profile leads nowhere.
         """
         try:
-            return getattr(self.hook(client_type=service).get_conn(), operation)(**values)
+            return getattr((hook or self.hook(client_type=service)).get_conn(), operation)(**values)
         except (ClientError, BotoCoreError) as error:
-            told = meaning(error, f"{service}:{operation}")
+            action = "".join(word.capitalize() for word in operation.split("_"))
+            told = meaning(error, f"{service}:{action}")
             if told is None:
                 raise
             raise told from error

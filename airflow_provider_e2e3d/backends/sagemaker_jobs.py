@@ -6,9 +6,9 @@ import re
 from typing import Any
 
 from airflow.providers.amazon.aws.hooks.sagemaker import SageMakerHook
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import ClientError
 
-from airflow_provider_e2e3d.backends.aws_account import Account, meaning, said
+from airflow_provider_e2e3d.backends.aws_account import Account, said
 from airflow_provider_e2e3d.backends.base import Cursor
 from airflow_provider_e2e3d.backends.sagemaker_status import is_over
 from e2e3d_stages.contract import Infrastructure, InvalidRequest, StageError
@@ -102,18 +102,7 @@ class TrainingJobs:
         return sorted(each["logStreamName"] for each in found["logStreams"])
 
     def _call(self, operation: str, **values: Any) -> Any:
-        """Call an operation by its name in Python.
-
-        :raises ClientError: what only the caller can judge.
-        """
-        try:
-            return getattr(self._account.hook(SageMakerHook).get_conn(), operation)(**values)
-        except (ClientError, BotoCoreError) as error:
-            action = "".join(word.capitalize() for word in operation.split("_"))
-            told = meaning(error, f"sagemaker:{action}")
-            if told is None:
-                raise
-            raise told from error
+        return self._account.call("sagemaker", operation, hook=self._account.hook(SageMakerHook), **values)
 
 
 def _refusal(error: ClientError) -> StageError:
