@@ -170,7 +170,8 @@ class Attempt:
         """
         stage, key, number = self.state.stage, self.state.key, self.state.claim.attempt
         told = self.store.failure(stage, key, number)
-        if told and not (told.code is FailureCode.CRASH and status.failure):
+        known = status.failure and status.failure.code is not FailureCode.CRASH
+        if told and not (told.code is FailureCode.CRASH and known):
             return told
         failure = status.failure or _failure_of_exit(stage, status.exit_code)
         failure = failure.model_copy(update={"attempt": number})

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import os
 import shutil
 import signal
 import sys
-from pathlib import Path
+from collections.abc import Callable
 
-from e2e3d_stages.contract import FailureCode, InvalidRequest
+from e2e3d_stages import sagemaker
+from e2e3d_stages.contract import Failure, FailureCode, InvalidRequest
 from e2e3d_stages.presets import STAGES
-
-# Where SageMaker leaves what a training job was given; each value is JSON in a string.
-HYPERPARAMETERS = Path("/opt/ml/input/config/hyperparameters.json")
 
 log = logging.getLogger("e2e3d")
 
@@ -41,38 +38,21 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stdout)
     if options.command == "train":
         try:
-            return _run(sagemaker_request_uri(HYPERPARAMETERS))
+            return _run(sagemaker.request_uri(), ends=sagemaker.ends)
         except InvalidRequest as error:
             log.error("%s %s", error.message, error.hint)
+            sagemaker.ends(Failure.of(error, 0))
             return error.code.exit_code
     return _run(options.request_uri)
 
 
-def _run(request_uri: str) -> int:
+def _run(request_uri: str, **options: Callable[[Failure], bool]) -> int:
     from e2e3d_stages.runtime import run, thread_count
 
     # Numeric libraries read these once, when they are first imported.
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
         os.environ.setdefault(name, str(thread_count()))
-    return run(request_uri)
-
-
-def sagemaker_request_uri(hyperparameters: Path) -> str:
-    """The request's address as SageMaker passes it.
-
-    :raises InvalidRequest: when it does not.
-    """
-    hint = "Start the training job with the hyperparameter request_uri, the JSON string of a request's address."
-    try:
-        values = json.loads(hyperparameters.read_text(encoding="utf-8"))
-        uri = json.loads(values["request_uri"])
-    except OSError as error:
-        raise InvalidRequest(f"`train` is for SageMaker, and {hyperparameters} cannot be read.", hint=hint) from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise InvalidRequest(f"{hyperparameters} holds no request_uri in JSON.", hint=hint) from error
-    if not isinstance(uri, str):
-        raise InvalidRequest(f"The hyperparameter request_uri is {uri!r}, not an address.", hint=hint)
-    return uri
+    return run(request_uri, **options)
 
 
 def _bring_kernels() -> None:

@@ -211,10 +211,13 @@ def thread_count() -> int:
     return int(asked) if asked.isdigit() and int(asked) > 0 else len(os.sched_getaffinity(0))
 
 
-def run(request_uri: str) -> int:
+def run(request_uri: str, *, ends: Callable[[Failure], bool] = lambda _failure: True) -> int:
     """Do what a request asks; returns the process's exit status.
 
     Everything a stage lets out becomes `failure.json` and an exit status; nothing is raised.
+
+    :param ends: hears of a failure, and says whether the attempt ends with it. It does not where the place starts
+        the same job again; then nothing is stored.
     """
     root, _, path = request_uri.partition("/artifacts/")
     try:
@@ -224,6 +227,7 @@ def run(request_uri: str) -> int:
             raise InvalidRequest(f"There is no request at {request_uri}.")
     except StageError as error:
         log.error("%s %s", error.message, error.hint)
+        ends(Failure.of(error, 0))
         return error.code.exit_code
     try:
         with _on_sigterm(_interrupt):
@@ -233,7 +237,8 @@ def run(request_uri: str) -> int:
         failure = Failure.of(error, request.attempt)
         log.error("%s failed (%s): %s", request.stage, failure.code.value, failure.message, exc_info=error)
         try:
-            store.write_failure(request.stage, request.key, failure)
+            if ends(failure):
+                store.write_failure(request.stage, request.key, failure)
         except StageError as broken:
             log.error("The failure could not be stored either: %s", broken.message)
         return failure.code.exit_code

@@ -30,6 +30,8 @@ from botocore.model import Shape
 from docker.errors import APIError, NotFound
 from docker.types import Mount
 
+from airflow_provider_e2e3d.backends.aws_shapes import in_python
+
 # Containers that tests want to keep apart carry this label.
 LABEL = "e2e3d-test-aws"
 REGION = "us-east-1"
@@ -114,11 +116,16 @@ class Aws:
             raise Refused("ValidationException", f"{len(problems)} validation error(s): {'; '.join(problems)}")
         return operations[operation](given)
 
+    def containers(self) -> list[Json]:
+        """Every container of a job, running or not."""
+        found: list[Json] = self.engine.containers(all=True, filters={"label": f"{LABEL}={self.mark}"})
+        return found
+
     def close(self) -> None:
         """End everything."""
         self._server.shutdown()
         self._server.server_close()
-        for found in self.engine.containers(all=True, filters={"label": f"{LABEL}={self.mark}"}):
+        for found in self.containers():
             with contextlib.suppress(APIError):
                 self.engine.remove_container(found["Id"], v=True, force=True)
 
@@ -156,12 +163,22 @@ class Container:
             user=user,
         )
         self.id: str = made["Id"]
+        self._shipping = threading.Thread()
 
     def start(self, group: str | None, stream: str) -> None:
         """Start it, its output going to a stream of a group of logs."""
         self._aws.engine.start(self.id)
         if group:
-            threading.Thread(target=self._ship, args=(group, stream), daemon=True).start()
+            self._shipping = threading.Thread(target=self._ship, args=(group, stream), daemon=True)
+            self._shipping.start()
+
+    def wait(self) -> int:
+        """Wait until it has ended and its whole output has arrived; returns the exit status."""
+        with contextlib.suppress(NotFound):
+            self._aws.engine.wait(self.id, timeout=3600)
+        if self._shipping.ident:
+            self._shipping.join()
+        return int(self.state.get("ExitCode", 137))
 
     @property
     def state(self) -> Json:
@@ -205,7 +222,12 @@ class Container:
         ):
             with contextlib.suppress(logs.exceptions.ResourceAlreadyExistsException):
                 make()
-        for lines in _batches(self._aws.engine.logs(self.id, stream=True, follow=True)):
+        try:
+            output = self._aws.engine.logs(self.id, stream=True, follow=True)
+        except APIError:
+            # It was removed at once.
+            return
+        for lines in _batches(output):
             moment = int(time.time() * 1000)
             events = [{"timestamp": moment, "message": line} for line in lines]
             logs.put_log_events(logGroupName=group, logStreamName=stream, logEvents=events)
@@ -270,7 +292,7 @@ def _limits(value: Any, shape: Shape, place: str) -> Iterator[str]:
     if shape.type_name == "string":
         if shape.enum and value not in shape.enum:
             yield f"{place} must be one of {', '.join(shape.enum)}"
-        if (pattern := limits.get("pattern")) and not re.fullmatch(pattern, value):
+        if (pattern := limits.get("pattern")) and not re.fullmatch(in_python(pattern), value):
             yield f"{place} must satisfy the pattern {pattern}"
     size = value if shape.type_name in ("integer", "long", "float", "double") else None
     size = len(value) if shape.type_name in ("string", "list", "map") else size

@@ -68,7 +68,8 @@ def test_nothing_is_found_where_nothing_was_submitted(place: Place) -> None:
 
 
 def test_another_process_goes_on_with_an_attempt(place: Place, waiting: Attempt) -> None:
-    waiting.follow(lambda _line: None)
+    first: list[str] = []
+    until(lambda: waiting.follow(first.append) and any("ingest does wait" in line for line in first))
     again = Attempt.deserialize(waiting.serialize())
     go_on(place)
     lines: list[str] = []

@@ -10,29 +10,45 @@ from pathlib import Path
 import pytest
 
 from e2e3d_stages import __main__ as entry_point
+from e2e3d_stages import sagemaker
 from e2e3d_stages.contract import InvalidRequest
 
 
-def test_sagemaker_passes_the_address_as_a_hyperparameter(tmp_path: Path) -> None:
-    (tmp_path / "hyperparameters.json").write_text(json.dumps({"request_uri": json.dumps("s3://a/request.json")}))
-    assert entry_point.sagemaker_request_uri(tmp_path / "hyperparameters.json") == "s3://a/request.json"
+@pytest.fixture
+def sagemaker_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Stands for /opt/ml."""
+    monkeypatch.setattr(sagemaker, "HYPERPARAMETERS", tmp_path / "hyperparameters.json")
+    monkeypatch.setattr(sagemaker, "FAILURE", tmp_path / "failure")
+    monkeypatch.setattr(sys, "argv", ["e2e3d_stages", "train"])
+    return tmp_path
+
+
+def test_sagemaker_passes_the_address_as_a_hyperparameter(sagemaker_folder: Path) -> None:
+    given = {"request_uri": json.dumps("s3://a/request.json")}
+    (sagemaker_folder / "hyperparameters.json").write_text(json.dumps(given))
+    assert sagemaker.request_uri() == "s3://a/request.json"
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"request_uri": "s3://not/json"}', '{"request_uri": "7"}'])
-def test_hyperparameters_without_an_address_are_refused(tmp_path: Path, content: str) -> None:
-    (tmp_path / "hyperparameters.json").write_text(content)
+def test_hyperparameters_without_an_address_are_refused(sagemaker_folder: Path, content: str) -> None:
+    (sagemaker_folder / "hyperparameters.json").write_text(content)
     with pytest.raises(InvalidRequest) as refusal:
-        entry_point.sagemaker_request_uri(tmp_path / "hyperparameters.json")
+        sagemaker.request_uri()
     assert "request_uri" in refusal.value.message + refusal.value.hint
 
 
 def test_train_outside_of_sagemaker_ends_with_the_status_of_a_request_that_cannot_work(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    sagemaker_folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(entry_point, "HYPERPARAMETERS", tmp_path / "nothing.json")
-    monkeypatch.setattr(sys, "argv", ["e2e3d_stages", "train"])
     assert entry_point.main() == 2
     assert "hyperparameter request_uri" in caplog.text
+
+
+def test_sagemaker_is_told_why_a_job_fails_also_where_its_store_is_not_there(sagemaker_folder: Path) -> None:
+    uri = json.dumps((sagemaker_folder / "artifacts" / "ingest" / "request.json").as_uri())
+    (sagemaker_folder / "hyperparameters.json").write_text(json.dumps({"request_uri": uri}))
+    assert entry_point.main() == 2
+    assert (sagemaker_folder / "failure").read_text().startswith("There is no request at file://")
 
 
 def test_the_check_tries_the_stages_that_it_is_given_and_says_with_what() -> None:

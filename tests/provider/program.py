@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from e2e3d_stages import __main__ as entry_point
 from e2e3d_stages import runtime
 from e2e3d_stages.contract import Infrastructure, OutOfMemory, UnreadableCapture
 from e2e3d_stages.presets import STAGES
@@ -124,12 +125,12 @@ def program(stage: str, job: runtime.Job) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Behave as `python -m e2e3d_stages run URI`."""
+    """Behave as `python -m e2e3d_stages run URI`, or as SageMaker's `train`."""
     for stage in STAGES:
         module = types.ModuleType(f"e2e3d_stages.{stage}.stage")
         module.run = lambda job, stage=stage: program(stage, job)  # type: ignore[attr-defined]
         sys.modules[module.__name__] = module
-    return runtime.run(sys.argv[-1])
+    return entry_point.main() if sys.argv[-1] == "train" else runtime.run(sys.argv[-1])
 
 
 if __name__ == "__main__":

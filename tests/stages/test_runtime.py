@@ -16,11 +16,12 @@ from typing import Any
 
 import pytest
 
-from e2e3d_stages import runtime
+from e2e3d_stages import runtime, sagemaker
 from e2e3d_stages.contract import (
     FailureCode,
     Infrastructure,
     Input,
+    Interrupted,
     OutOfMemory,
     Request,
     StageError,
@@ -249,6 +250,49 @@ def test_sigterm_during_a_transfer_is_an_interruption_too(
     failure = store.failure("ingest", KEY, 1)
     assert failure is not None
     assert failure.code is FailureCode.INTERRUPTED
+
+
+def test_sagemaker_is_told_why_an_attempt_ends(
+    tmp_path: Path, play: Callable[[StageProgram], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def program(job: Job) -> dict[str, Any]:
+        raise UnreadableCapture("There are only 2 photos.", hint="Take more. " * 1000)
+
+    play(program)
+    monkeypatch.setattr(sagemaker, "FAILURE", tmp_path / "failure")
+    store = ArtifactStore.open(tmp_path.as_uri())
+    assert runtime.run(ask(store), ends=sagemaker.ends) == 2
+    assert store.failure("ingest", KEY, 1) is not None
+    told = (tmp_path / "failure").read_text()
+    assert told.startswith("There are only 2 photos. Take more.")
+    assert len(told) <= 1024
+
+
+def test_an_interruption_ends_no_attempt_on_sagemaker_which_starts_the_job_again(
+    tmp_path: Path, play: Callable[[StageProgram], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def program(job: Job) -> dict[str, Any]:
+        raise Interrupted("The stage was stopped.")
+
+    play(program)
+    monkeypatch.setattr(sagemaker, "FAILURE", tmp_path / "failure")
+    store = ArtifactStore.open(tmp_path.as_uri())
+    assert runtime.run(ask(store), ends=sagemaker.ends) == FailureCode.INTERRUPTED.exit_code
+    assert store.failure("ingest", KEY, 1) is None
+    assert not (tmp_path / "failure").exists()
+
+
+def test_a_folder_of_sagemaker_that_cannot_be_written_changes_nothing(
+    tmp_path: Path, play: Callable[[StageProgram], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def program(job: Job) -> dict[str, Any]:
+        raise OutOfMemory("No memory left.")
+
+    play(program)
+    monkeypatch.setattr(sagemaker, "FAILURE", tmp_path / "nowhere" / "failure")
+    store = ArtifactStore.open(tmp_path.as_uri())
+    assert runtime.run(ask(store), ends=sagemaker.ends) == 4
+    assert store.failure("ingest", KEY, 1) is not None
 
 
 def test_every_preset_of_every_stage_is_valid_and_documented() -> None:

@@ -1,0 +1,176 @@
+"""Stages as training jobs of Amazon SageMaker."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import ConfigDict, model_validator
+from typing_extensions import Self
+
+from airflow_provider_e2e3d.backends.aws import AwsBackend, AwsSettings, refuse_folders
+from airflow_provider_e2e3d.backends.aws_shapes import Problem, problems, refuse
+from airflow_provider_e2e3d.backends.base import Cursor, Handle, JobSpec, JobStatus
+from airflow_provider_e2e3d.backends.sagemaker_status import is_over, job_status, vanished
+
+if TYPE_CHECKING:
+    from airflow_provider_e2e3d.backends.sagemaker_jobs import TrainingJobs
+
+# SageMaker lets no job run longer.
+_LONGEST_SECONDS = 28 * 86_400
+# What a stage decides itself: its name, image, program and inputs, and that it runs alone.
+_OWN = frozenset(
+    (
+        *("TrainingJobName", "HyperParameters", "InputDataConfig", "ServerlessJobConfig"),
+        *("AlgorithmSpecification.TrainingImage", "AlgorithmSpecification.AlgorithmName"),
+        *("AlgorithmSpecification.ContainerEntrypoint", "AlgorithmSpecification.ContainerArguments"),
+        "ResourceConfig.InstanceGroups",
+    )
+)
+_NOT_IN_TAGS = re.compile(r"[^\w\s.:/=+@-]")
+
+
+class SageMakerSettings(AwsSettings):
+    """A training job. Besides the names here, every field of CreateTrainingJob that a stage does not own.
+
+    Names and values are the API's:
+    https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_CreateTrainingJob.html
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    backend: Literal["sagemaker"]
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """What the profile says of CreateTrainingJob, and what a stage needs where it says nothing."""
+        needed = {
+            "AlgorithmSpecification": {"TrainingInputMode": "File"},
+            "ResourceConfig": {"InstanceCount": 1, "VolumeSizeInGB": 100},
+        }
+        return _merged(needed, self.model_extra or {})
+
+    def request(self, job: JobSpec) -> dict[str, Any]:
+        """CreateTrainingJob's input, but for the program's environment."""
+        store = job.request_uri.partition("/artifacts/")[0]
+        owned = {
+            "TrainingJobName": job.name,
+            "AlgorithmSpecification": {"TrainingImage": self.image_of(job)},
+            # Each value is JSON in a string.
+            "HyperParameters": {"request_uri": json.dumps(job.request_uri)},
+            "StoppingCondition": self._stopping_condition(job.longest_seconds),
+            "Tags": _tags(job, self.fields.get("Tags", [])),
+        }
+        # SageMaker wants a place for outputs; what it leaves there is empty.
+        place = {"OutputDataConfig": {"S3OutputPath": f"{store}/sagemaker"}}
+        return _merged(_merged(place, self.fields), owned)
+
+    def _stopping_condition(self, longest_seconds: float) -> dict[str, int]:
+        """When SageMaker ends the job, where the profile does not say; on spot instances waiting counts, too."""
+        given = self.fields.get("StoppingCondition", {})
+        longest = min(math.ceil(longest_seconds), given.get("MaxWaitTimeInSeconds", _LONGEST_SECONDS), _LONGEST_SECONDS)
+        condition = {"MaxRuntimeInSeconds": longest, **given}
+        if self.fields.get("EnableManagedSpotTraining"):
+            condition.setdefault("MaxWaitTimeInSeconds", 2 * condition["MaxRuntimeInSeconds"])
+        return condition
+
+    @model_validator(mode="after")
+    def _sagemaker_accepts_it(self) -> Self:
+        outputs = {"OutputDataConfig": {"S3OutputPath": "s3://store"}}
+        values = _merged(outputs, self.fields)
+        found = problems("sagemaker", "CreateTrainingJobRequest", values, _OWN, type(self).model_fields)
+        # What depends on the right shape of it all.
+        refuse(type(self), found or self._contradictions())
+        return self
+
+    def _contradictions(self) -> Iterator[Problem]:
+        """What SageMaker would refuse only when the job is created, or the stage could not work with."""
+        if "RoleArn" not in self.fields:
+            yield (), "RoleArn is missing: the role whose rights the program has"
+        resources = self.fields["ResourceConfig"]
+        if "InstanceType" not in resources and "InstancePreferences" not in resources:
+            yield ("ResourceConfig",), "InstanceType is missing"
+        if resources["InstanceCount"] != 1:
+            yield ("ResourceConfig", "InstanceCount"), "must be 1: a stage runs on one machine"
+        if self.fields.get("EnableNetworkIsolation"):
+            yield ("EnableNetworkIsolation",), "must be false: the program reads and writes the store itself"
+        condition = self.fields.get("StoppingCondition", {})
+        runtime, wait = condition.get("MaxRuntimeInSeconds", 1), condition.get("MaxWaitTimeInSeconds")
+        if runtime > _LONGEST_SECONDS:
+            yield ("StoppingCondition", "MaxRuntimeInSeconds"), f"must be at most {_LONGEST_SECONDS}, 28 days"
+        if wait is not None and not self.fields.get("EnableManagedSpotTraining"):
+            yield ("StoppingCondition", "MaxWaitTimeInSeconds"), "goes with EnableManagedSpotTraining only"
+        if wait is not None and wait < runtime:
+            yield ("StoppingCondition", "MaxWaitTimeInSeconds"), f"must be at least MaxRuntimeInSeconds, {runtime}"
+
+
+class SageMakerBackend(AwsBackend):
+    """Starts an image's program as a training job that outlives the worker.
+
+    The program has the rights of the profile's RoleArn, and no secret is in the request. SageMaker starts a job whose
+    spot instance was taken away again by itself; the program then goes on from its checkpoint.
+    """
+
+    Settings = SageMakerSettings
+    settings: SageMakerSettings
+
+    @property
+    def machine(self) -> str | None:
+        """The instance type, unless the profile calls it otherwise."""
+        return self.settings.machine or self.settings.fields["ResourceConfig"].get("InstanceType")
+
+    def submit(self, job: JobSpec) -> Handle:
+        refuse_folders(job)
+        environment = {**self.settings.fields.get("Environment", {}), **self.environment(job)}
+        self._jobs.create({**self.settings.request(job), "Environment": environment})
+        return {"job": job.name}
+
+    def find(self, job: JobSpec) -> Handle | None:
+        return {"job": job.name} if self._jobs.describe(job.name) else None
+
+    def poll(self, handle: Handle) -> JobStatus:
+        found = self._jobs.describe(handle["job"])
+        return job_status(found) if found else vanished(handle["job"])
+
+    def logs(self, handle: Handle, cursor: Cursor) -> tuple[list[str], Cursor]:
+        """See `Backend.logs`; the cursor is a stream's name and CloudWatch's token in two lines."""
+        return self._jobs.log_lines(handle["job"], cursor)
+
+    def cancel(self, handle: Handle) -> None:
+        """Stop the job: SageMaker sends SIGTERM, and SIGKILL 120 s later."""
+        self._jobs.stop(handle["job"])
+
+    def clear_away(self, handle: Handle, *, succeeded: bool) -> None:
+        """See `Backend.clear_away`; an ended job stays in SageMaker's history, which nobody can delete."""
+        found = self._jobs.describe(handle["job"])
+        if found and not is_over(found):
+            self._jobs.stop(handle["job"])
+
+    @cached_property
+    def _jobs(self) -> TrainingJobs:
+        # boto3 is not for whoever only reads the profile.
+        from airflow_provider_e2e3d.backends.sagemaker_jobs import TrainingJobs
+
+        return TrainingJobs(self.account)
+
+
+def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Both, mapping by mapping; where they differ, the second."""
+    both = {
+        name: _merged(base[name], value)
+        for name, value in over.items()
+        if isinstance(value, dict) and isinstance(base.get(name), dict)
+    }
+    return {**base, **over, **both}
+
+
+def _tags(job: JobSpec, given: list[dict[str, str]]) -> list[dict[str, str]]:
+    """The profile's tags, and whose job it is."""
+    own = {"stage": job.stage, "key": job.key, "attempt": str(job.claim.attempt), "owner": job.claim.owner}
+    tags = {each["Key"]: each["Value"] for each in given}
+    tags |= {f"e2e3d.{name}": _NOT_IN_TAGS.sub("_", value)[:256] for name, value in own.items()}
+    return [{"Key": name, "Value": value} for name, value in tags.items()]

@@ -1,0 +1,139 @@
+"""deploy/aws for SageMaker and the store: policies that IAM accepts, with what is called and no more."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from botocore.model import OperationModel
+
+from e2e3d_stages.s3 import S3Storage
+from e2e3d_stages.storage import open_storage
+from tests.backends.aws_api import ACCOUNT, REGION
+from tests.backends.places import SageMakerPlace, follow
+from tests.conftest import ROOT
+from tests.provider.test_waiting import until
+
+DEPLOY = ROOT / "deploy" / "aws"
+POLICIES = (
+    "sagemaker-airflow-policy.json",
+    "sagemaker-execution-policy.json",
+    "sagemaker-vpc-policy.json",
+    "store-policy.json",
+)
+
+
+def read(name: str) -> dict[str, Any]:
+    """A policy, its placeholders filled in."""
+    text = (DEPLOY / name).read_text()
+    for placeholder, value in (("ACCOUNT", ACCOUNT), ("REGION", REGION), ("BUCKET", "scenes")):
+        text = text.replace(placeholder, value)
+    content: dict[str, Any] = json.loads(text)
+    return content
+
+
+def listed(value: str | list[str]) -> list[str]:
+    """IAM writes one thing without brackets."""
+    return [value] if isinstance(value, str) else value
+
+
+def statements(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each action of a policy with its statement."""
+    for each in read(name)["Statement"]:
+        yield from ((action, each) for action in listed(each["Action"]))
+
+
+@pytest.fixture
+def place(make_place: Any) -> SageMakerPlace:
+    """An account of the test's own."""
+    made: SageMakerPlace = make_place("sagemaker")
+    return made
+
+
+@pytest.mark.slow
+def test_iam_accepts_every_policy(place: SageMakerPlace) -> None:
+    iam = place.aws.client("iam")
+    for name in POLICIES:
+        iam.create_policy(PolicyName=f"{name}-{place.aws.mark}", PolicyDocument=json.dumps(read(name)))
+    iam.create_role(RoleName=place.aws.mark, AssumeRolePolicyDocument=json.dumps(read("sagemaker-trust.json")))
+
+
+@pytest.mark.slow
+def test_airflow_may_do_what_the_backend_calls_and_no_more(place: SageMakerPlace) -> None:
+    place.script["ingest"] = ["wait"]
+    made = place.attempt(metrics_namespace="E2E3D")
+    until(lambda: place.script.calls)
+    assert made.backend.find(place.job())
+    made.cancel()
+    follow(made)
+    made.backend.report("ingest", {"billable_seconds": 60})
+    # CreateTrainingJob with tags and a role needs two more.
+    called = {*place.aws.calls, "AddTags", "PassRole"}
+    assert {action.partition(":")[2] for action, _ in statements("sagemaker-airflow-policy.json")} == called
+
+
+@pytest.mark.slow
+def test_airflow_may_do_it_to_jobs_by_the_names_that_they_get(place: SageMakerPlace) -> None:
+    place.attempt()
+    arn = place.sagemaker.only_job.arn
+    for action, each in statements("sagemaker-airflow-policy.json"):
+        if action.startswith("sagemaker:"):
+            assert fnmatch.fnmatchcase(arn, each["Resource"])
+
+
+# IAM's names of what S3's operations need, where they differ.
+RIGHTS = {
+    "HeadObject": {"GetObject"},
+    "CopyObject": {"GetObject", "PutObject"},
+    "DeleteObjects": {"DeleteObject"},
+    "ListObjectsV2": {"ListBucket"},
+}
+
+
+def allows(right: str, place: str) -> bool:
+    """Whether the store's policy gives a right to an object or, for ListBucket, to a prefix."""
+    for action, each in statements("store-policy.json"):
+        patterns = [listed(each["Resource"])[0].removeprefix("arn:aws:s3:::scenes/")]
+        if "Condition" in each:
+            patterns = each["Condition"]["StringLike"]["s3:prefix"]
+        if action == f"s3:{right}" and any(fnmatch.fnmatchcase(place, pattern) for pattern in patterns):
+            return True
+    return False
+
+
+def test_a_program_may_do_to_the_store_what_it_does_and_no_more(s3_endpoint: str, tmp_path: Path) -> None:
+    boto3.client("s3", endpoint_url=s3_endpoint).create_bucket(Bucket="scenes")
+    done: set[tuple[str, str]] = set()
+
+    def watch(params: dict[str, Any], model: OperationModel, **_: Any) -> None:
+        deleted = params.get("Delete", {}).get("Objects", [{"Key": ""}])
+        place = params.get("Key") or params.get("Prefix") or deleted[0]["Key"]
+        done.update((right, place) for right in RIGHTS.get(model.name, {model.name}))
+
+    store, capture = (open_storage(f"s3://scenes/{name}", {}) for name in ("e2e3d", "captures/statue"))
+    for storage in (store, capture):
+        assert isinstance(storage, S3Storage)
+        storage._client.meta.events.register("provide-client-params.s3", watch)
+    (tmp_path / "file").write_bytes(b"x")
+    store.create("artifacts/manifest.json", b"{}")
+    store.write("artifacts/progress.json", b"{}")
+    store.upload(tmp_path / "file", "artifacts/file")
+    store.copy("artifacts/file", "scenes/file")
+    store.download("scenes/file", tmp_path / "again")
+    assert store.read("artifacts/file") == b"x"
+    assert list(store.folders("artifacts")) == []
+    assert [entry.path for entry in store.list("scenes")] == ["scenes/file"]
+    assert list(capture.list()) == []
+    store.delete("artifacts")
+    assert [each for each in sorted(done) if not allows(*each)] == []
+    # What is large goes in parts, which a failed upload takes away again.
+    assert {right for right, _ in done} | {"AbortMultipartUpload"} == {
+        action.removeprefix("s3:") for action, _ in statements("store-policy.json")
+    }
+    assert not allows("PutObject", "captures/statue/1.jpg")
+    assert not allows("GetObject", "elsewhere")
