@@ -156,12 +156,22 @@ class Container:
             user=user,
         )
         self.id: str = made["Id"]
+        self._shipping = threading.Thread()
 
     def start(self, group: str | None, stream: str) -> None:
         """Start it, its output going to a stream of a group of logs."""
         self._aws.engine.start(self.id)
         if group:
-            threading.Thread(target=self._ship, args=(group, stream), daemon=True).start()
+            self._shipping = threading.Thread(target=self._ship, args=(group, stream), daemon=True)
+            self._shipping.start()
+
+    def wait(self) -> int:
+        """Wait until it has ended and its whole output has arrived; returns the exit status."""
+        with contextlib.suppress(NotFound):
+            self._aws.engine.wait(self.id, timeout=3600)
+        if self._shipping.ident:
+            self._shipping.join()
+        return int(self.state.get("ExitCode", 137))
 
     @property
     def state(self) -> Json:

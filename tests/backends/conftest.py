@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.airflow_runs import Outcome, run_dag
-from tests.backends.places import DockerPlace, KubernetesPlace, LocalPlace, Place
+from tests.backends.places import AwsPlace, DockerPlace, KubernetesPlace, LocalPlace, Place
 
 # A test file has a fixture `place` that says which of these it means; a new backend adds its own here.
 PLACES: dict[str, type[Place]] = {place.name: place for place in (LocalPlace, DockerPlace, KubernetesPlace)}
@@ -23,12 +23,14 @@ def make_place(
     made: list[Place] = []
 
     def make(name: str) -> Place:
-        needs = {} if name == "local" else {"image": request.getfixturevalue("told_image")}
-        needs |= {} if name == "local" else {"engine": request.getfixturevalue("engine")}
-        place = PLACES[name](tmp_path, **needs)
+        needs = {} if name == "local" else {"engine": "engine", "image": "told_image"}
+        if issubclass(PLACES[name], AwsPlace):
+            needs |= {"s3_endpoint": "s3_endpoint", "s3_root": "s3_root"}
+        place = PLACES[name](tmp_path, **{need: request.getfixturevalue(fixture) for need, fixture in needs.items()})
         made.append(place)
         place.write()
-        monkeypatch.setenv("AIRFLOW__E2E3D__PROFILES_FILE", str(tmp_path / "profiles.yaml"))
+        for variable, value in place.environment.items():
+            monkeypatch.setenv(variable, value)
         return place
 
     yield make
@@ -42,6 +44,6 @@ def run(place: Place, capfd: pytest.CaptureFixture[str]) -> Callable[..., Outcom
 
     def go(**conf: Any) -> Outcome:
         place.write()
-        return run_dag("reconstruct", {"capture": str(place.capture), "profile": place.name, **conf}, capfd)
+        return run_dag("reconstruct", {"capture": place.capture, "profile": place.name, **conf}, capfd)
 
     return go

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 import os
 import uuid
 from contextlib import suppress
@@ -20,7 +21,9 @@ from airflow_provider_e2e3d.backends.base import Backend, JobSpec
 from airflow_provider_e2e3d.profiles import backend_class
 from e2e3d_stages.contract import Claim, Request
 from e2e3d_stages.presets import STAGES
+from e2e3d_stages.storage import open_storage
 from e2e3d_stages.store import ArtifactStore
+from tests.backends.aws_api import REGION, Aws
 from tests.backends.kubernetes_api import Cluster
 from tests.provider.conftest import Script, told_container, told_profiles
 from tests.provider.test_waiting import until
@@ -37,7 +40,9 @@ def never_claimed(number: int) -> Claim:
 class Place:
     """A profile of a test's own, named as its backend.
 
+    :param capture: where its one capture lies: a folder or an address.
     :param settings: what `default` says; a test may change it before it runs anything.
+    :param environment: what Airflow is told by its environment.
     """
 
     name: ClassVar[str]
@@ -47,15 +52,17 @@ class Place:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.script = Script(folder / "script")
-        self.capture = folder / "captures" / "statue"
-        self.capture.mkdir(parents=True)
-        (self.capture / "1.jpg").write_bytes(b"a photo")
+        statue = folder / "captures" / "statue"
+        statue.mkdir(parents=True)
+        (statue / "1.jpg").write_bytes(b"a photo")
+        self.capture = str(statue)
         self.profile: dict[str, Any] = {
             "store": (folder / "store").as_uri(),
             "captures": [(folder / "captures").as_uri()],
             "preset": "draft",
         }
         self.settings: dict[str, Any] = {"backend": self.name, "poll_seconds": 0.1}
+        self.environment = {"AIRFLOW__E2E3D__PROFILES_FILE": str(folder / "profiles.yaml")}
 
     @property
     def store(self) -> ArtifactStore:
@@ -223,3 +230,36 @@ class KubernetesPlace(Place):
 
     def close(self) -> None:
         self.cluster.close()
+
+
+class AwsPlace(Place):
+    """Jobs of an AWS of the test's own, whose containers are real; store and capture lie in a bucket."""
+
+    def __init__(self, folder: Path, image: str, engine: docker.APIClient, s3_endpoint: str, s3_root: str) -> None:
+        super().__init__(folder)
+        self.script.folder.chmod(0o777)
+        # Stands for the role that jobs have.
+        role = {
+            "AWS_ENDPOINT_URL_S3": s3_endpoint,
+            "AWS_ACCESS_KEY_ID": "testing",
+            "AWS_SECRET_ACCESS_KEY": "testing",
+            "AWS_DEFAULT_REGION": REGION,
+        }
+        self.aws = Aws(engine, s3_endpoint, [self.script.folder], role)
+        open_storage(s3_root, role).write("captures/statue/1.jpg", b"a photo")
+        self.capture = f"{s3_root}/captures/statue"
+        self.profile |= {"store": f"{s3_root}/store", "captures": [f"{s3_root}/captures"]}
+        self.settings |= {"image": image, "aws_conn_id": "aws_of_the_test", "region_name": REGION}
+        connection = {
+            "conn_type": "aws",
+            "login": "airflow",
+            "password": "hush-hush-secret-key",
+            "extra": {"endpoint_url": self.aws.endpoint},
+        }
+        self.environment["AIRFLOW_CONN_AWS_OF_THE_TEST"] = json.dumps(connection)
+
+    def disturb(self, kind: str, seconds: float) -> None:
+        self.aws.answer("ThrottlingException" if kind == "busy" else None, seconds=seconds)
+
+    def close(self) -> None:
+        self.aws.close()
