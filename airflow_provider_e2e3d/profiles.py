@@ -28,6 +28,7 @@ BACKENDS = {
     "local": ("airflow_provider_e2e3d.backends.local", "LocalBackend"),
     "docker": ("airflow_provider_e2e3d.backends.docker", "DockerBackend"),
     "kubernetes": ("airflow_provider_e2e3d.backends.kubernetes", "KubernetesBackend"),
+    "ecs": ("airflow_provider_e2e3d.backends.ecs", "EcsBackend"),
 }
 
 ANY_STAGE = "default"

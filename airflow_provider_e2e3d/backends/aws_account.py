@@ -69,23 +69,27 @@ class Account:
 
     def log_lines(self, group: str, stream: str, cursor: Cursor) -> tuple[list[str], Cursor]:
         """Lines of a stream of CloudWatch Logs after the cursor, which is CloudWatch's own token, and the next one."""
-        try:
-            found = self.call(
-                "logs",
-                "get_log_events",
-                logGroupName=group,
-                logStreamName=stream,
-                startFromHead=True,
-                limit=_LOG_LINES,
-                **({"nextToken": cursor} if cursor else {}),
-            )
-        except ClientError as error:
-            # It comes into being with its first line.
-            if error.response["Error"]["Code"] == "ResourceNotFoundException":
-                return [], cursor
-            raise
-        lines = [event["message"].rstrip() for event in found["events"]]
-        return lines, found["nextForwardToken"] if lines else cursor
+        while True:
+            try:
+                found = self.call(
+                    "logs",
+                    "get_log_events",
+                    logGroupName=group,
+                    logStreamName=stream,
+                    startFromHead=True,
+                    limit=_LOG_LINES,
+                    **({"nextToken": cursor} if cursor else {}),
+                )
+            except ClientError as error:
+                # It comes into being with its first line.
+                if error.response["Error"]["Code"] == "ResourceNotFoundException":
+                    return [], cursor
+                raise
+            lines = [event["message"].rstrip() for event in found["events"]]
+            # A page may be empty before the end; at the end the token stays the same.
+            if lines or found["nextForwardToken"] == cursor:
+                return lines, found["nextForwardToken"]
+            cursor = found["nextForwardToken"]
 
     def put_metrics(self, namespace: str, stage: StageName, figures: Mapping[str, float]) -> None:
         """Send figures of an ended job to CloudWatch, each a metric with the stage as its dimension."""

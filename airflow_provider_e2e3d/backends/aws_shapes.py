@@ -123,7 +123,7 @@ def _limit(value: Any, shape: Shape) -> str | None:
             near = get_close_matches(value, shape.enum, n=1)
             told = f"did you mean {near[0]}?" if near else f"botocore knows {', '.join(shape.enum[:10])}"
             return f"{shape.name} has no {value!r}; {told}"
-        if (pattern := limits.get("pattern")) and not re.fullmatch(pattern, value):
+        if (pattern := limits.get("pattern")) and not re.fullmatch(in_python(pattern), value):
             return f"must match {pattern}"
     size = value if isinstance(value, (int, float)) else len(value) if hasattr(value, "__len__") else None
     low, high = limits.get("min"), limits.get("max")
@@ -132,3 +132,8 @@ def _limit(value: Any, shape: Shape) -> str | None:
         bounds = f"at least {low}" if high is None else f"{low or 0} to {high}"
         return f"must be {what}{bounds}, not {size}"
     return None
+
+
+def in_python(pattern: str) -> str:
+    r"""A pattern of AWS's for Python, which has no \p{L}."""
+    return re.sub(r"\\p\{[LN]\}", r"\\w", pattern).replace(r"\p{Z}", r"\s")

@@ -30,6 +30,8 @@ from botocore.model import Shape
 from docker.errors import APIError, NotFound
 from docker.types import Mount
 
+from airflow_provider_e2e3d.backends.aws_shapes import in_python
+
 # Containers that tests want to keep apart carry this label.
 LABEL = "e2e3d-test-aws"
 REGION = "us-east-1"
@@ -280,7 +282,7 @@ def _limits(value: Any, shape: Shape, place: str) -> Iterator[str]:
     if shape.type_name == "string":
         if shape.enum and value not in shape.enum:
             yield f"{place} must be one of {', '.join(shape.enum)}"
-        if (pattern := limits.get("pattern")) and not re.fullmatch(pattern, value):
+        if (pattern := limits.get("pattern")) and not re.fullmatch(in_python(pattern), value):
             yield f"{place} must satisfy the pattern {pattern}"
     size = value if shape.type_name in ("integer", "long", "float", "double") else None
     size = len(value) if shape.type_name in ("string", "list", "map") else size

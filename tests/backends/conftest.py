@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from tests.airflow_runs import Outcome, run_dag
-from tests.backends.places import AwsPlace, DockerPlace, KubernetesPlace, LocalPlace, Place
+from tests.backends.places import AwsPlace, DockerPlace, EcsPlace, KubernetesPlace, LocalPlace, Place
 
 # A test file has a fixture `place` that says which of these it means; a new backend adds its own here.
-PLACES: dict[str, type[Place]] = {place.name: place for place in (LocalPlace, DockerPlace, KubernetesPlace)}
+_ALL = (LocalPlace, DockerPlace, KubernetesPlace, EcsPlace)
+PLACES: dict[str, type[Place]] = {place.name: place for place in _ALL}
 
 
 @pytest.fixture
