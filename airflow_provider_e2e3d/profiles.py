@@ -194,6 +194,10 @@ def _line(node: yaml.Node | None, place: tuple[str | int, ...]) -> int:
     """The line of a value, or of the nearest thing around it that is written down."""
     line = 1
     for step in place:
+        if isinstance(node, yaml.SequenceNode) and isinstance(step, int):
+            node = node.value[step]
+            line = node.start_mark.line + 1
+            continue
         found = [pair for pair in node.value if pair[0].value == step] if isinstance(node, yaml.MappingNode) else []
         if not found:
             break

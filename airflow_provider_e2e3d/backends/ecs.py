@@ -113,7 +113,7 @@ class EcsBackend(AwsBackend):
         return self._handle(task, self._definition(job)) if task else None
 
     def poll(self, handle: Handle) -> JobStatus:
-        task = self._cluster.describe(handle["task"])
+        task = self._cluster_of(handle).describe(handle["task"])
         return job_status(task) if task else vanished(handle)
 
     def logs(self, handle: Handle, cursor: Cursor) -> tuple[list[str], Cursor]:
@@ -125,13 +125,17 @@ class EcsBackend(AwsBackend):
 
     def cancel(self, handle: Handle) -> None:
         """Stop the task: ECS sends SIGTERM, and SIGKILL when the container's stopTimeout is over."""
-        self._cluster.stop(handle["task"])
+        self._cluster_of(handle).stop(handle["task"])
 
     def clear_away(self, handle: Handle, *, succeeded: bool) -> None:
-        task = self._cluster.describe(handle["task"])
+        task = self._cluster_of(handle).describe(handle["task"])
         # One that waits for its image, say, would begin after all. ECS forgets ended ones by itself.
         if task and not is_over(task):
-            self._cluster.stop(handle["task"])
+            self.cancel(handle)
+
+    def environment(self, job: JobSpec) -> dict[str, str]:
+        """See `AwsBackend.environment`; and the region: from a closed subnet only that region's S3 is reached."""
+        return {"AWS_DEFAULT_REGION": self._cluster.region, **super().environment(job)}
 
     def _definition(self, job: JobSpec) -> dict[str, Any]:
         return definition_of(self.settings, job, self._cluster.region)
@@ -143,6 +147,7 @@ class EcsBackend(AwsBackend):
         options = log.get("options", {})
         stream = f"{options.get('awslogs-stream-prefix')}/{container['name']}/{task['taskArn'].rpartition('/')[2]}"
         return {
+            "cluster": task["clusterArn"],
             "task": task["taskArn"],
             "created": task["createdAt"].isoformat(),
             "log": [options.get("awslogs-group"), stream] if log["logDriver"] == "awslogs" else None,
@@ -150,7 +155,11 @@ class EcsBackend(AwsBackend):
 
     @cached_property
     def _cluster(self) -> Cluster:
+        return self._cluster_of({"cluster": self.settings.request.get("cluster", "default")})
+
+    def _cluster_of(self, handle: Handle) -> Cluster:
+        """Where a task is, whatever the profile says by now."""
         # boto3 is not for whoever only reads the profile.
         from airflow_provider_e2e3d.backends.ecs_cluster import Cluster
 
-        return Cluster(self.account, self.settings.request.get("cluster", "default"))
+        return Cluster(self.account, handle["cluster"])

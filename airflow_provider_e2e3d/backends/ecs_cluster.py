@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -16,7 +18,9 @@ Task = dict[str, Any]
 
 # What passes: machines that are full or not there yet, an agent that restarts, a quota that others use.
 _FULL = re.compile(
-    r"RESOURCE:|AGENT|capacity|No Container Instances|NO ACTIVE INSTANCES|limit on the number|try again", re.IGNORECASE
+    r"RESOURCE:|^AGENT|capacity is unavailable|EMPTY CAPACITY PROVIDER|No (Container|Active) Instances"
+    r"|limit on the number|try again",
+    re.IGNORECASE,
 )
 
 
@@ -34,7 +38,8 @@ class Cluster:
     @cached_property
     def region(self) -> str:
         """Where it is."""
-        return str(self._client.meta.region_name)
+        with _told_clearly("ecs"):
+            return str(self._client.meta.region_name)
 
     def register(self, definition: dict[str, Any]) -> str:
         """The ARN of a task definition, which is registered if it is not there.
@@ -98,20 +103,27 @@ class Cluster:
 
         :raises ClientError: what only the caller can judge.
         """
-        try:
+        action = "".join(word.capitalize() for word in operation.split("_"))
+        with _told_clearly(f"ecs:{action}"):
             return getattr(self._client, operation)(**values)
-        except (ClientError, BotoCoreError) as error:
-            action = "".join(word.capitalize() for word in operation.split("_"))
-            told = meaning(error, f"ecs:{action}")
-            if told is None:
-                raise
-            raise told from error
 
     def _judged(self, operation: str, **values: Any) -> Any:
         try:
             return self._call(operation, **values)
         except ClientError as error:
             raise _refusal(said(error)) from error
+
+
+@contextmanager
+def _told_clearly(what: str) -> Iterator[None]:
+    """Say what is wrong with AWS or with Airflow's access to it; what only the caller can judge goes on to it."""
+    try:
+        yield
+    except (ClientError, BotoCoreError) as error:
+        told = meaning(error, what)
+        if told is None:
+            raise
+        raise told from error
 
 
 def _refusal(words: str) -> StageError:

@@ -43,6 +43,11 @@ class Ecs:
         }
         aws.services["AmazonEC2ContainerServiceV20141113"] = ("ecs", operations)
 
+    def close(self) -> None:
+        """End every task."""
+        for task in list(self.tasks.values()):
+            task.end()
+
     def only_task(self) -> Task:
         """The one task there is."""
         (task,) = self.tasks.values()
@@ -78,7 +83,7 @@ class Ecs:
             self._tokens[token] = (given, task)
             self.tasks[task.arn] = task
             self.requests.append(given)
-        threading.Thread(target=task.live, daemon=True).start()
+        task.thread.start()
         return {"tasks": [task.object], "failures": []}
 
     def list_tasks(self, given: Json) -> Json:
@@ -177,6 +182,7 @@ class Task:
             "desiredStatus": "RUNNING",
             "containers": [{"name": self.spec["name"], "image": self.spec["image"], "lastStatus": "PENDING"}],
         }
+        self.thread = threading.Thread(target=self.live, daemon=True)
         self._stopping = threading.Event()
         self._lock = threading.Lock()
 
@@ -197,6 +203,13 @@ class Task:
         del self.ecs.tasks[self.arn]
         if self.container:
             self.container.remove()
+
+    def end(self) -> None:
+        """At once; returns when nothing goes on."""
+        self._mark("UserInitiated", "The test is over.")
+        if self.container:
+            self.container.kill()
+        self.thread.join(30)
 
     # What the API demands
 

@@ -297,3 +297,7 @@ class EcsPlace(AwsPlace):
 
     def remove(self, attempt: Attempt) -> None:
         self.ecs.tasks[attempt.state.handle["task"]].vanish()
+
+    def close(self) -> None:
+        self.ecs.close()
+        super().close()
