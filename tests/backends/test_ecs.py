@@ -405,6 +405,17 @@ def test_a_profile_that_changed_meanwhile_starts_no_second_task(place: EcsPlace)
     assert len(place.ecs.tasks) == 1
 
 
+def test_an_ended_task_is_found_again_with_its_exit_status(place: EcsPlace) -> None:
+    place.script["ingest"] = ["unreadable"]
+    made = place.attempt()
+    assert follow(made) == FailureCode.UNREADABLE_CAPTURE.exit_code
+    assert place.backend().find(place.job()) == made.state.handle
+    assert place.backend().submit(place.job()) == made.state.handle
+    # Another profile by now: the task is where it was.
+    assert place.backend(cluster="nowhere").poll(made.state.handle).exit_code == 2
+    assert place.script.calls == ["ingest"]
+
+
 def test_a_task_that_ecs_does_not_show_yet_is_taken_to_run() -> None:
     handle = {"task": "arn:of:a-task", "created": now().isoformat(), "log": None}
     assert vanished(handle).running
@@ -544,8 +555,8 @@ def test_a_run_that_loses_its_instance_and_meets_a_full_cluster_goes_on(place: E
     assert outcome.state == "success", outcome.log
     assert outcome.tries["train"] == 2
     assert "Host EC2 (instance i-0123456789abcdef0) terminated" in outcome.log
-    assert "Trying again: ECS has no room for the task: RESOURCE:GPU" in outcome.log
     assert len(place.ecs.requests) == 1 + len(STAGES)
+    assert place.aws.calls.count("RunTask") == 2 + len(STAGES)
 
 
 # What is told of it
