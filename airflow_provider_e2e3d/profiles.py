@@ -29,6 +29,7 @@ BACKENDS = {
     "docker": ("airflow_provider_e2e3d.backends.docker", "DockerBackend"),
     "kubernetes": ("airflow_provider_e2e3d.backends.kubernetes", "KubernetesBackend"),
     "sagemaker": ("airflow_provider_e2e3d.backends.sagemaker", "SageMakerBackend"),
+    "ecs": ("airflow_provider_e2e3d.backends.ecs", "EcsBackend"),
 }
 
 ANY_STAGE = "default"

@@ -9,12 +9,11 @@ from typing import Any
 import pytest
 
 from tests.airflow_runs import Outcome, run_dag
-from tests.backends.places import AwsPlace, DockerPlace, KubernetesPlace, LocalPlace, Place, SageMakerPlace
+from tests.backends.places import AwsPlace, DockerPlace, EcsPlace, KubernetesPlace, LocalPlace, Place, SageMakerPlace
 
 # A test file has a fixture `place` that says which of these it means; a new backend adds its own here.
-PLACES: dict[str, type[Place]] = {
-    place.name: place for place in (LocalPlace, DockerPlace, KubernetesPlace, SageMakerPlace)
-}
+_ALL = (LocalPlace, DockerPlace, KubernetesPlace, SageMakerPlace, EcsPlace)
+PLACES: dict[str, type[Place]] = {place.name: place for place in _ALL}
 
 
 @pytest.fixture

@@ -23,7 +23,8 @@ from e2e3d_stages.contract import Claim, Request
 from e2e3d_stages.presets import STAGES
 from e2e3d_stages.storage import open_storage
 from e2e3d_stages.store import ArtifactStore
-from tests.backends.aws_api import REGION, Aws
+from tests.backends.aws_api import ACCOUNT, REGION, Aws
+from tests.backends.ecs_api import Ecs
 from tests.backends.engine_proxy import EngineProxy
 from tests.backends.kubernetes_api import Cluster
 from tests.backends.sagemaker_api import SageMaker
@@ -302,3 +303,40 @@ class SageMakerPlace(AwsPlace):
 
     def remove(self, attempt: Attempt) -> None:
         self.sagemaker.jobs[attempt.state.handle["job"]].vanish()
+
+
+class EcsPlace(AwsPlace):
+    """Tasks of a cluster on Fargate."""
+
+    name = "ecs"
+
+    def __init__(self, folder: Path, **needs: Any) -> None:
+        super().__init__(folder, **needs)
+        self.ecs = Ecs(self.aws)
+        self.aws.client("ecs").create_cluster(clusterName="splats")
+        self.settings |= {
+            "cluster": "splats",
+            "launchType": "FARGATE",
+            "networkConfiguration": {"awsvpcConfiguration": {"subnets": ["subnet-1"]}},
+            "task_definition": {
+                "cpu": "1024",
+                "memory": "2048",
+                "executionRoleArn": f"arn:aws:iam::{ACCOUNT}:role/e2e3d-ecs-execution",
+                "taskRoleArn": f"arn:aws:iam::{ACCOUNT}:role/e2e3d-ecs-task",
+            },
+            "container": {"environment": [{"name": "E2E3D_TEST_SCRIPT", "value": str(self.script.folder)}]},
+        }
+
+    def left(self) -> list[dict[str, Any]]:
+        """Every task that has not ended."""
+        return [task.object for task in self.ecs.tasks.values() if task.object["lastStatus"] != "STOPPED"]
+
+    def limit_memory(self) -> None:
+        self.settings["container"]["memory"] = 200
+
+    def remove(self, attempt: Attempt) -> None:
+        self.ecs.tasks[attempt.state.handle["task"]].vanish()
+
+    def close(self) -> None:
+        self.ecs.close()
+        super().close()
