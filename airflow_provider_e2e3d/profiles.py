@@ -19,7 +19,7 @@ import yaml
 from airflow.sdk.configuration import conf
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, TypeAdapter, ValidationError, model_validator
 
-from airflow_provider_e2e3d.backends.base import Backend, BackendSettings, ImageSettings
+from airflow_provider_e2e3d.backends.base import Backend, BackendSettings, ImageSettings, merged
 from e2e3d_stages.contract import InvalidRequest, Model
 from e2e3d_stages.presets import STAGES, Preset
 
@@ -179,15 +179,6 @@ class Profile(Model):
                 hint=f"Put the photos below one of {', '.join(self.captures)}, or have the profile's owner add a root.",
             )
         return uri
-
-
-def merged(values: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings with some of them replaced, mappings name by name."""
-    result = dict(values)
-    for name, other in others.items():
-        value = result.get(name)
-        result[name] = merged(value, other) if isinstance(value, dict) and isinstance(other, dict) else other
-    return result
 
 
 def _normal(uri: str) -> str:

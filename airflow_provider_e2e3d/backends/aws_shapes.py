@@ -121,8 +121,8 @@ def _limit(value: Any, shape: Shape) -> str | None:
     if isinstance(value, str):
         if shape.enum and value not in shape.enum:
             near = get_close_matches(value, shape.enum, n=1)
-            told = f"did you mean {near[0]}?" if near else f"botocore knows {', '.join(shape.enum[:10])}"
-            return f"{shape.name} has no {value!r}; {told}"
+            told = f"did you mean {near[0]}? " if near else ""
+            return f"this boto3 knows no {shape.name} {value!r}; {told}If AWS has it, upgrade boto3"
         if (pattern := limits.get("pattern")) and not re.fullmatch(in_python(pattern), value):
             return f"must match {pattern}"
     size = value if isinstance(value, (int, float)) else len(value) if hasattr(value, "__len__") else None

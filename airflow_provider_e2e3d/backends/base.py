@@ -209,6 +209,15 @@ class Backend(ABC):
         return {**threads, **job.environment}
 
 
+def merged(values: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with some of them replaced, mappings name by name."""
+    result = dict(values)
+    for name, other in others.items():
+        value = result.get(name)
+        result[name] = merged(value, other) if isinstance(value, dict) and isinstance(other, dict) else other
+    return result
+
+
 def log_chunk(lines: Iterable[bytes], cursor: int) -> tuple[list[str], int]:
     """Of lines that begin with their time those after the cursor, as many as a chunk holds, and the next cursor.
 

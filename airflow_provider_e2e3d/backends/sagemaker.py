@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,7 +14,7 @@ from typing_extensions import Self
 
 from airflow_provider_e2e3d.backends.aws import AwsBackend, AwsSettings, refuse_folders
 from airflow_provider_e2e3d.backends.aws_shapes import Problem, problems, refuse
-from airflow_provider_e2e3d.backends.base import Cursor, Handle, JobSpec, JobStatus
+from airflow_provider_e2e3d.backends.base import Cursor, Handle, JobSpec, JobStatus, merged
 from airflow_provider_e2e3d.backends.sagemaker_status import is_over, job_status, vanished
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class SageMakerSettings(AwsSettings):
             "AlgorithmSpecification": {"TrainingInputMode": "File"},
             "ResourceConfig": {"InstanceCount": 1, "VolumeSizeInGB": 100},
         }
-        return _merged(needed, self.model_extra or {})
+        return merged(needed, self.model_extra or {})
 
     def request(self, job: JobSpec) -> dict[str, Any]:
         """CreateTrainingJob's input, but for the program's environment."""
@@ -67,7 +67,7 @@ class SageMakerSettings(AwsSettings):
         }
         # SageMaker wants a place for outputs; what it leaves there is empty.
         place = {"OutputDataConfig": {"S3OutputPath": f"{store}/sagemaker"}}
-        return _merged(_merged(place, self.fields), owned)
+        return merged(merged(place, self.fields), owned)
 
     def _stopping_condition(self, longest_seconds: float) -> dict[str, int]:
         """When SageMaker ends the job, where the profile does not say; on spot instances waiting counts, too."""
@@ -81,7 +81,7 @@ class SageMakerSettings(AwsSettings):
     @model_validator(mode="after")
     def _sagemaker_accepts_it(self) -> Self:
         outputs = {"OutputDataConfig": {"S3OutputPath": "s3://store"}}
-        values = _merged(outputs, self.fields)
+        values = merged(outputs, self.fields)
         found = problems("sagemaker", "CreateTrainingJobRequest", values, _OWN, type(self).model_fields)
         # What depends on the right shape of it all.
         refuse(type(self), found or self._contradictions())
@@ -156,16 +156,6 @@ class SageMakerBackend(AwsBackend):
         from airflow_provider_e2e3d.backends.sagemaker_jobs import TrainingJobs
 
         return TrainingJobs(self.account)
-
-
-def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Both, mapping by mapping; where they differ, the second."""
-    both = {
-        name: _merged(base[name], value)
-        for name, value in over.items()
-        if isinstance(value, dict) and isinstance(base.get(name), dict)
-    }
-    return {**base, **over, **both}
 
 
 def _tags(job: JobSpec, given: list[dict[str, str]]) -> list[dict[str, str]]:

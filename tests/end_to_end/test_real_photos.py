@@ -9,7 +9,7 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,13 @@ import yaml
 
 from e2e3d_stages.contract import Manifest, Reference
 from e2e3d_stages.presets import STAGES
+from e2e3d_stages.storage import Storage, open_storage
 from e2e3d_stages.store import ArtifactStore
 from tests.airflow_runs import Outcome, run_dag
+from tests.backends.aws_api import ACCOUNT, REGION, Aws
+from tests.backends.ecs_api import Ecs
 from tests.backends.kubernetes_api import Cluster
+from tests.backends.sagemaker_api import SageMaker
 
 pytestmark = pytest.mark.slow
 
@@ -167,6 +171,84 @@ def test_pods_make_what_processes_make(
     for stage in STAGES:
         assert pods.results[stage]["key"] == processes.results[stage]["key"]
     same_but_for_noise(here, processes, there, pods)
+
+
+@pytest.mark.parametrize("profile", ["sagemaker", "ecs", "hybrid"])
+def test_jobs_on_aws_make_what_processes_make(
+    run: Callable[..., Outcome],
+    place: Path,
+    aws: Aws,
+    s3_root: str,
+    minio: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    profile: str,
+) -> None:
+    processes = run()
+    upload(place / "captures" / "valley", open_storage(f"{s3_root}/captures/valley", minio))
+    connection = {"conn_type": "aws", "login": "x", "password": "y", "extra": {"endpoint_url": aws.endpoint}}
+    monkeypatch.setenv("AIRFLOW_CONN_AWS_OF_THE_TEST", json.dumps(connection))
+    job = {"aws_conn_id": "aws_of_the_test", "region_name": REGION, "poll_seconds": 0.5}
+    role = f"arn:aws:iam::{ACCOUNT}:role/e2e3d-stages"
+    sagemaker = {
+        **{"backend": "sagemaker", **job, "RoleArn": role, "ResourceConfig": {"InstanceType": "ml.m5.xlarge"}},
+        "EnableManagedSpotTraining": True,
+    }
+    definition = {"cpu": "2048", "memory": "8192", "executionRoleArn": role, "taskRoleArn": role}
+    network = {"awsvpcConfiguration": {"subnets": ["subnet-1"]}}
+    stages = {
+        "sagemaker": {"default": sagemaker},
+        "ecs": {
+            "default": {
+                **{"backend": "ecs", **job, "cluster": "splats", "launchType": "FARGATE", "machine": "fargate-2-8"},
+                **{"task_definition": definition, "networkConfiguration": network},
+            }
+        },
+        "hybrid": {"default": {"backend": "docker", "network_mode": "host"}, "train": sagemaker},
+    }
+    profiles = yaml.safe_load((place / "profiles.yaml").read_text())
+    profiles[profile] = {
+        "store": f"{s3_root}/store",
+        "store_conn_id": "minio",
+        "captures": [f"{s3_root}/captures"],
+        "prices": {"ml.m5.xlarge": 0.23, "fargate-2-8": 0.12},
+        "stages": stages[profile],
+    }
+    (place / "profiles.yaml").write_text(yaml.safe_dump(profiles, sort_keys=False))
+    jobs = run(profile=profile, capture=f"{s3_root}/captures/valley")
+    assert jobs.state == "success", jobs.log[-5000:]
+    assert minio["AWS_SECRET_ACCESS_KEY"] not in jobs.log
+    here, there = ArtifactStore.open((place / "store").as_uri()), ArtifactStore.open(f"{s3_root}/store", minio)
+    for stage in STAGES:
+        assert jobs.results[stage]["key"] == processes.results[stage]["key"]
+    same_but_for_noise(here, processes, there, jobs)
+    record = there.job("train", jobs.results["train"]["key"], 1)
+    assert record is not None
+    assert record.backend == {"hybrid": "sagemaker"}.get(profile, profile)
+    assert record.price is not None
+    assert 0 < record.price < 0.05
+    image = made(there, jobs, "train").program.image
+    assert image is not None
+    assert image.startswith("e2e3d/3dgs:")
+
+
+@pytest.fixture
+def aws(
+    engine: docker.APIClient, images: None, s3_endpoint: str, minio: dict[str, str], tmp_path: Path
+) -> Iterator[Aws]:
+    """An AWS whose jobs are real containers, and have the bucket's credentials as their role."""
+    made = Aws(engine, s3_endpoint, [], minio)
+    SageMaker(made, tmp_path / "instances")
+    tasks = Ecs(made)
+    made.client("ecs").create_cluster(clusterName="splats")
+    yield made
+    tasks.close()
+    made.close()
+
+
+def upload(folder: Path, storage: Storage) -> None:
+    """Every file of a folder."""
+    for file in folder.iterdir():
+        storage.upload(file, file.name)
 
 
 def same_but_for_noise(here: ArtifactStore, one: Outcome, there: ArtifactStore, other: Outcome) -> None:
