@@ -93,7 +93,7 @@ def _program_failed(told: str) -> JobStatus:
 def _advice(told: str) -> str:
     """What to do about a ClientError."""
     lower = told.lower()
-    if "image" in lower or "ecr" in lower or "container" in lower:
+    if "image" in lower or "container" in lower:
         return "Push the image (make push), correct `image`, and let RoleArn pull it: deploy/aws/ has the policy."
     if "role" in lower or "assume" in lower or "access" in lower or "s3" in lower:
         return "Give RoleArn the trust and the rights in deploy/aws/."
