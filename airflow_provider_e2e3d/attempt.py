@@ -12,7 +12,17 @@ from typing import Any, TypeVar
 from airflow_provider_e2e3d.backends.base import Away, Backend, Cursor, Handle, JobStatus
 from airflow_provider_e2e3d.hooks.store import StoreHook
 from airflow_provider_e2e3d.profiles import CaptureSize, Profile, profile_named
-from e2e3d_stages.contract import Claim, Failure, FailureCode, Infrastructure, JobRecord, Model, StageError, StageName
+from e2e3d_stages.contract import (
+    Claim,
+    Failure,
+    FailureCode,
+    Infrastructure,
+    InvalidRequest,
+    JobRecord,
+    Model,
+    StageError,
+    StageName,
+)
 from e2e3d_stages.store import ArtifactStore
 
 log = logging.getLogger(__name__)
@@ -106,6 +116,7 @@ class Attempt:
         A job whose place or store does not answer is taken to run on.
 
         :raises Infrastructure: when they have not answered for long.
+        :raises InvalidRequest: when it cannot be followed; it is stopped, since nobody would see its end.
         """
         try:
             status = self._look(write_line)
@@ -117,6 +128,10 @@ class Attempt:
                 raise
             log.warning("The job is taken to run on: %s", error.message)
             return JobStatus(running=True)
+        except InvalidRequest:
+            with suppress(StageError):
+                self.cancel()
+            raise
         self._answered = time.monotonic()
         return status
 
@@ -130,6 +145,13 @@ class Attempt:
                 break
             self.state = self.state.model_copy(update={"cursor": cursor})
         return status
+
+    def is_judged(self) -> bool:
+        """Whether it is known why the attempt failed, or its job was stopped, which a new attempt may go on from."""
+        if self.store.failure(self.state.stage, self.state.key, self.state.claim.attempt):
+            return True
+        status = patiently(lambda: self.backend.poll(self.state.handle))
+        return bool(status.failure and self.failure(status).code is FailureCode.INTERRUPTED)
 
     def cancel(self) -> None:
         """Ask the job to stop."""

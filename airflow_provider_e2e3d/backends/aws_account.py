@@ -86,7 +86,11 @@ class Account:
                 # It comes into being with its first line.
                 if error.response["Error"]["Code"] == "ResourceNotFoundException":
                     return [], cursor
-                raise
+                if not cursor:
+                    raise InvalidRequest(f"CloudWatch does not give the job's log: {said(error)}") from error
+                # A token's time is over after a day: from the beginning.
+                cursor = 0
+                continue
             lines = [event["message"].rstrip() for event in found["events"]]
             # A page may be empty before the end; at the end the token stays the same.
             if lines or found["nextForwardToken"] == cursor:

@@ -199,8 +199,14 @@ class StageOperator(BaseOperator):
         size = self._size(store, request)
         backend = profile.backend(self.stage, size)
         claim, handle = self._own_job(store, backend, request, owner)
-        judged = claim and store.failure(self.stage, request.key, claim.attempt)
-        if claim and handle and not judged:
+
+        def attempt_of(claim: Claim, handle: Handle) -> Attempt:
+            state = AttemptState(
+                profile=self.profile, size=size, stage=self.stage, key=request.key, claim=claim, handle=handle
+            )
+            return Attempt(store, backend, state)
+
+        if claim and handle and not attempt_of(claim, handle).is_judged():
             self.log.info("Reattached to attempt %d, which outlived its worker", claim.attempt)
         else:
             if handle:
@@ -215,10 +221,7 @@ class StageOperator(BaseOperator):
             with kept_alive(store, self.stage, request.key, claim):
                 job = self._job(store, request, claim, size=size, environment=environment)
                 handle = patiently(lambda: backend.submit(job))
-        state = AttemptState(
-            profile=self.profile, size=size, stage=self.stage, key=request.key, claim=claim, handle=handle
-        )
-        return Attempt(store, backend, state)
+        return attempt_of(claim, handle)
 
     def _size(self, store: ArtifactStore, request: Request) -> CaptureSize | None:
         """How large the capture is, as ingest counted it."""
