@@ -23,8 +23,8 @@ up:  ## The whole platform in containers; WORKERS=2 for Celery with two workers.
 down:  ## Stop it; the data stay in their volumes.
 	@COMPOSE="$(COMPOSE)" sh deploy/compose/down.sh
 
-test: $(VENV)/installed-dev  ## Every test.
-	$(BIN)/python -m pytest $(TESTS)
+test: $(VENV)/installed-dev  ## Every test, two files at a time: half of them wait for something.
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(TESTS)
 
 soak: $(VENV)/installed-dev  ## Quality on whole captures: many minutes.
 	$(BIN)/python -m pytest -m soak -s $(TESTS)

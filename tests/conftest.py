@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -83,7 +84,10 @@ def engine() -> docker.APIClient:
 @pytest.fixture(scope="session")
 def images(engine: docker.APIClient) -> None:
     """The shipped images, built from this tree; what is unchanged comes from the engine's cache."""
-    built = subprocess.run(["make", "images"], cwd=ROOT, capture_output=True, text=True, check=False)
+    with Path(tempfile.gettempdir(), "e2e3d-tests-images.lock").open("w") as lock:
+        # Another worker of pytest may be at it: what it built is then found.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        built = subprocess.run(["make", "images"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert built.returncode == 0, built.stdout[-4000:] + built.stderr[-4000:]
 
 

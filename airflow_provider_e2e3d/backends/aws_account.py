@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import cache
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache, cached_property
 from typing import Any
 
 from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
@@ -52,6 +53,15 @@ class Account:
             **values,
         )
 
+    @cached_property
+    def region(self) -> str:
+        """Where it is: the profile's, the connection's or boto3's own.
+
+        :raises InvalidRequest: when none of them says.
+        """
+        with _told_clearly("sts:AssumeRole"):
+            return str(self.hook(client_type="sts").conn_client_meta.region_name)
+
     def call(self, service: str, operation: str, *, hook: Any = None, **values: Any) -> Any:
         """Call an operation by its name in Python: describe_tasks.
 
@@ -60,14 +70,9 @@ class Account:
         :raises Away: when AWS is busy or away.
         :raises InvalidRequest: when Airflow may not do it or the profile leads nowhere.
         """
-        try:
+        action = "".join(word.capitalize() for word in operation.split("_"))
+        with _told_clearly(f"{service}:{action}"):
             return getattr((hook or self.hook(client_type=service)).get_conn(), operation)(**values)
-        except (ClientError, BotoCoreError) as error:
-            action = "".join(word.capitalize() for word in operation.split("_"))
-            told = meaning(error, f"{service}:{action}")
-            if told is None:
-                raise
-            raise told from error
 
     def log_lines(self, group: str, stream: str, cursor: Cursor) -> tuple[list[str], Cursor]:
         """Lines of a stream of CloudWatch Logs after the cursor, which is CloudWatch's own token, and the next one."""
@@ -119,11 +124,23 @@ def said(error: ClientError) -> str:
     return str(error.response["Error"].get("Message") or error.response["Error"]["Code"])
 
 
-def meaning(error: ClientError | BotoCoreError, what: str) -> StageError | None:
-    """What an error says about AWS or about Airflow's access to it; None for what only the caller can judge.
+@contextmanager
+def _told_clearly(what: str) -> Iterator[None]:
+    """Say what is wrong with AWS or with Airflow's access to it; what only the caller can judge goes on to it.
 
-    :param what: was tried, as IAM names it.
+    :param what: is tried, as IAM names it.
     """
+    try:
+        yield
+    except (ClientError, BotoCoreError) as error:
+        told = _meaning(error, what)
+        if told is None:
+            raise
+        raise told from error
+
+
+def _meaning(error: ClientError | BotoCoreError, what: str) -> StageError | None:
+    """What an error says about AWS or about Airflow's access to it; None for what only the caller can judge."""
     if isinstance(error, ClientError):
         code = error.response["Error"]["Code"]
         if code in _BUSY or error.response["ResponseMetadata"]["HTTPStatusCode"] >= 500:

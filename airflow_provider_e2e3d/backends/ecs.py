@@ -135,10 +135,10 @@ class EcsBackend(AwsBackend):
 
     def environment(self, job: JobSpec) -> dict[str, str]:
         """See `AwsBackend.environment`; and the region: from a closed subnet only that region's S3 is reached."""
-        return {"AWS_DEFAULT_REGION": self._cluster.region, **super().environment(job)}
+        return {"AWS_DEFAULT_REGION": self.account.region, **super().environment(job)}
 
     def _definition(self, job: JobSpec) -> dict[str, Any]:
-        return definition_of(self.settings, job, self._cluster.region)
+        return definition_of(self.settings, job, self.account.region)
 
     def _handle(self, task: dict[str, Any], definition: dict[str, Any]) -> Handle:
         """A task with its log's group and stream, as the profile has them now."""

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import cached_property
 from typing import Any
 
 from airflow.providers.amazon.aws.hooks.ecs import EcsHook
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import ClientError
 
-from airflow_provider_e2e3d.backends.aws_account import Account, meaning, said
-from e2e3d_stages.contract import Infrastructure, InvalidRequest, StageError
+from airflow_provider_e2e3d.backends.aws_account import Account, said
+from airflow_provider_e2e3d.backends.base import Away
+from e2e3d_stages.contract import InvalidRequest, StageError
 
 Task = dict[str, Any]
 
@@ -35,12 +33,6 @@ class Cluster:
         self._account = account
         self._name = name
 
-    @cached_property
-    def region(self) -> str:
-        """Where it is."""
-        with _told_clearly("ecs"):
-            return str(self._client.meta.region_name)
-
     def register(self, definition: dict[str, Any]) -> str:
         """The ARN of a task definition, which is registered if it is not there.
 
@@ -55,7 +47,7 @@ class Cluster:
     def run(self, request: dict[str, Any]) -> Task:
         """Start a task, or find the one that the same request has started.
 
-        :raises Infrastructure: when the cluster has no room for now.
+        :raises Away: when the cluster has no room for now.
         :raises InvalidRequest: when it will never have.
         """
         try:
@@ -94,18 +86,8 @@ class Cluster:
             if error.response["Error"]["Code"] != "InvalidParameterException":
                 raise _refusal(said(error)) from error
 
-    @property
-    def _client(self) -> Any:
-        return self._account.hook(EcsHook).get_conn()
-
     def _call(self, operation: str, **values: Any) -> Any:
-        """Call an operation by its name in Python.
-
-        :raises ClientError: what only the caller can judge.
-        """
-        action = "".join(word.capitalize() for word in operation.split("_"))
-        with _told_clearly(f"ecs:{action}"):
-            return getattr(self._client, operation)(**values)
+        return self._account.call("ecs", operation, hook=self._account.hook(EcsHook), **values)
 
     def _judged(self, operation: str, **values: Any) -> Any:
         try:
@@ -114,22 +96,10 @@ class Cluster:
             raise _refusal(said(error)) from error
 
 
-@contextmanager
-def _told_clearly(what: str) -> Iterator[None]:
-    """Say what is wrong with AWS or with Airflow's access to it; what only the caller can judge goes on to it."""
-    try:
-        yield
-    except (ClientError, BotoCoreError) as error:
-        told = meaning(error, what)
-        if told is None:
-            raise
-        raise told from error
-
-
 def _refusal(words: str) -> StageError:
     """What ECS's refusal means."""
     if _FULL.search(words):
-        return Infrastructure(
+        return Away(
             f"ECS has no room for the task: {words}",
             hint="Try again later. If it stays so, add instances that fit (their number, size and GPUs), name more "
             "subnets or another capacity provider in the profile, or ask AWS for a higher quota.",

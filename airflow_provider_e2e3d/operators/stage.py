@@ -14,7 +14,7 @@ from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowException, AirflowTaskTimeout
 
 from airflow_provider_e2e3d.attempt import Attempt, AttemptState, kept_alive, patiently
-from airflow_provider_e2e3d.backends.base import Backend, Handle, JobSpec, JobStatus
+from airflow_provider_e2e3d.backends.base import Away, Backend, Handle, JobSpec, JobStatus
 from airflow_provider_e2e3d.exceptions import retry_policy, stage_failed
 from airflow_provider_e2e3d.hooks.store import StoreHook
 from airflow_provider_e2e3d.profiles import CaptureSize, Profile, profile_named
@@ -218,9 +218,17 @@ class StageOperator(BaseOperator):
                 "Attempt %d on backend %s of profile %s", claim.attempt, backend.settings.backend, self.profile
             )
             store.write_request(request.model_copy(update={"attempt": claim.attempt}))
-            with kept_alive(store, self.stage, request.key, claim):
-                job = self._job(store, request, claim, size=size, environment=environment)
-                handle = patiently(lambda: backend.submit(job))
+            job = self._job(store, request, claim, size=size, environment=environment)
+            try:
+                with kept_alive(store, self.stage, request.key, claim):
+                    handle = patiently(lambda: backend.submit(job))
+            except Away:
+                # It may run all the same: the next try looks for it.
+                raise
+            except StageError as error:
+                # Nothing runs, so nobody need wait for this attempt.
+                store.write_failure(self.stage, request.key, Failure.of(error, claim.attempt))
+                raise
         return attempt_of(claim, handle)
 
     def _size(self, store: ArtifactStore, request: Request) -> CaptureSize | None:

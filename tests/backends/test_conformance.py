@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from airflow_provider_e2e3d.attempt import Attempt
-from airflow_provider_e2e3d.backends.base import Backend
+from airflow_provider_e2e3d.backends.base import Backend, Handle, JobSpec
 from airflow_provider_e2e3d.backends.local import LocalBackend
 from airflow_provider_e2e3d.profiles import backend_class
 from airflow_provider_e2e3d.triggers.job import JobTrigger
@@ -210,6 +210,32 @@ def test_a_worker_that_dies_costs_no_second_job(
     assert outcome.state == "success", outcome.log
     assert outcome.tries["ingest"] == 2
     assert place.script.calls == list(STAGES)
+    until(lambda: not place.left())
+
+
+def test_a_job_that_was_stopped_while_no_worker_lived_costs_no_try(
+    place: Place, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.script["ingest"] = ["wait", "succeed"]
+    kind = backend_class(place.name)
+    living = kind.submit
+    deaths: list[Backend] = []
+
+    def stop_and_die_once(self: Backend, job: JobSpec) -> Handle:
+        handle = living(self, job)
+        if not deaths:
+            deaths.append(self)
+            until(lambda: place.script.calls)
+            self.cancel(handle)
+            until(lambda: not self.poll(handle).running)
+            raise RuntimeError("the worker dies here")
+        return handle
+
+    monkeypatch.setattr(kind, "submit", stop_and_die_once)
+    outcome = run()
+    assert outcome.state == "success", outcome.log
+    assert outcome.tries["ingest"] == 2
+    assert place.script.calls.count("ingest") == 2
     until(lambda: not place.left())
 
 

@@ -19,7 +19,7 @@ from airflow_provider_e2e3d.attempt import Attempt, AttemptState
 from airflow_provider_e2e3d.backends.base import JobStatus
 from airflow_provider_e2e3d.backends.ecs import EcsSettings
 from airflow_provider_e2e3d.backends.ecs_status import job_status, vanished
-from airflow_provider_e2e3d.profiles import read_profiles
+from airflow_provider_e2e3d.profiles import profile_named, read_profiles
 from e2e3d_stages import __version__
 from e2e3d_stages.contract import FailureCode, Infrastructure, InvalidRequest, Request, now
 from e2e3d_stages.presets import STAGES
@@ -219,7 +219,7 @@ def test_a_fresh_volume_is_the_image_s_own(place: EcsPlace) -> None:
     [
         ({"luanchType": "FARGATE"}, r"has no 'luanchType'; did you mean launchType\?"),
         ({"imag": "x"}, r"has no 'imag'; did you mean image\?"),
-        ({"launchType": "FARGAT"}, r"has no 'FARGAT'; did you mean FARGATE\?"),
+        ({"launchType": "FARGAT"}, r"knows no LaunchType 'FARGAT'; did you mean FARGATE\?"),
         ({"taskDefinition": "mine:1"}, "'taskDefinition' is the stage's own"),
         ({"startedBy": "me"}, "the stage's own"),
         ({"clientToken": "x"}, "the stage's own"),
@@ -311,7 +311,7 @@ def test_reading_a_profile_imports_no_client_of_aws(tmp_path: Path) -> None:
     file = tmp_path / "profiles.yaml"
     file.write_text(PROFILE)
     program = (
-        "import sys; from pathlib import Path; from airflow_provider_e2e3d.profiles import read_profiles;"
+        "import sys; from pathlib import Path; from airflow_provider_e2e3d.profiles import profile_named, read_profiles;"
         f"profile = read_profiles(Path({str(file)!r}), {{}})['cloud']; profile.backend('train');"
         "print([name for name in ('boto3', 'docker', 'airflow.providers.amazon.aws.hooks.ecs') if name in sys.modules])"
     )
@@ -583,20 +583,22 @@ def test_no_secret_leaves_airflow(place: EcsPlace, run: Run, airflow_home: Path)
     assert secret not in outcome.log
 
 
-def test_what_the_work_took_is_written_down(place: EcsPlace, run: Run) -> None:
+def test_what_the_work_took_is_written_down(place: EcsPlace) -> None:
+    namespace = f"E2E3D/{place.aws.mark}"
     place.profile["prices"] = {"fargate-1vcpu-2gb": 0.0494}
-    place.settings |= {"machine": "fargate-1vcpu-2gb", "metrics_namespace": "E2E3D"}
-    outcome = run()
-    assert outcome.state == "success", outcome.log
-    record = place.store.job("train", outcome.results["train"]["key"], 1)
+    place.settings |= {"machine": "fargate-1vcpu-2gb", "metrics_namespace": namespace}
+    made = place.attempt()
+    assert follow(made) == 0
+    made.record(profile_named("ecs"), made.backend.poll(made.state.handle), {"psnr": 31.5})
+    record = place.store.job("ingest", KEY, 1)
     assert record is not None
     assert (record.backend, record.machine) == ("ecs", "fargate-1vcpu-2gb")
     # Nothing here takes a minute.
     assert record.billable_seconds == 60
     assert record.price == round(0.0494 / 60, 6)
     assert record.handle["task"] in place.ecs.tasks
-    sent = place.aws.client("cloudwatch").list_metrics(Namespace="E2E3D")["Metrics"]
-    assert {"billable_seconds", "price"} <= {metric["MetricName"] for metric in sent}
+    sent = place.aws.client("cloudwatch").list_metrics(Namespace=namespace)["Metrics"]
+    assert {metric["MetricName"] for metric in sent} == {"billable_seconds", "price", "psnr"}
 
 
 def test_logs_that_go_elsewhere_are_left_there(place: EcsPlace) -> None:

@@ -434,7 +434,7 @@ def test_what_a_failure_reason_means(reason: str, code: FailureCode | None, exit
 
 def test_billable_seconds_and_price_are_written_down_and_sent_as_metrics(place: SageMakerPlace) -> None:
     place.profile["prices"] = {"ml.m5.xlarge": 3600}
-    place.settings["metrics_namespace"] = "E2E3D"
+    place.settings["metrics_namespace"] = namespace = f"E2E3D/{place.aws.mark}"
     made = place.attempt()
     assert follow(made) == 0
     status = made.backend.poll(made.state.handle)
@@ -444,7 +444,7 @@ def test_billable_seconds_and_price_are_written_down_and_sent_as_metrics(place: 
     record = made.store.job("ingest", KEY, 1)
     assert record is not None
     assert (record.machine, record.billable_seconds, record.price) == ("ml.m5.xlarge", seconds, seconds)
-    metrics = place.aws.client("cloudwatch").list_metrics(Namespace="E2E3D")["Metrics"]
+    metrics = place.aws.client("cloudwatch").list_metrics(Namespace=namespace)["Metrics"]
     assert {metric["MetricName"] for metric in metrics} == {"billable_seconds", "price", "psnr"}
     assert all(metric["Dimensions"] == [{"Name": "stage", "Value": "ingest"}] for metric in metrics)
 

@@ -22,7 +22,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "docker": {"mem_limit": "8g", "device_requests": [{"count": -1, "capabilities": [["gpu"]]}]},
     "kubernetes": {"in_cluster": True, "tolerations": [{"operator": "Exists"}]},
     "sagemaker": {"RoleArn": ROLE, "ResourceConfig": {"InstanceType": "ml.g5.xlarge"}},
-    "ecs": {"cluster": "splats", "launchType": "FARGATE", "task_definition": {"cpu": "4096", "memory": "16384"}},
+    "ecs": {"cluster": "splats", "launchType": "EC2", "task_definition": {"cpu": "4096", "memory": "16384"}},
 }
 
 

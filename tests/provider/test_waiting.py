@@ -15,7 +15,7 @@ from airflow_provider_e2e3d.attempt import Attempt, AttemptState, kept_alive
 from airflow_provider_e2e3d.backends.base import JobSpec
 from airflow_provider_e2e3d.profiles import profile_named
 from airflow_provider_e2e3d.triggers.job import JobTrigger
-from e2e3d_stages.contract import FailureCode, Request
+from e2e3d_stages.contract import FailureCode, InvalidRequest, Request
 from e2e3d_stages.presets import STAGES
 from e2e3d_stages.store import ArtifactStore
 from tests.provider.conftest import Script
@@ -120,6 +120,24 @@ def test_a_long_submission_keeps_its_claim(attempt: Attempt, monkeypatch: pytest
     last = heartbeat()
     time.sleep(0.2)
     assert heartbeat() == last
+
+
+def test_a_job_that_cannot_be_followed_is_stopped(
+    attempt: Attempt, script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script["ingest"] = ["wait"]
+    until(lambda: script.calls)
+
+    def refuse(*_: object) -> None:
+        raise InvalidRequest("Airflow may not read the log.")
+
+    monkeypatch.setattr(attempt.backend, "logs", refuse)
+    with pytest.raises(InvalidRequest):
+        attempt.follow(lambda _line: None)
+    until(lambda: not attempt.backend.poll(attempt.state.handle).running)
+    failure = attempt.store.failure("ingest", KEY, 1)
+    assert failure is not None
+    assert failure.code is FailureCode.INTERRUPTED
 
 
 def test_what_a_trigger_cannot_follow_is_told_as_a_failure(attempt: Attempt, profiles: Path) -> None:
