@@ -10,10 +10,13 @@ from e2e3d_stages.storage import Entry, Storage, open_storage
 from e2e3d_stages.store import in_parallel
 
 
+def is_hidden(path: str) -> bool:
+    """Whether a file of a capture is one that cameras and file managers leave behind."""
+    return any(part.startswith(".") for part in path.split("/"))
+
+
 def _entries(storage: Storage) -> list[Entry]:
-    """The capture's files without hidden ones, which cameras and file managers leave behind."""
-    found = storage.list()
-    return [entry for entry in found if not any(part.startswith(".") for part in entry.path.split("/"))]
+    return [entry for entry in storage.list() if not is_hidden(entry.path)]
 
 
 def capture_digest(storage: Storage) -> str:

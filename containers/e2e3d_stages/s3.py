@@ -102,7 +102,7 @@ class S3Storage(Storage):
                     key = item["Key"]
                     inside = not folder or key == folder or key.startswith(folder + "/")
                     if inside and not key.endswith("/"):
-                        yield Entry(key[skip:], item["Size"])
+                        yield Entry(key[skip:], item["Size"], item["LastModified"], item["ETag"].strip('"'))
 
     def folders(self, prefix: str = "") -> Iterator[str]:
         start = self._key(prefix)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 import shutil
 from abc import ABC, abstractmethod
@@ -23,10 +24,18 @@ class NotFound(Exception):
 
 @dataclass(frozen=True)
 class Entry:
-    """One stored object: its path below the storage's root and its size in bytes."""
+    """One stored object as a listing shows it, without a look at its bytes.
+
+    :param path: below the storage's root.
+    :param size: in bytes.
+    :param arrived: when it came to lie there, whatever time its maker gave it.
+    :param tag: differs when the content does.
+    """
 
     path: str
     size: int
+    arrived: dt.datetime
+    tag: str
 
 
 class Storage(ABC):
@@ -123,12 +132,12 @@ class FileStorage(Storage):
     def list(self, prefix: str = "") -> Iterator[Entry]:
         start = self.local_path(prefix)
         if start.is_file():
-            yield Entry(prefix, start.stat().st_size)
+            yield _entry_of(prefix, start)
             return
         found = (Path(folder, name) for folder, _, names in os.walk(start) for name in names)
         for file in sorted(found, key=lambda file: file.relative_to(self.root).as_posix()):
             if file.is_file() and not file.name.startswith(_ASIDE):
-                yield Entry(file.relative_to(self.root).as_posix(), file.stat().st_size)
+                yield _entry_of(file.relative_to(self.root).as_posix(), file)
 
     def folders(self, prefix: str = "") -> Iterator[str]:
         start = self.local_path(prefix)
@@ -166,6 +175,13 @@ class FileStorage(Storage):
             yield temporary
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def _entry_of(path: str, file: Path) -> Entry:
+    told = file.stat()
+    # A copy may keep its original's time of change; that of the inode it cannot.
+    arrived = dt.datetime.fromtimestamp(told.st_ctime, dt.timezone.utc)
+    return Entry(path, told.st_size, arrived, tag=f"{told.st_mtime_ns:x}")
 
 
 def open_storage(uri: str, environment: Mapping[str, str] | None = None) -> Storage:

@@ -1,0 +1,101 @@
+"""What people uploaded, as one listing of a root shows it: which captures there are, and which are complete."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import PurePosixPath
+
+from e2e3d_stages.capture import is_hidden
+from e2e3d_stages.contract import canonical
+from e2e3d_stages.ingest.capture import PHOTO_SUFFIXES
+from e2e3d_stages.storage import Entry, Storage
+
+
+@dataclass(frozen=True)
+class Capture:
+    """A folder of photos or one zip, directly below a root.
+
+    :param name: of the folder or the zip, as its root lists it.
+    :param uri: where it is.
+    :param photos: how many files are photos.
+    :param zipped: whether it is a zip, whose photos are not counted.
+    :param size: of all files, in bytes.
+    :param arrived: when its newest file came.
+    :param fingerprint: differs when a file comes, goes or changes; not the digest of the contents, which nobody read.
+    :param files: names of the files directly in it.
+    """
+
+    name: str
+    uri: str
+    photos: int
+    zipped: bool
+    size: int
+    arrived: dt.datetime
+    fingerprint: str
+    files: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Completeness:
+    """When an upload counts as complete.
+
+    :param marker: name of a file that the uploader writes last; empty: nothing came for `quiet_seconds`.
+    :param quiet_seconds: how long nothing must have come.
+    :param min_photos: how many photos there must be at least, except in a zip.
+    """
+
+    marker: str = ""
+    quiet_seconds: float = 60.0
+    min_photos: int = 5
+
+    def holds(self, capture: Capture, at: dt.datetime) -> bool:
+        """Whether a capture listed at a time is complete."""
+        if not capture.zipped and capture.photos < self.min_photos:
+            return False
+        if self.marker:
+            return self.marker in capture.files
+        return (at - capture.arrived).total_seconds() >= self.quiet_seconds
+
+
+def captures_below(storage: Storage) -> Iterator[Capture]:
+    """Every capture below a root, by one paged listing, of which one capture at a time is kept.
+
+    A capture is a folder, however deep its photos lie in it, or one zip. Other files beside them are passed over.
+    """
+    # A listing is in the order of paths, so a folder's files come together.
+    for name, entries in groupby(storage.list(), key=lambda entry: entry.path.split("/", 1)[0]):
+        capture = _capture(name, storage.uri_of(name), list(entries), inside=len(name) + 1)
+        if capture is not None:
+            yield capture
+
+
+def capture_at(storage: Storage) -> Capture | None:
+    """The one capture that a storage's root is, or None while nothing lies there."""
+    return _capture(PurePosixPath(storage.uri).name, storage.uri, list(storage.list()), inside=0)
+
+
+def _capture(name: str, uri: str, entries: list[Entry], *, inside: int) -> Capture | None:
+    """A capture from its files, or None for what is none.
+
+    :param inside: where in an entry's path the path inside the capture begins; a zip has none.
+    """
+    files = {entry.path[inside:]: entry for entry in entries}
+    seen = {path: entry for path, entry in files.items() if not is_hidden(path or name)}
+    zipped = "" in files
+    if not seen or (zipped and PurePosixPath(name).suffix.lower() != ".zip"):
+        return None
+    listing = [[path, entry.size, entry.tag] for path, entry in seen.items()]
+    return Capture(
+        name=name,
+        uri=uri,
+        photos=sum(PurePosixPath(path).suffix.lower() in PHOTO_SUFFIXES for path in seen),
+        zipped=zipped,
+        size=sum(entry.size for entry in seen.values()),
+        arrived=max(entry.arrived for entry in files.values()),
+        fingerprint=hashlib.sha256(canonical(listing)).hexdigest()[:16],
+        files=frozenset(path for path in files if "/" not in path),
+    )
