@@ -311,7 +311,7 @@ def test_reading_a_profile_imports_no_client_of_aws(tmp_path: Path) -> None:
     file = tmp_path / "profiles.yaml"
     file.write_text(PROFILE)
     program = (
-        "import sys; from pathlib import Path; from airflow_provider_e2e3d.profiles import profile_named, read_profiles;"
+        "import sys; from pathlib import Path; from airflow_provider_e2e3d.profiles import read_profiles;"
         f"profile = read_profiles(Path({str(file)!r}), {{}})['cloud']; profile.backend('train');"
         "print([name for name in ('boto3', 'docker', 'airflow.providers.amazon.aws.hooks.ecs') if name in sys.modules])"
     )
