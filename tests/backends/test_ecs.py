@@ -5,8 +5,6 @@ from __future__ import annotations
 import datetime as dt
 import json
 import re
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -305,18 +303,6 @@ def test_the_profile_in_the_documentation_is_one(tmp_path: Path) -> None:
     profile = read_profiles(file, {})["cloud"]
     settings = {stage: profile.settings(stage) for stage in STAGES}
     assert all(isinstance(each, EcsSettings) and each.machine in profile.prices for each in settings.values())
-
-
-def test_reading_a_profile_imports_no_client_of_aws(tmp_path: Path) -> None:
-    file = tmp_path / "profiles.yaml"
-    file.write_text(PROFILE)
-    program = (
-        "import sys; from pathlib import Path; from airflow_provider_e2e3d.profiles import read_profiles;"
-        f"profile = read_profiles(Path({str(file)!r}), {{}})['cloud']; profile.backend('train');"
-        "print([name for name in ('boto3', 'docker', 'airflow.providers.amazon.aws.hooks.ecs') if name in sys.modules])"
-    )
-    printed = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
-    assert printed.splitlines()[-1] == "[]"
 
 
 def test_a_folder_is_out_of_a_task_s_reach(place: EcsPlace, tmp_path: Path) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -223,18 +221,6 @@ def test_the_line_of_a_mistake_inside_a_field_is_told(tmp_path: Path) -> None:
     place = r"profiles\.yaml:11: cloud\.stages\.default\.ResourceConfig\.InstanceKind: "
     with pytest.raises(InvalidRequest, match=place):
         read_profiles(file, {})
-
-
-def test_reading_a_profile_does_not_import_boto3(tmp_path: Path) -> None:
-    file = tmp_path / "profiles.yaml"
-    file.write_text(PROFILE)
-    program = (
-        "import sys; from pathlib import Path; from airflow_provider_e2e3d.profiles import read_profiles;"
-        f"profile = read_profiles(Path({str(file)!r}), {{}})['cloud']; print(profile.backend('train').machine);"
-        "print([name for name in ('boto3', 'docker', 'kubernetes') if name in sys.modules])"
-    )
-    printed = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
-    assert printed.splitlines()[-2:] == ["ml.g5.xlarge", "[]"]
 
 
 def test_a_folder_is_out_of_a_job_s_reach(place: SageMakerPlace) -> None:
