@@ -16,8 +16,7 @@ from e2e3d_stages.s3 import S3Storage
 from e2e3d_stages.storage import open_storage
 from tests.backends.aws_api import ACCOUNT, REGION
 from tests.backends.places import AwsPlace, SageMakerPlace, follow
-from tests.conftest import ROOT
-from tests.provider.test_waiting import until
+from tests.conftest import ROOT, until
 
 DEPLOY = ROOT / "deploy" / "aws"
 POLICIES = sorted(file.name for file in DEPLOY.glob("*-policy.json"))

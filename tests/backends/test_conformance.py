@@ -18,7 +18,8 @@ from e2e3d_stages.presets import STAGES
 from tests.airflow_runs import Outcome
 from tests.backends.conftest import PLACES
 from tests.backends.places import Place, follow
-from tests.provider.test_waiting import events, until
+from tests.conftest import until
+from tests.provider.test_waiting import events
 
 pytestmark = pytest.mark.slow
 

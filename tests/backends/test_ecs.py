@@ -24,7 +24,7 @@ from e2e3d_stages.presets import STAGES
 from e2e3d_stages.storage import open_storage
 from tests.airflow_runs import Outcome
 from tests.backends.places import KEY, EcsPlace, follow
-from tests.provider.test_waiting import until
+from tests.conftest import until
 
 pytestmark = pytest.mark.slow
 

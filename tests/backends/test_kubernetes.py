@@ -25,7 +25,7 @@ from e2e3d_stages.storage import open_storage
 from tests.airflow_runs import Outcome
 from tests.backends.kubernetes_api import Pod, moment
 from tests.backends.places import KEY, KubernetesPlace, follow
-from tests.provider.test_waiting import until
+from tests.conftest import until
 
 pytestmark = pytest.mark.slow
 

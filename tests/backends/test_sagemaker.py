@@ -22,7 +22,7 @@ from tests.airflow_runs import Outcome
 from tests.backends.aws_api import Refused
 from tests.backends.places import KEY, SageMakerPlace, follow
 from tests.backends.sagemaker_api import CAPACITY, LOG_GROUP, NO_IMAGE, NO_MEMORY, SPOT_SHARE
-from tests.provider.test_waiting import until
+from tests.conftest import until
 
 pytestmark = pytest.mark.slow
 
