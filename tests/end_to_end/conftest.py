@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.conftest import TOLD_IMAGE
+from tests.conftest import TOLD_IMAGE, until
 from tests.provider.conftest import Script, told_container, told_profiles
 
 
