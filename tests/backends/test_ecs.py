@@ -504,14 +504,13 @@ def test_a_killed_container_s_reason_is_told(place: EcsPlace) -> None:
 
 
 def interrupting(place: EcsPlace, how: str) -> threading.Thread:
-    """Takes training's first task away once it runs; the cluster is then full for a moment."""
+    """Takes ingest's first task away once it runs; the cluster is then full for a moment."""
 
     def go() -> None:
-        until(lambda: "train" in place.script.calls)
-        for task in list(place.ecs.tasks.values()):
-            if "/train/" in task.override["command"][1]:
-                place.ecs.no_room = [[{"reason": "RESOURCE:GPU"}]]
-                getattr(task, how)()
+        until(lambda: place.script.calls)
+        (task,) = place.ecs.tasks.values()
+        place.ecs.no_room = [[{"reason": "RESOURCE:GPU"}]]
+        getattr(task, how)()
 
     thread = threading.Thread(target=go)
     thread.start()
@@ -521,28 +520,28 @@ def interrupting(place: EcsPlace, how: str) -> threading.Thread:
 def test_a_run_on_fargate_spot_goes_on_from_its_checkpoint(place: EcsPlace, run: Run) -> None:
     del place.settings["launchType"]
     place.settings["capacityProviderStrategy"] = [{"capacityProvider": "FARGATE_SPOT"}]
-    place.script["train"] = ["wait", "succeed"]
+    place.script["ingest"] = ["wait", "succeed"]
     taking = interrupting(place, "interrupt")
-    outcome = run()
+    outcome = run(last="ingest")
     taking.join()
     assert outcome.state == "success", outcome.log
-    assert outcome.tries["train"] == 2
+    assert outcome.tries["ingest"] == 2
     assert (place.script.folder / "stopped").exists()
-    assert "train does succeed, from step" in outcome.log
-    assert "train does succeed, from step 0" not in outcome.log
+    assert "ingest does succeed, from step" in outcome.log
+    assert "ingest does succeed, from step 0" not in outcome.log
 
 
 def test_a_run_that_loses_its_instance_and_meets_a_full_cluster_goes_on(place: EcsPlace, run: Run) -> None:
     on_ec2(place)
-    place.script["train"] = ["wait", "succeed"]
+    place.script["ingest"] = ["wait", "succeed"]
     losing = interrupting(place, "lose_host")
-    outcome = run()
+    outcome = run(last="ingest")
     losing.join()
     assert outcome.state == "success", outcome.log
-    assert outcome.tries["train"] == 2
+    assert outcome.tries["ingest"] == 2
     assert "Host EC2 (instance i-0123456789abcdef0) terminated" in outcome.log
-    assert len(place.ecs.requests) == 1 + len(STAGES)
-    assert place.aws.calls.count("RunTask") == 2 + len(STAGES)
+    assert len(place.ecs.requests) == 2
+    assert place.aws.calls.count("RunTask") == 3
 
 
 # What is told of it
@@ -562,9 +561,9 @@ def test_no_secret_leaves_airflow(place: EcsPlace, run: Run, airflow_home: Path)
     assert "http://minio" in told
     assert "hush" not in told
     assert "someone" not in told
-    outcome = run()
+    outcome = run(last="sfm")
     assert outcome.state == "success", outcome.log
-    assert len(place.ecs.requests) == 1 + len(STAGES)
+    assert len(place.ecs.requests) == 3
     assert "hush" not in json.dumps([place.ecs.requests, outcome.results])
     assert secret not in outcome.log
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -234,28 +233,27 @@ def test_a_folder_is_out_of_a_job_s_reach(place: SageMakerPlace) -> None:
 
 
 def test_a_spot_instance_that_is_taken_away_costs_no_retry(place: SageMakerPlace, run: Run) -> None:
-    place.script["train"] = ["wait", "succeed"]
+    place.script["ingest"] = ["wait", "succeed"]
     place.settings["EnableManagedSpotTraining"] = True
 
     def interrupt() -> None:
-        while "train" not in place.script.calls:
-            time.sleep(0.2)
-        next(job for name, job in place.sagemaker.jobs.items() if "train" in name).interrupt()
+        until(lambda: place.script.calls)
+        place.sagemaker.only_job.interrupt()
 
     threading.Thread(target=interrupt, daemon=True).start()
-    outcome = run()
+    outcome = run(last="ingest")
     assert outcome.state == "success", outcome.log
-    assert outcome.tries["train"] == 1
-    (job,) = (job for name, job in place.sagemaker.jobs.items() if "train" in name)
+    assert outcome.tries["ingest"] == 1
+    job = place.sagemaker.only_job
     assert job.starts == 2
     assert (place.script.folder / "stopped").exists()
-    assert place.script.calls.count("train") == 2
-    key = outcome.results["train"]["key"]
-    assert place.store.last_attempt("train", key) == 1
-    assert place.store.failure("train", key, 1) is None
-    assert "train does wait, from step 0" in outcome.log
-    assert "train does succeed, from step " in outcome.log
-    record = place.store.job("train", key, 1)
+    assert place.script.calls.count("ingest") == 2
+    key = outcome.results["ingest"]["key"]
+    assert place.store.last_attempt("ingest", key) == 1
+    assert place.store.failure("ingest", key, 1) is None
+    assert "ingest does wait, from step 0" in outcome.log
+    assert "ingest does succeed, from step " in outcome.log
+    record = place.store.job("ingest", key, 1)
     assert record is not None
     assert record.billable_seconds is not None
     assert record.billable_seconds <= SPOT_SHARE * job.description["TrainingTimeInSeconds"] + 1
@@ -286,7 +284,7 @@ def test_the_log_goes_on_in_the_stream_of_the_second_start(
 
 def test_instances_that_are_not_to_be_had_now_are_asked_for_again(place: SageMakerPlace, run: Run) -> None:
     place.sagemaker.failures = [CAPACITY]
-    outcome = run()
+    outcome = run(last="ingest")
     assert outcome.state == "success", outcome.log
     assert outcome.tries["ingest"] == 2
     assert "Unable to provision requested ML compute capacity" in outcome.log
