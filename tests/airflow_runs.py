@@ -11,6 +11,7 @@ from airflow.models.xcom import XComModel
 from airflow.utils.session import create_session
 from sqlalchemy import select
 
+from e2e3d_stages.presets import STAGES
 from tests.conftest import ROOT
 
 
@@ -36,8 +37,11 @@ class Outcome:
         return [task for task, result in self.results.items() if isinstance(result, dict) and result.get("reused")]
 
 
-def run_dag(dag_id: str, conf: dict[str, Any], capfd: pytest.CaptureFixture[str]) -> Outcome:
-    """Run a DAG of the `dags` folder by `dag.test()`, retries without their delays."""
+def run_dag(dag_id: str, conf: dict[str, Any], capfd: pytest.CaptureFixture[str], *, last: str = "publish") -> Outcome:
+    """Run a DAG of the `dags` folder by `dag.test()`, retries without their delays.
+
+    :param last: the stage after which the others are taken as done.
+    """
     bag = DagBag(ROOT / "dags", collect_dags=False)
     bag.collect_dags(ROOT / "dags")
     assert not bag.import_errors, bag.import_errors
@@ -47,7 +51,8 @@ def run_dag(dag_id: str, conf: dict[str, Any], capfd: pytest.CaptureFixture[str]
             object.__setattr__(rule, "retry_delay", None)
         task.retry_delay *= 0
     capfd.readouterr()
-    run = dag.test(run_conf=conf)
+    stages = list(STAGES)
+    run = dag.test(run_conf=conf, mark_success_pattern="|".join(stages[stages.index(last) + 1 :]) or None)
     log = capfd.readouterr()
     with create_session() as session:
         found = session.scalars(

@@ -43,8 +43,8 @@ def make_place(
 def run(place: Place, capfd: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
     """Runs the reconstruct DAG in the place and tells how it ended."""
 
-    def go(**conf: Any) -> Outcome:
+    def go(*, last: str = "publish", **conf: Any) -> Outcome:
         place.write()
-        return run_dag("reconstruct", {"capture": place.capture, "profile": place.name, **conf}, capfd)
+        return run_dag("reconstruct", {"capture": place.capture, "profile": place.name, **conf}, capfd, last=last)
 
     return go

@@ -28,8 +28,8 @@ from tests.backends.ecs_api import Ecs
 from tests.backends.engine_proxy import EngineProxy
 from tests.backends.kubernetes_api import Cluster
 from tests.backends.sagemaker_api import SageMaker
+from tests.conftest import until
 from tests.provider.conftest import Script, told_container, told_profiles
-from tests.provider.test_waiting import until
 
 KEY = "0123456789abcdef" * 2
 

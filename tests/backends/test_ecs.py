@@ -5,8 +5,6 @@ from __future__ import annotations
 import datetime as dt
 import json
 import re
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -26,7 +24,7 @@ from e2e3d_stages.presets import STAGES
 from e2e3d_stages.storage import open_storage
 from tests.airflow_runs import Outcome
 from tests.backends.places import KEY, EcsPlace, follow
-from tests.provider.test_waiting import until
+from tests.conftest import until
 
 pytestmark = pytest.mark.slow
 
@@ -307,18 +305,6 @@ def test_the_profile_in_the_documentation_is_one(tmp_path: Path) -> None:
     assert all(isinstance(each, EcsSettings) and each.machine in profile.prices for each in settings.values())
 
 
-def test_reading_a_profile_imports_no_client_of_aws(tmp_path: Path) -> None:
-    file = tmp_path / "profiles.yaml"
-    file.write_text(PROFILE)
-    program = (
-        "import sys; from pathlib import Path; from airflow_provider_e2e3d.profiles import read_profiles;"
-        f"profile = read_profiles(Path({str(file)!r}), {{}})['cloud']; profile.backend('train');"
-        "print([name for name in ('boto3', 'docker', 'airflow.providers.amazon.aws.hooks.ecs') if name in sys.modules])"
-    )
-    printed = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
-    assert printed.splitlines()[-1] == "[]"
-
-
 def test_a_folder_is_out_of_a_task_s_reach(place: EcsPlace, tmp_path: Path) -> None:
     place.profile["store"] = (tmp_path / "store").as_uri()
     with pytest.raises(InvalidRequest, match="does not see"):
@@ -518,14 +504,13 @@ def test_a_killed_container_s_reason_is_told(place: EcsPlace) -> None:
 
 
 def interrupting(place: EcsPlace, how: str) -> threading.Thread:
-    """Takes training's first task away once it runs; the cluster is then full for a moment."""
+    """Takes ingest's first task away once it runs; the cluster is then full for a moment."""
 
     def go() -> None:
-        until(lambda: "train" in place.script.calls)
-        for task in list(place.ecs.tasks.values()):
-            if "/train/" in task.override["command"][1]:
-                place.ecs.no_room = [[{"reason": "RESOURCE:GPU"}]]
-                getattr(task, how)()
+        until(lambda: place.script.calls)
+        (task,) = place.ecs.tasks.values()
+        place.ecs.no_room = [[{"reason": "RESOURCE:GPU"}]]
+        getattr(task, how)()
 
     thread = threading.Thread(target=go)
     thread.start()
@@ -535,28 +520,28 @@ def interrupting(place: EcsPlace, how: str) -> threading.Thread:
 def test_a_run_on_fargate_spot_goes_on_from_its_checkpoint(place: EcsPlace, run: Run) -> None:
     del place.settings["launchType"]
     place.settings["capacityProviderStrategy"] = [{"capacityProvider": "FARGATE_SPOT"}]
-    place.script["train"] = ["wait", "succeed"]
+    place.script["ingest"] = ["wait", "succeed"]
     taking = interrupting(place, "interrupt")
-    outcome = run()
+    outcome = run(last="ingest")
     taking.join()
     assert outcome.state == "success", outcome.log
-    assert outcome.tries["train"] == 2
+    assert outcome.tries["ingest"] == 2
     assert (place.script.folder / "stopped").exists()
-    assert "train does succeed, from step" in outcome.log
-    assert "train does succeed, from step 0" not in outcome.log
+    assert "ingest does succeed, from step" in outcome.log
+    assert "ingest does succeed, from step 0" not in outcome.log
 
 
 def test_a_run_that_loses_its_instance_and_meets_a_full_cluster_goes_on(place: EcsPlace, run: Run) -> None:
     on_ec2(place)
-    place.script["train"] = ["wait", "succeed"]
+    place.script["ingest"] = ["wait", "succeed"]
     losing = interrupting(place, "lose_host")
-    outcome = run()
+    outcome = run(last="ingest")
     losing.join()
     assert outcome.state == "success", outcome.log
-    assert outcome.tries["train"] == 2
+    assert outcome.tries["ingest"] == 2
     assert "Host EC2 (instance i-0123456789abcdef0) terminated" in outcome.log
-    assert len(place.ecs.requests) == 1 + len(STAGES)
-    assert place.aws.calls.count("RunTask") == 2 + len(STAGES)
+    assert len(place.ecs.requests) == 2
+    assert place.aws.calls.count("RunTask") == 3
 
 
 # What is told of it
@@ -576,9 +561,9 @@ def test_no_secret_leaves_airflow(place: EcsPlace, run: Run, airflow_home: Path)
     assert "http://minio" in told
     assert "hush" not in told
     assert "someone" not in told
-    outcome = run()
+    outcome = run(last="sfm")
     assert outcome.state == "success", outcome.log
-    assert len(place.ecs.requests) == 1 + len(STAGES)
+    assert len(place.ecs.requests) == 3
     assert "hush" not in json.dumps([place.ecs.requests, outcome.results])
     assert secret not in outcome.log
 

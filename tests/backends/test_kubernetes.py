@@ -20,12 +20,11 @@ from airflow_provider_e2e3d.backends import kubernetes_cluster, kubernetes_statu
 from airflow_provider_e2e3d.backends.base import JobStatus, nanoseconds
 from airflow_provider_e2e3d.backends.kubernetes import KubernetesBackend, KubernetesSettings
 from e2e3d_stages.contract import FailureCode, Infrastructure, InvalidRequest, StageError
-from e2e3d_stages.presets import STAGES
 from e2e3d_stages.storage import open_storage
 from tests.airflow_runs import Outcome
 from tests.backends.kubernetes_api import Pod, moment
 from tests.backends.places import KEY, KubernetesPlace, follow
-from tests.provider.test_waiting import until
+from tests.conftest import until
 
 pytestmark = pytest.mark.slow
 
@@ -252,10 +251,10 @@ def test_credentials_are_in_a_secret_that_the_pod_takes_along_and_nowhere_else(
     place.profile |= {"store": f"{s3_root}/store", "store_conn_id": "minio", "captures": [f"{s3_root}/captures"]}
     place.settings |= {"hostnetwork": True, "on_finish_action": "keep_pod"}
     place.settings.pop("security_context")
-    outcome = run(capture=f"{s3_root}/captures/statue")
+    outcome = run(last="sfm", capture=f"{s3_root}/captures/statue")
     assert outcome.state == "success", outcome.log
     pods = [pod.object for pod in place.cluster.pods.values()]
-    assert len(pods) == len(place.cluster.secrets) == len(STAGES)
+    assert len(pods) == len(place.cluster.secrets) == 2
     assert secret not in json.dumps(pods)
     assert secret not in outcome.log
     assert secret not in str(outcome.results)
@@ -384,19 +383,17 @@ def test_a_pod_that_the_cluster_takes_away_was_interrupted(place: KubernetesPlac
 
 def test_a_run_whose_node_is_lost_tries_again_on_another(place: KubernetesPlace, run: Run) -> None:
 
-    def lose_train() -> None:
-        until(lambda: "train" in place.script.calls)
-        for pod in list(place.cluster.pods.values()):
-            if pod.object["metadata"]["labels"]["e2e3d.stage"] == "train":
-                pod.lose_node()
+    def lose_node() -> None:
+        until(lambda: place.script.calls)
+        place.cluster.only_pod().lose_node()
 
-    place.script["train"] = ["wait", "succeed"]
-    losing = threading.Thread(target=lose_train)
+    place.script["ingest"] = ["wait", "succeed"]
+    losing = threading.Thread(target=lose_node)
     losing.start()
-    outcome = run()
+    outcome = run(last="ingest")
     losing.join()
     assert outcome.state == "success", outcome.log
-    assert outcome.tries["train"] == 2
+    assert outcome.tries["ingest"] == 2
     assert "does not answer any more" in outcome.log
 
 

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +21,7 @@ from tests.airflow_runs import Outcome
 from tests.backends.aws_api import Refused
 from tests.backends.places import KEY, SageMakerPlace, follow
 from tests.backends.sagemaker_api import CAPACITY, LOG_GROUP, NO_IMAGE, NO_MEMORY, SPOT_SHARE
-from tests.provider.test_waiting import until
+from tests.conftest import until
 
 pytestmark = pytest.mark.slow
 
@@ -225,18 +222,6 @@ def test_the_line_of_a_mistake_inside_a_field_is_told(tmp_path: Path) -> None:
         read_profiles(file, {})
 
 
-def test_reading_a_profile_does_not_import_boto3(tmp_path: Path) -> None:
-    file = tmp_path / "profiles.yaml"
-    file.write_text(PROFILE)
-    program = (
-        "import sys; from pathlib import Path; from airflow_provider_e2e3d.profiles import read_profiles;"
-        f"profile = read_profiles(Path({str(file)!r}), {{}})['cloud']; print(profile.backend('train').machine);"
-        "print([name for name in ('boto3', 'docker', 'kubernetes') if name in sys.modules])"
-    )
-    printed = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
-    assert printed.splitlines()[-2:] == ["ml.g5.xlarge", "[]"]
-
-
 def test_a_folder_is_out_of_a_job_s_reach(place: SageMakerPlace) -> None:
     place.profile["store"] = (place.folder / "store").as_uri()
     with pytest.raises(InvalidRequest, match="does not see file://"):
@@ -248,28 +233,27 @@ def test_a_folder_is_out_of_a_job_s_reach(place: SageMakerPlace) -> None:
 
 
 def test_a_spot_instance_that_is_taken_away_costs_no_retry(place: SageMakerPlace, run: Run) -> None:
-    place.script["train"] = ["wait", "succeed"]
+    place.script["ingest"] = ["wait", "succeed"]
     place.settings["EnableManagedSpotTraining"] = True
 
     def interrupt() -> None:
-        while "train" not in place.script.calls:
-            time.sleep(0.2)
-        next(job for name, job in place.sagemaker.jobs.items() if "train" in name).interrupt()
+        until(lambda: place.script.calls)
+        place.sagemaker.only_job.interrupt()
 
     threading.Thread(target=interrupt, daemon=True).start()
-    outcome = run()
+    outcome = run(last="ingest")
     assert outcome.state == "success", outcome.log
-    assert outcome.tries["train"] == 1
-    (job,) = (job for name, job in place.sagemaker.jobs.items() if "train" in name)
+    assert outcome.tries["ingest"] == 1
+    job = place.sagemaker.only_job
     assert job.starts == 2
     assert (place.script.folder / "stopped").exists()
-    assert place.script.calls.count("train") == 2
-    key = outcome.results["train"]["key"]
-    assert place.store.last_attempt("train", key) == 1
-    assert place.store.failure("train", key, 1) is None
-    assert "train does wait, from step 0" in outcome.log
-    assert "train does succeed, from step " in outcome.log
-    record = place.store.job("train", key, 1)
+    assert place.script.calls.count("ingest") == 2
+    key = outcome.results["ingest"]["key"]
+    assert place.store.last_attempt("ingest", key) == 1
+    assert place.store.failure("ingest", key, 1) is None
+    assert "ingest does wait, from step 0" in outcome.log
+    assert "ingest does succeed, from step " in outcome.log
+    record = place.store.job("ingest", key, 1)
     assert record is not None
     assert record.billable_seconds is not None
     assert record.billable_seconds <= SPOT_SHARE * job.description["TrainingTimeInSeconds"] + 1
@@ -300,7 +284,7 @@ def test_the_log_goes_on_in_the_stream_of_the_second_start(
 
 def test_instances_that_are_not_to_be_had_now_are_asked_for_again(place: SageMakerPlace, run: Run) -> None:
     place.sagemaker.failures = [CAPACITY]
-    outcome = run()
+    outcome = run(last="ingest")
     assert outcome.state == "success", outcome.log
     assert outcome.tries["ingest"] == 2
     assert "Unable to provision requested ML compute capacity" in outcome.log

@@ -22,8 +22,7 @@ import yaml
 from airflow_provider_e2e3d.pipelines import SECTIONS
 from e2e3d_stages.presets import STAGES
 from tests.compose.conftest import COMPOSE, Platform, clean_environment
-from tests.conftest import ROOT
-from tests.end_to_end.conftest import until
+from tests.conftest import ROOT, until
 from tests.stages.publish.test_viewer_in_browser import settled
 
 pytestmark = pytest.mark.slow

@@ -8,17 +8,16 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from tests.conftest import TOLD_IMAGE
+from tests.conftest import TOLD_IMAGE, until
 from tests.provider.conftest import Script, told_container, told_profiles
 
 
@@ -64,14 +63,6 @@ class Airflow:
     def state(self, run: str) -> str:
         """How a run is."""
         return str(self.call("GET", f"/dags/reconstruct/dagRuns/{run}")["state"])
-
-
-def until(condition: Callable[[], object], seconds: float = 120) -> None:
-    """Wait for something that takes a while."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.5)
 
 
 def free_port() -> int:

@@ -12,7 +12,8 @@ import psutil
 import pytest
 
 from e2e3d_stages.store import ArtifactStore
-from tests.end_to_end.conftest import Airflow, until
+from tests.conftest import until
+from tests.end_to_end.conftest import Airflow
 from tests.provider.conftest import Script
 
 pytestmark = pytest.mark.slow

@@ -69,15 +69,6 @@ def test_other_photos_under_the_same_name_are_another_scene(run: Run, script: Sc
     assert script.calls == ALL
 
 
-def test_a_killed_program_is_tried_again_from_its_checkpoint(run: Run, script: Script) -> None:
-    script["train"] = ["die", "succeed"]
-    outcome = run()
-    assert outcome.state == "success"
-    assert outcome.tries["train"] == 2
-    assert "train does succeed, from step 120" in outcome.log
-    assert manifest_of(outcome, "train").metrics["resumed_from"] == 120
-
-
 def test_after_out_of_memory_the_retry_asks_for_less_and_says_so(run: Run, script: Script) -> None:
     script["train"] = ["out of memory", "succeed"]
     outcome = run()
@@ -96,14 +87,6 @@ def test_a_passing_failure_is_tried_three_times(run: Run, script: Script, word: 
     assert outcome.state == "failed"
     assert script.calls == ["ingest", "sfm", "sfm", "sfm"]
     assert outcome.states["train"] == "upstream_failed"
-
-
-def test_an_unreadable_capture_is_never_tried_again_and_says_what_to_do(run: Run, script: Script) -> None:
-    script["ingest"] = ["unreadable"]
-    outcome = run()
-    assert outcome.state == "failed"
-    assert script.calls == ["ingest"]
-    assert "There are only 2 photos. Take at least 3." in outcome.log
 
 
 def test_a_poor_sfm_result_ends_the_run_before_training_and_names_the_photos(run: Run, script: Script) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from airflow_provider_e2e3d.triggers.job import JobTrigger
 from e2e3d_stages.contract import FailureCode, InvalidRequest, Request
 from e2e3d_stages.presets import STAGES
 from e2e3d_stages.store import ArtifactStore
+from tests.conftest import until
 from tests.provider.conftest import Script
 
 KEY = "0123456789abcdef" * 2
@@ -61,14 +62,6 @@ def events(trigger: JobTrigger, *, kill_after: float | None = None, within: floa
         raise AssertionError("no event")
 
     return asyncio.run(asyncio.wait_for(first(), within))
-
-
-def until(condition: Callable[[], object]) -> None:
-    """Wait a little for something."""
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def test_the_trigger_passes_the_log_on_and_tells_how_the_job_ended(attempt: Attempt, script: Script) -> None:

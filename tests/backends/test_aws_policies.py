@@ -1,4 +1,4 @@
-"""deploy/aws for SageMaker and the store: policies that IAM accepts, with what is called and no more."""
+"""deploy/aws: policies that IAM accepts, with what is called and no more."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from botocore.model import OperationModel
 from e2e3d_stages.s3 import S3Storage
 from e2e3d_stages.storage import open_storage
 from tests.backends.aws_api import ACCOUNT, REGION
-from tests.backends.places import SageMakerPlace, follow
-from tests.conftest import ROOT
-from tests.provider.test_waiting import until
+from tests.backends.places import AwsPlace, SageMakerPlace, follow
+from tests.conftest import ROOT, until
 
 DEPLOY = ROOT / "deploy" / "aws"
-POLICIES = (
-    "sagemaker-airflow-policy.json",
-    "sagemaker-execution-policy.json",
-    "sagemaker-vpc-policy.json",
-    "store-policy.json",
-)
+POLICIES = sorted(file.name for file in DEPLOY.glob("*-policy.json"))
+# What a call with tags and a role needs besides itself.
+BESIDES = {"sagemaker": {"AddTags", "PassRole"}, "ecs": {"TagResource", "PassRole"}}
+# IAM knows no resources for these.
+EVERYWHERE = {
+    *("ecs:DescribeTaskDefinition", "ecs:RegisterTaskDefinition", "ecr:GetAuthorizationToken"),
+}
 
 
 def read(name: str) -> dict[str, Any]:
@@ -48,23 +48,24 @@ def statements(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
         yield from ((action, each) for action in listed(each["Action"]))
 
 
-@pytest.fixture
-def place(make_place: Any) -> SageMakerPlace:
-    """An account of the test's own."""
-    made: SageMakerPlace = make_place("sagemaker")
+@pytest.fixture(params=BESIDES)
+def place(request: pytest.FixtureRequest, make_place: Any) -> AwsPlace:
+    """A service of the test's own."""
+    made: AwsPlace = make_place(request.param)
     return made
 
 
 @pytest.mark.slow
-def test_iam_accepts_every_policy(place: SageMakerPlace) -> None:
+def test_iam_accepts_every_policy(place: AwsPlace) -> None:
     iam = place.aws.client("iam")
     for name in POLICIES:
         iam.create_policy(PolicyName=f"{name}-{place.aws.mark}", PolicyDocument=json.dumps(read(name)))
-    iam.create_role(RoleName=place.aws.mark, AssumeRolePolicyDocument=json.dumps(read("sagemaker-trust.json")))
+    trust = json.dumps(read(f"{place.name}-trust.json"))
+    iam.create_role(RoleName=place.aws.mark, AssumeRolePolicyDocument=trust)
 
 
 @pytest.mark.slow
-def test_airflow_may_do_what_the_backend_calls_and_no_more(place: SageMakerPlace) -> None:
+def test_airflow_may_do_what_the_backend_calls_and_no_more(place: AwsPlace) -> None:
     place.script["ingest"] = ["wait"]
     made = place.attempt(metrics_namespace="E2E3D")
     until(lambda: place.script.calls)
@@ -72,18 +73,24 @@ def test_airflow_may_do_what_the_backend_calls_and_no_more(place: SageMakerPlace
     made.cancel()
     follow(made)
     made.backend.report("ingest", {"billable_seconds": 60})
-    # CreateTrainingJob with tags and a role needs two more.
-    called = {*place.aws.calls, "AddTags", "PassRole"}
-    assert {action.partition(":")[2] for action, _ in statements("sagemaker-airflow-policy.json")} == called
+    called = {*place.aws.calls, "PutMetricData", *BESIDES[place.name]} - {""}
+    policy = f"{place.name}-airflow-policy.json"
+    assert {action.partition(":")[2] for action, _ in statements(policy)} == called
 
 
 @pytest.mark.slow
-def test_airflow_may_do_it_to_jobs_by_the_names_that_they_get(place: SageMakerPlace) -> None:
+def test_airflow_may_do_it_to_jobs_by_the_names_that_they_get(make_place: Any) -> None:
+    place: SageMakerPlace = make_place("sagemaker")
     place.attempt()
     arn = place.sagemaker.only_job.arn
     for action, each in statements("sagemaker-airflow-policy.json"):
         if action.startswith("sagemaker:"):
             assert fnmatch.fnmatchcase(arn, each["Resource"])
+
+
+def test_no_statement_concerns_everything_where_it_need_not() -> None:
+    found = [(action, each) for name in POLICIES for action, each in statements(name)]
+    assert {action for action, each in found if each["Resource"] == "*" and "Condition" not in each} == EVERYWHERE
 
 
 # IAM's names of what S3's operations need, where they differ.
