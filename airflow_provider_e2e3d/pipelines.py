@@ -112,7 +112,7 @@ def _stage_params(stage: Stage) -> dict[str, Param]:
             None,
             **_nullable(field),
             title=field.get("title", name),
-            description=f"{field.get('description', '')} Empty: {usual}.".strip(),
+            description=" ".join(filter(None, (field.get("description"), usual and f"Empty: {usual}."))),
             section=SECTIONS[stage.name],
         )
     return params

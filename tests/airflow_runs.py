@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -36,10 +37,12 @@ class Outcome:
         return [task for task, result in self.results.items() if isinstance(result, dict) and result.get("reused")]
 
 
-def run_dag(dag_id: str, conf: dict[str, Any], capfd: pytest.CaptureFixture[str]) -> Outcome:
-    """Run a DAG of the `dags` folder by `dag.test()`, retries without their delays."""
-    bag = DagBag(ROOT / "dags", collect_dags=False)
-    bag.collect_dags(ROOT / "dags")
+def run_dag(
+    dag_id: str, conf: dict[str, Any], capfd: pytest.CaptureFixture[str], folder: Path = ROOT / "dags"
+) -> Outcome:
+    """Run a DAG of a folder by `dag.test()`, retries without their delays."""
+    bag = DagBag(folder, collect_dags=False)
+    bag.collect_dags(folder)
     assert not bag.import_errors, bag.import_errors
     dag = bag.dags[dag_id]
     for task in dag.tasks:

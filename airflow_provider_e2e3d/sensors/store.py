@@ -35,6 +35,7 @@ class StoreSensor(BaseSensorOperator):
         super().__init__(**kwargs)
         self.profile = profile
         self.deferrable = deferrable
+        self._missing = ""
 
     @abstractmethod
     def trigger(self, **common: Any) -> LookTrigger:
@@ -46,7 +47,10 @@ class StoreSensor(BaseSensorOperator):
         if deferrable is None:
             deferrable = conf.getboolean("operators", "default_deferrable", fallback=False)
         if not deferrable:
-            return super().execute(context)
+            try:
+                return super().execute(context)
+            except AirflowSensorTimeout as error:
+                raise AirflowSensorTimeout(f"{error} {self._missing}") from error
         looked = self.poke(context)
         if looked:
             return looked.xcom_value
@@ -57,9 +61,11 @@ class StoreSensor(BaseSensorOperator):
         try:
             return PokeReturnValue(is_done=True, xcom_value=self._trigger().look())
         except NotYet as error:
+            self._missing = str(error)
             self.log.info("%s", error)
         except Infrastructure as error:
-            self.log.warning("%s %s", error.message, error.hint)
+            self._missing = f"{error.message} {error.hint}"
+            self.log.warning("%s", self._missing)
         except StageError as error:
             raise stage_failed(Failure.of(error, 0)) from error
         return PokeReturnValue(is_done=False)

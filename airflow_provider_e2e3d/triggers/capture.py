@@ -17,6 +17,7 @@ from airflow_provider_e2e3d.triggers.listings import CaptureListings, Listing
 MAX_EVENTS = 250
 # The first letters of marks.
 LETTERS = "0123456789abcdef"
+LAST_LETTER = "f"
 
 
 class CaptureTrigger(BaseEventTrigger):
@@ -136,29 +137,36 @@ class _Memory:
         """What was told, or None before the first look."""
         while self._store is not None:
             try:
-                for letter in LETTERS:
-                    marks: Any = await self._store.aget(f"captures-{letter}")
-                    if marks is not None:
-                        self._kept[letter] = marks
+                # All at once: the triggerer answers a request a second.
+                values = await asyncio.gather(*(self._store.aget(_key(letter)) for letter in LETTERS))
             except Exception:
                 self._log.exception("The asset's state cannot be read; asking again in %g s", self._pause)
                 await asyncio.sleep(self._pause)
             else:
+                found: Any = zip(LETTERS, values, strict=True)
+                self._kept = {letter: marks for letter, marks in found if marks is not None}
                 break
-        # The last letter is written last.
-        return {mark for marks in self._kept.values() for mark in marks} if "f" in self._kept else None
+        return {mark for marks in self._kept.values() for mark in marks} if LAST_LETTER in self._kept else None
 
     async def write(self, told: frozenset[str]) -> None:
         """Keep what was told; what cannot be written now is with the next listing."""
         by_letter: dict[str, list[Any]] = {letter: [] for letter in LETTERS}
         for mark in sorted(told):
             by_letter[mark[0]].append(mark)
-        for letter, marks in by_letter.items():
-            if self._store is None or self._kept.get(letter) == marks:
-                continue
-            try:
-                await self._store.aset(f"captures-{letter}", marks)
-            except Exception:
-                self._log.exception("The asset's state cannot be written; that is tried again after the next listing")
-                return
-            self._kept[letter] = marks
+        changed = {letter: marks for letter, marks in by_letter.items() if self._kept.get(letter) != marks}
+        try:
+            await asyncio.gather(*(self._write(changed, letter) for letter in changed if letter != LAST_LETTER))
+            # It says that the others are there.
+            if LAST_LETTER in changed:
+                await self._write(changed, LAST_LETTER)
+        except Exception:
+            self._log.exception("The asset's state cannot be written; that is tried again after the next listing")
+
+    async def _write(self, values: dict[str, list[Any]], letter: str) -> None:
+        if self._store is not None:
+            await self._store.aset(_key(letter), values[letter])
+        self._kept[letter] = values[letter]
+
+
+def _key(letter: str) -> str:
+    return f"captures-{letter}"
