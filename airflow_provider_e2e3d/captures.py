@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
-from collections.abc import Iterator
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import PurePosixPath
+from posixpath import splitext
+from urllib.parse import unquote
 
 from e2e3d_stages.capture import is_hidden
 from e2e3d_stages.contract import canonical
 from e2e3d_stages.ingest.capture import PHOTO_SUFFIXES
 from e2e3d_stages.storage import Entry, Storage
+
+SLUG = r"[a-z0-9][a-z0-9-]{0,62}"
+# Names of folders that say nothing about what is on the photos.
+_COMMON_FOLDERS = ("images", "photos", "input", "jpg")
 
 
 @dataclass(frozen=True)
@@ -26,7 +34,7 @@ class Capture:
     :param size: of all files, in bytes.
     :param arrived: when its newest file came.
     :param fingerprint: differs when a file comes, goes or changes; not the digest of the contents, which nobody read.
-    :param files: names of the files directly in it.
+    :param files: names of the files directly in it that are no photos: one may be a marker.
     """
 
     name: str
@@ -43,31 +51,40 @@ class Capture:
 class Completeness:
     """When an upload counts as complete.
 
-    :param marker: name of a file that the uploader writes last; empty: nothing came for `quiet_seconds`.
-    :param quiet_seconds: how long nothing must have come.
+    :param marker: name of a file that the uploader writes last; empty: nothing came for `quiet_seconds`. A zip, which
+        has no room for a marker, must be quiet in either case.
+    :param quiet_seconds: how long nothing must have come: longer than the upload of the largest file takes.
     :param min_photos: how many photos there must be at least, except in a zip.
     """
 
     marker: str = ""
-    quiet_seconds: float = 60.0
+    quiet_seconds: float = 120.0
     min_photos: int = 5
 
     def holds(self, capture: Capture, at: dt.datetime) -> bool:
         """Whether a capture listed at a time is complete."""
+        return not self.missing(capture, at)
+
+    def missing(self, capture: Capture, at: dt.datetime) -> str:
+        """What a capture listed at a time still lacks, in words; nothing when it is complete."""
         if not capture.zipped and capture.photos < self.min_photos:
-            return False
-        if self.marker:
-            return self.marker in capture.files
-        return (at - capture.arrived).total_seconds() >= self.quiet_seconds
+            return f"it has {capture.photos} photos and needs {self.min_photos}"
+        if self.marker and not capture.zipped:
+            return "" if self.marker in capture.files else f"its marker {self.marker} is not there"
+        age = (at - capture.arrived).total_seconds()
+        return "" if age >= self.quiet_seconds else f"something came {age:.0f} s ago, within {self.quiet_seconds:g} s"
 
 
 def captures_below(storage: Storage) -> Iterator[Capture]:
     """Every capture below a root, by one paged listing, of which one capture at a time is kept.
 
-    A capture is a folder, however deep its photos lie in it, or one zip. Other files beside them are passed over.
+    A capture is a folder, however deep its photos lie in it, or one zip. Other files beside them are passed over, and
+    so is what is hidden.
     """
     # A listing is in the order of paths, so a folder's files come together.
     for name, entries in groupby(storage.list(), key=lambda entry: entry.path.split("/", 1)[0]):
+        if is_hidden(name):
+            continue
         capture = _capture(name, storage.uri_of(name), list(entries), inside=len(name) + 1)
         if capture is not None:
             yield capture
@@ -75,7 +92,8 @@ def captures_below(storage: Storage) -> Iterator[Capture]:
 
 def capture_at(storage: Storage) -> Capture | None:
     """The one capture that a storage's root is, or None while nothing lies there."""
-    return _capture(PurePosixPath(storage.uri).name, storage.uri, list(storage.list()), inside=0)
+    name = (storage.local_path("") or PurePosixPath(storage.uri)).name
+    return _capture(name, storage.uri, list(storage.list()), inside=0)
 
 
 def _capture(name: str, uri: str, entries: list[Entry], *, inside: int) -> Capture | None:
@@ -86,16 +104,40 @@ def _capture(name: str, uri: str, entries: list[Entry], *, inside: int) -> Captu
     files = {entry.path[inside:]: entry for entry in entries}
     seen = {path: entry for path, entry in files.items() if not is_hidden(path or name)}
     zipped = "" in files
-    if not seen or (zipped and PurePosixPath(name).suffix.lower() != ".zip"):
+    if not seen or (zipped and splitext(name)[1].lower() != ".zip"):
         return None
     listing = [[path, entry.size, entry.tag] for path, entry in seen.items()]
     return Capture(
         name=name,
         uri=uri,
-        photos=sum(PurePosixPath(path).suffix.lower() in PHOTO_SUFFIXES for path in seen),
+        photos=sum(map(_is_photo, seen)),
         zipped=zipped,
         size=sum(entry.size for entry in seen.values()),
         arrived=max(entry.arrived for entry in files.values()),
         fingerprint=hashlib.sha256(canonical(listing)).hexdigest()[:16],
-        files=frozenset(path for path in files if "/" not in path),
+        files=frozenset(path for path in files if "/" not in path and not _is_photo(path)),
     )
+
+
+def _is_photo(path: str) -> bool:
+    return splitext(path)[1].lower() in PHOTO_SUFFIXES
+
+
+def scene_of(capture: str) -> str:
+    """A slug from the last telling part of a capture's address."""
+    scheme, _, path = capture.rpartition("://")
+    path = path.partition("/")[2] if scheme == "s3" else unquote(path)
+    parts = [part for part in path.lower().split("/") if part]
+    telling = [part for part in parts if part not in _COMMON_FOLDERS] or parts or ["scene"]
+    return re.sub(r"[^a-z0-9]+", "-", telling[-1].removesuffix(".zip")).strip("-")[:63] or "scene"
+
+
+def scenes_of(names: Iterable[str]) -> dict[str, str]:
+    """A scene for each capture below one root; those whose names give the same get an ending of their own."""
+    scenes = {name: scene_of(name) for name in names}
+    uses = Counter(scenes.values())
+
+    def ending(name: str) -> str:
+        return hashlib.sha256(name.encode()).hexdigest()[:4]
+
+    return {name: f"{scene[:58]}-{ending(name)}" if uses[scene] > 1 else scene for name, scene in scenes.items()}

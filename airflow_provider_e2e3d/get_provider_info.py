@@ -12,27 +12,59 @@ def get_provider_info() -> dict[str, Any]:
     def modules(*paths: str) -> list[dict[str, Any]]:
         return [{"integration-name": name, "python-modules": [f"airflow_provider_e2e3d.{path}" for path in paths]}]
 
+    def option(description: str, *, kind: str = "string", default: str = "", example: str | None = None) -> Any:
+        told = {"description": description, "version_added": "0.1.0", "type": kind, "default": default}
+        return {**told, "example": example}
+
     return {
         "package-name": "airflow-provider-e2e3d",
         "name": name,
         "description": "Photos in a bucket become a 3D scene: structure from motion, Gaussian splatting, a web page.",
         "integrations": [{"integration-name": name, "external-doc-url": "", "tags": ["software"]}],
-        "operators": modules("operators.stage", "operators.reconstruction"),
+        "operators": modules("operators.stage", "operators.reconstruction", "operators.scene"),
         "hooks": modules("hooks.store"),
-        "triggers": modules("triggers.job"),
+        "triggers": modules("triggers.job", "triggers.capture", "triggers.look"),
+        "sensors": modules("sensors.capture", "sensors.artifact"),
         "bundles": modules("bundle"),
         "config": {
             "e2e3d": {
                 "description": "Reconstruction of 3D scenes.",
                 "options": {
-                    "profiles_file": {
-                        "description": "YAML file of profiles: where stages run and where artifacts lie. Empty: the "
-                        "provider's own file, which runs every stage on the worker.",
-                        "version_added": "0.1.0",
-                        "type": "string",
-                        "example": "/opt/airflow/profiles.yaml",
-                        "default": "",
-                    }
+                    "profiles_file": option(
+                        "YAML file of profiles: where stages run and where artifacts lie. Empty: the provider's own "
+                        "file, which runs every stage on the worker.",
+                        example="/opt/airflow/profiles.yaml",
+                    ),
+                    "watch_captures": option(
+                        "Prefix below which reconstruct_on_upload looks for captures, a root of its profile or a place "
+                        "below one. Empty: nothing is watched.",
+                        example="s3://uploads",
+                    ),
+                    "watch_profile": option(
+                        "Profile that opens the prefix and runs the stages. Empty: the first.",
+                        example="workstation",
+                    ),
+                    "watch_marker": option(
+                        "Name of a file that whoever uploads writes last. Empty: an upload is complete when nothing "
+                        "came for watch_quiet_seconds.",
+                        example="_DONE",
+                    ),
+                    "watch_quiet_seconds": option(
+                        "How long nothing must have come. Longer than the upload of the largest file takes.",
+                        kind="float",
+                        default="120",
+                    ),
+                    "watch_min_photos": option(
+                        "How many photos a capture must have at least; those in a zip are not counted.",
+                        kind="integer",
+                        default="5",
+                    ),
+                    "watch_poll_seconds": option("Pause between two listings.", kind="float", default="30"),
+                    "watch_queue": option(
+                        "URL of an SQS queue that the bucket tells of new objects. Then the prefix is listed only when "
+                        "something came.",
+                        example="https://sqs.eu-central-1.amazonaws.com/123456789012/uploads",
+                    ),
                 },
             }
         },

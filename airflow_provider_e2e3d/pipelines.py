@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 from airflow.sdk import Param, get_current_context, task
 
+from airflow_provider_e2e3d.captures import SLUG, scene_of
 from airflow_provider_e2e3d.exceptions import stage_failed
 from airflow_provider_e2e3d.operators.reconstruction import (
     CompressOperator,
@@ -21,8 +21,6 @@ from airflow_provider_e2e3d.profiles import load_profiles, profile_named
 from e2e3d_stages.contract import Failure, InvalidRequest, StageError
 from e2e3d_stages.presets import PRESETS, STAGES, Stage
 
-SLUG = r"[a-z0-9][a-z0-9-]{0,62}"
-
 SECTIONS = {
     "ingest": "Photos (ingest)",
     "sfm": "Camera poses (sfm)",
@@ -34,8 +32,6 @@ SECTIONS = {
 _GATE_HELP = "Below this the run fails before training."
 # The parts of a JSON schema that a form knows.
 _LIMITS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "pattern", "minLength", "maxLength", "items")
-# Names of folders that say nothing about what is on the photos.
-_COMMON_FOLDERS = ("images", "photos", "input", "jpg")
 # What the pipeline itself fills in, and so is no question.
 _FILLED = {("publish", "title")}
 
@@ -116,7 +112,7 @@ def _stage_params(stage: Stage) -> dict[str, Param]:
             None,
             **_nullable(field),
             title=field.get("title", name),
-            description=f"{field.get('description', '')} Empty: {usual}.".strip(),
+            description=" ".join(filter(None, (field.get("description"), usual and f"Empty: {usual}."))),
             section=SECTIONS[stage.name],
         )
     return params
@@ -154,7 +150,7 @@ def plan(values: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
         )
     profile = profile_named(values["profile"])
     capture = profile.admit(values["capture"])
-    scene = values["scene"] or _scene_of(capture)
+    scene = values["scene"] or scene_of(capture)
     if not re.fullmatch(SLUG, scene):
         raise InvalidRequest(
             f"{scene!r} cannot be a scene's name.", hint="Use small letters, digits and dashes, as in old-town-hall."
@@ -168,13 +164,6 @@ def plan(values: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
             overrides["title"] = scene
         plan[stage.name] = stage.resolve(values["preset"] or profile.preset, overrides).model_dump(mode="json")
     return plan
-
-
-def _scene_of(capture: str) -> str:
-    """A slug from the last telling part of the capture's address."""
-    parts = [part for part in unquote(urlsplit(capture).path).lower().split("/") if part]
-    telling = [part for part in parts if part not in _COMMON_FOLDERS] or parts or ["scene"]
-    return re.sub(r"[^a-z0-9]+", "-", telling[-1].removesuffix(".zip")).strip("-")[:63] or "scene"
 
 
 @task(task_id="plan", task_display_name="Check the request", multiple_outputs=True)

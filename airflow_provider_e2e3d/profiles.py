@@ -183,11 +183,13 @@ class Profile(Model):
 
 def _normal(uri: str) -> str:
     """One spelling for every way to write the same place; links and `..` are followed, so they cannot escape."""
-    parts = urlsplit(uri)
-    if parts.scheme == "s3":
-        if any(step in (".", "..") for step in parts.path.split("/")):
+    if uri.startswith("s3://"):
+        # No URL: a key may hold `#`, `?` and `%` as they are.
+        bucket, _, key = uri.removeprefix("s3://").partition("/")
+        if any(step in (".", "..") for step in key.split("/")):
             raise InvalidRequest(f"{uri} has a step like `..`.", hint="Write the address without it.")
-        return f"s3://{parts.netloc}/{parts.path.strip('/')}".rstrip("/")
+        return f"s3://{bucket}/{key.strip('/')}".rstrip("/")
+    parts = urlsplit(uri)
     path = Path(unquote(parts.path) if parts.scheme == "file" else uri)
     if parts.scheme not in ("", "file") or not path.is_absolute():
         raise InvalidRequest(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -37,13 +38,20 @@ class Outcome:
         return [task for task, result in self.results.items() if isinstance(result, dict) and result.get("reused")]
 
 
-def run_dag(dag_id: str, conf: dict[str, Any], capfd: pytest.CaptureFixture[str], *, last: str = "publish") -> Outcome:
-    """Run a DAG of the `dags` folder by `dag.test()`, retries without their delays.
+def run_dag(
+    dag_id: str,
+    conf: dict[str, Any],
+    capfd: pytest.CaptureFixture[str],
+    *,
+    folder: Path = ROOT / "dags",
+    last: str = "publish",
+) -> Outcome:
+    """Run a DAG of a folder by `dag.test()`, retries without their delays.
 
     :param last: the stage after which the others are taken as done.
     """
-    bag = DagBag(ROOT / "dags", collect_dags=False)
-    bag.collect_dags(ROOT / "dags")
+    bag = DagBag(folder, collect_dags=False)
+    bag.collect_dags(folder)
     assert not bag.import_errors, bag.import_errors
     dag = bag.dags[dag_id]
     for task in dag.tasks:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from email.utils import parsedate_to_datetime
 from mimetypes import guess_type
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import boto3
 from boto3.exceptions import Boto3Error
@@ -29,11 +30,11 @@ class S3Storage(Storage):
 
     def __init__(self, uri: str, environment: Mapping[str, str]) -> None:
         super().__init__(uri)
-        parts = urlsplit(uri)
-        if not parts.netloc:
+        # No URL: a key may hold `#`, `?` and `%` as they are.
+        self.bucket, _, prefix = uri.removeprefix("s3://").partition("/")
+        if not self.bucket:
             raise InvalidRequest(f"{uri!r} names no bucket.", hint="Write s3://bucket/prefix.")
-        self.bucket = parts.netloc
-        self.prefix = parts.path.strip("/")
+        self.prefix = prefix.strip("/")
         retries: Any = {"mode": "standard", "max_attempts": 8}
         self._client = boto3.client(
             "s3",
@@ -72,6 +73,11 @@ class S3Storage(Storage):
                 f"The store could not be reached for {self.uri_of(path)}: {error}",
                 hint="Check AWS_ENDPOINT_URL_S3, the network and the credentials.",
             ) from error
+
+    def clock(self) -> dt.datetime:
+        with self._errors(""):
+            answer = self._client.head_bucket(Bucket=self.bucket)
+        return parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
 
     def read(self, path: str) -> bytes:
         with self._errors(path):

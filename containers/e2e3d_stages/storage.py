@@ -7,13 +7,13 @@ import os
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 from uuid import uuid4
 
-from e2e3d_stages.contract import InvalidRequest
+from e2e3d_stages.contract import InvalidRequest, now
 
 _ASIDE = ".writing-"
 
@@ -47,6 +47,10 @@ class Storage(ABC):
     def uri_of(self, path: str) -> str:
         """The full address of an object."""
         return f"{self.uri}/{path}" if path else self.uri
+
+    @abstractmethod
+    def clock(self) -> dt.datetime:
+        """The time by the clock that tells when an object arrived."""
 
     @abstractmethod
     def read(self, path: str) -> bytes:
@@ -108,6 +112,12 @@ class FileStorage(Storage):
     def local_path(self, path: str) -> Path:
         return self.root / path if path else self.root
 
+    def uri_of(self, path: str) -> str:
+        return super().uri_of(quote(path))
+
+    def clock(self) -> dt.datetime:
+        return now()
+
     def read(self, path: str) -> bytes:
         try:
             return self.local_path(path).read_bytes()
@@ -134,10 +144,11 @@ class FileStorage(Storage):
         if start.is_file():
             yield _entry_of(prefix, start)
             return
-        found = (Path(folder, name) for folder, _, names in os.walk(start) for name in names)
-        for file in sorted(found, key=lambda file: file.relative_to(self.root).as_posix()):
-            if file.is_file() and not file.name.startswith(_ASIDE):
-                yield _entry_of(file.relative_to(self.root).as_posix(), file)
+        for file in _files_below(start):
+            if not file.name.startswith(_ASIDE):
+                # What went away since its folder was read was never there.
+                with suppress(FileNotFoundError):
+                    yield _entry_of(file.relative_to(self.root).as_posix(), file)
 
     def folders(self, prefix: str = "") -> Iterator[str]:
         start = self.local_path(prefix)
@@ -175,6 +186,22 @@ class FileStorage(Storage):
             yield temporary
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    """Every file, in the order of their paths, of which one folder at a time is kept; links to folders not followed."""
+    try:
+        with os.scandir(folder) as listing:
+            # `a-b` goes before `a/b`, as in a bucket.
+            children = sorted((f"{it.name}/" if it.is_dir(follow_symlinks=False) else it.name) for it in listing)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    for name in children:
+        child = folder / name
+        if name.endswith("/"):
+            yield from _files_below(child)
+        elif child.is_file():
+            yield child
 
 
 def _entry_of(path: str, file: Path) -> Entry:

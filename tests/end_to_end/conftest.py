@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 
@@ -22,11 +23,45 @@ from tests.provider.conftest import Script, told_container, told_profiles
 
 
 class Airflow:
-    """A running Airflow, spoken to over REST."""
+    """A running Airflow, spoken to over REST.
 
-    def __init__(self, url: str) -> None:
+    :param process: `airflow standalone`, which does not start anew what was killed.
+    :param environment: with which it was started.
+    :param log: where it writes to.
+    """
+
+    def __init__(self, url: str, process: subprocess.Popen[bytes], environment: dict[str, str], log: Path) -> None:
         self.url = url
+        self.process = process
+        self.environment = environment
+        self.output = log
+        self._started = [process]
         self._token = ""
+
+    def kill(self, component: str) -> None:
+        """End a component and all that it started, without a word."""
+        below = psutil.Process(self.process.pid).children()
+        (found,) = (child for child in below if component in child.cmdline())
+        for process in (found, *found.children(recursive=True)):
+            process.kill()
+
+    def start(self, component: str) -> None:
+        """Start a component that was killed."""
+        command = [Path(sys.executable).with_name("airflow"), component]
+        with self.output.open("a") as log:
+            self._started.append(
+                subprocess.Popen(command, env=self.environment, stdout=log, stderr=log, start_new_session=True)
+            )
+
+    def stop(self) -> None:
+        """End everything."""
+        for process in self._started:
+            os.killpg(process.pid, signal.SIGTERM)
+        for process in self._started:
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
 
     def call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         """One request; JSON in, JSON out.
@@ -116,9 +151,13 @@ def airflow(place: Path, script: Script) -> Iterator[Airflow]:
         "AIRFLOW__CORE__PARALLELISM": "3",
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
         "AIRFLOW__E2E3D__PROFILES_FILE": str(place / "profiles.yaml"),
+        "AIRFLOW__E2E3D__WATCH_CAPTURES": (place / "captures" / "uploads").as_uri(),
+        "AIRFLOW__E2E3D__WATCH_POLL_SECONDS": "1",
+        "AIRFLOW__E2E3D__WATCH_QUIET_SECONDS": "5",
         "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(others[0]),
         "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(others[1]),
         "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_SERVER_PORT": str(others[2]),
+        "AIRFLOW__TRIGGERER__JOB_HEARTBEAT_SEC": "1",
     }
     with (place / "standalone.log").open("w") as log:
         process = subprocess.Popen(
@@ -128,16 +167,12 @@ def airflow(place: Path, script: Script) -> Iterator[Airflow]:
             stderr=log,
             start_new_session=True,
         )
-    running = Airflow(url)
+    running = Airflow(url, process, environment, place / "standalone.log")
     try:
         until(lambda: _ready(running), 240)
         yield running
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
+        running.stop()
 
 
 def _ready(running: Airflow) -> bool:

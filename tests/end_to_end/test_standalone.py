@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import signal
 import time
 import urllib.error
 from pathlib import Path
+from typing import Any
 
 import docker
 import psutil
 import pytest
 
+from airflow_provider_e2e3d.captures import scene_of
 from e2e3d_stages.store import ArtifactStore
 from tests.conftest import until
 from tests.end_to_end.conftest import Airflow
@@ -134,3 +137,38 @@ def _types(param: dict[str, dict[str, object]]) -> object:
 
 def test_no_dag_has_an_import_error(airflow: Airflow) -> None:
     assert airflow.call("GET", "/importErrors")["total_entries"] == 0
+
+
+@pytest.mark.parametrize("pause", [0.15, pytest.param(1.0, marks=pytest.mark.soak)])
+def test_an_upload_starts_one_run_after_its_last_photo_though_the_triggerer_is_killed_during_it(
+    airflow: Airflow, place: Path, script: Script, pause: float
+) -> None:
+    folder = place / "captures" / "uploads" / f"Barn {pause}"
+    folder.mkdir(parents=True)
+    until(lambda: "are taken as known" in airflow.output.read_text(), 300)
+    for number in range(40):
+        if number == 20:
+            airflow.kill("triggerer")
+            airflow.start("triggerer")
+        (folder / f"{number}.jpg").write_bytes(b"a photo")
+        time.sleep(pause)
+    ended = dt.datetime.now(dt.timezone.utc)
+    scene = scene_of(folder.name)
+    until(lambda: uploads(airflow, scene), 300)
+    until(lambda: uploads(airflow, scene)[0]["state"] in ("success", "failed"), 300)
+    time.sleep(5)
+    (run,) = uploads(airflow, scene)
+    assert run["state"] == "success"
+    assert dt.datetime.fromisoformat(run["queued_at"]) > ended
+    assert run["conf"] == {"capture": folder.as_uri(), "scene": scene, "profile": "local"}
+    assert (place / "store" / "scenes" / scene / "latest.json").exists()
+    (mapped,) = airflow.call("GET", "/dags/reconstruct_on_upload/dagRuns/~/taskInstances?task_id=reconstruct_scene")[
+        "task_instances"
+    ]
+    print(run, mapped)
+
+
+def uploads(airflow: Airflow, scene: str) -> list[dict[str, Any]]:
+    """Runs that an upload of a scene started."""
+    runs = airflow.call("GET", "/dags/reconstruct/dagRuns")["dag_runs"]
+    return [run for run in runs if run["dag_run_id"].startswith(f"upload__{scene}__")]

@@ -28,6 +28,14 @@ class Params(StageParams):
         title="Smallest photo",
         description="Photos whose longest side is under this many pixels are left out as too small.",
     )
+    poses: str = Field(
+        "",
+        max_length=200,
+        pattern=r"^([^/.][^/]*(/[^/.][^/]*)*)?$",
+        title="Own poses",
+        description="Folder in the capture with a COLMAP model of these photos (cameras, images and points3D, .bin or "
+        ".txt), as sparse/0: structure from motion then takes it over. Empty: poses are found.",
+    )
 
 
 PRESETS: dict[str, dict[str, Any]] = {

@@ -20,6 +20,7 @@ from e2e3d_stages.contract import UnreadableCapture
 from e2e3d_stages.ingest.capture import Refused, Source, list_capture
 from e2e3d_stages.ingest.exif import Exif, read_exif
 from e2e3d_stages.ingest.params import Params
+from e2e3d_stages.ingest.poses import refuse_turned, take_poses
 from e2e3d_stages.runtime import Job
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF")
@@ -66,13 +67,16 @@ class Prepared:
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Write `images/` and `photos.json`.
+    """Write `images/` and `photos.json`; also `poses/`, the capture's own COLMAP model, when there is to be one.
 
     :return: counts of photos given, usable and dropped, cameras, photos with GPS and focal length, median blur score.
-    :raises UnreadableCapture: fewer than three usable photos, or a zip that is refused.
+    :raises UnreadableCapture: fewer than three usable photos, a zip that is refused, or poses that cannot fit.
     """
     assert job.capture is not None
     sources, dropped = list_capture(job.capture, job.scratch)
+    if job.params.poses:
+        take_poses(job.capture, job.params.poses, job.output / "poses")
+        dropped = [item for item in dropped if not item.source.startswith(f"{job.params.poses}/")]
     prepared = []
     seen: dict[str, str] = {}
     for done, result in enumerate(_prepare_all(job, sources), start=1):
@@ -85,6 +89,8 @@ def run(job: Job) -> dict[str, Any]:
             dropped.append(result)
     if len(prepared) < MIN_PHOTOS:
         raise _too_few(prepared, dropped)
+    if job.params.poses:
+        refuse_turned(prepared)
     _warn_about(dropped, job)
     return _write(job, prepared, dropped)
 

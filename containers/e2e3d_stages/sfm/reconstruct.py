@@ -25,6 +25,7 @@ from PIL import Image, ImageStat
 from e2e3d_stages.sfm import export
 from e2e3d_stages.sfm.frame import estimate_up, georeferenced, upright
 from e2e3d_stages.sfm.geodesy import GpsFit, fit_gps, to_enu
+from e2e3d_stages.sfm.own_poses import take_over
 from e2e3d_stages.sfm.pairs import Pair, choose_pairs
 from e2e3d_stages.sfm.params import Params
 from e2e3d_stages.sfm.support import Evidence, Quality, likely_reason
@@ -55,6 +56,7 @@ class Task:
     threads: int
     output: Path
     scratch: Path
+    poses: Path | None = None
     ids: dict[str, int] = field(default_factory=dict)
 
     @classmethod
@@ -68,6 +70,7 @@ class Task:
             threads=task["threads"],
             output=Path(task["output"]),
             scratch=Path(task["scratch"]),
+            poses=Path(task["poses"]) if task["poses"] else None,
         )
 
     @property
@@ -118,6 +121,47 @@ def main(path: str) -> None:
     _die_with_parent()
     task = Task.read(Path(path))
     pycolmap.set_random_seed(task.params.seed)
+    found = own_poses(task) if task.poses else find_poses(task)
+    model, evidence = found.model, found.evidence
+    metrics = {
+        "photos_given": len(task.photos),
+        "photos_registered": sum(item.registered for item in evidence.values()),
+        "photos_supported": sum(item.supported for item in evidence.values()),
+        "registered_share": round(sum(item.registered for item in evidence.values()) / len(task.photos), 4),
+        "models": found.models,
+        "second_model_photos": found.second_model_photos,
+        "mapper": found.mapper,
+        "pairing": found.pairing,
+        "pairs_matched": found.pairs_matched,
+        "orientations": task.params.orientations,
+        "first_octave": task.params.first_octave,
+        **place_in_world(task, model),
+        **export.write_scene(model, task.images, task.names, task.output, task.scratch, task.threads),
+    }
+    write_photos(task, evidence, found.features)
+    (task.scratch / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
+
+
+@dataclass
+class Found:
+    """Poses, and how they were come by.
+
+    :param evidence: for each photo, what speaks for its place.
+    :param features: found on each photo.
+    """
+
+    model: pycolmap.Reconstruction
+    evidence: dict[str, Evidence]
+    features: dict[str, int]
+    mapper: str
+    models: int = 1
+    second_model_photos: int = 0
+    pairing: str | None = None
+    pairs_matched: int = 0
+
+
+def find_poses(task: Task) -> Found:
+    """Structure from motion."""
     pairing, pairs = choose_pairs(
         task.params.pairs,
         _ground_positions(task),
@@ -130,23 +174,33 @@ def main(path: str) -> None:
     evidence = gather_evidence(task, models)
     model = models[0] if models else pycolmap.Reconstruction()
     remove_unsupported(model, evidence)
-    metrics = {
-        "photos_given": len(task.photos),
-        "photos_registered": sum(item.registered for item in evidence.values()),
-        "photos_supported": sum(item.supported for item in evidence.values()),
-        "registered_share": round(sum(item.registered for item in evidence.values()) / len(task.photos), 4),
-        "models": len(models),
-        "second_model_photos": models[1].num_reg_images() if len(models) > 1 else 0,
-        "mapper": mapper,
-        "pairing": pairing,
-        "pairs_matched": len(pairs),
-        "orientations": task.params.orientations,
-        "first_octave": task.params.first_octave,
-        **place_in_world(task, model),
-        **export.write_scene(model, task.images, task.names, task.output, task.scratch, task.threads),
-    }
-    write_photos(task, evidence)
-    (task.scratch / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
+    return Found(
+        model,
+        evidence,
+        count_features(task),
+        mapper,
+        models=len(models),
+        second_model_photos=models[1].num_reg_images() if len(models) > 1 else 0,
+        pairing=pairing,
+        pairs_matched=len(pairs),
+    )
+
+
+def own_poses(task: Task) -> Found:
+    """Poses that came with the capture: a photo is supported by the points that it sees."""
+    assert task.poses is not None
+    model = pycolmap.Reconstruction(task.poses)
+    take_over(model, task.photos)
+    seen = {image.name: image.num_points3D for image in model.images.values() if image.has_pose}
+    evidence = {name: Evidence(name in seen, seen.get(name, 0), (), own=True) for name in task.names}
+    remove_unsupported(model, evidence)
+    return Found(model, evidence, features={}, mapper="own poses")
+
+
+def count_features(task: Task) -> dict[str, int]:
+    """How many features were found on each photo that pycolmap could read."""
+    with closing(pycolmap.Database.open(task.database)) as database:
+        return {name: database.num_keypoints_for_image(image_id) for name, image_id in task.ids.items()}
 
 
 def _die_with_parent() -> None:
@@ -415,31 +469,29 @@ def _viewing_distance(model: pycolmap.Reconstruction, images: Sequence[pycolmap.
     return float(np.median(np.concatenate(depths)))
 
 
-def write_photos(task: Task, evidence: dict[str, Evidence]) -> None:
+def write_photos(task: Task, evidence: dict[str, Evidence], features: dict[str, int]) -> None:
     """Write `photos.json`: for each given photo whether it is used, and if not, why."""
     blurs = [photo["blur"] for photo in task.photos]
     records = []
-    with closing(pycolmap.Database.open(task.database)) as database:
-        for order, photo in enumerate(task.photos):
-            found = evidence[photo["name"]]
-            reason = None
-            if not found.supported:
-                image_id = task.ids.get(photo["name"])
-                features = database.num_keypoints_for_image(image_id) if image_id is not None else 0
-                quality = Quality(photo["blur"], _brightness(task.images / photo["name"]), features)
-                reason = likely_reason(found, quality, blurs)
-            records.append(
-                {
-                    "name": photo["name"],
-                    "order": order,
-                    "registered": found.registered,
-                    "supported": found.supported,
-                    "observations": found.observations,
-                    "pairs": len(found.inliers),
-                    "inliers": sum(found.inliers),
-                    "reason": reason,
-                }
-            )
+    for order, photo in enumerate(task.photos):
+        found = evidence[photo["name"]]
+        reason = None
+        if not found.supported:
+            brightness = _brightness(task.images / photo["name"])
+            quality = Quality(photo["blur"], brightness, features.get(photo["name"], 0))
+            reason = likely_reason(found, quality, blurs)
+        records.append(
+            {
+                "name": photo["name"],
+                "order": order,
+                "registered": found.registered,
+                "supported": found.supported,
+                "observations": found.observations,
+                "pairs": len(found.inliers),
+                "inliers": sum(found.inliers),
+                "reason": reason,
+            }
+        )
     (task.output / "photos.json").write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
 
 

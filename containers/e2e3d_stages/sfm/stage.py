@@ -23,6 +23,8 @@ SECOND_MODEL_SHARE = 0.3
 def run(job: Job) -> dict[str, Any]:
     """Write undistorted photos, the sparse model, `views.json`, `points.npz`, `photos.json` and `georef.json`.
 
+    Poses that came with the capture are taken over as they are.
+
     Whatever was found is committed, nothing included: whether it is enough is for the operator's gate to say.
 
     :return: photos given, registered and supported, models, points, reprojection error, GPS residual and more.
@@ -30,9 +32,11 @@ def run(job: Job) -> dict[str, Any]:
     :raises StageError: the child ended in any other way.
     """
     record = json.loads((job.inputs["ingest"].folder / "photos.json").read_text(encoding="utf-8"))
+    poses = job.inputs["ingest"].folder / "poses"
     task = {
         "images": str(job.inputs["ingest"].folder / "images"),
         "photos": record["photos"],
+        "poses": str(poses) if poses.is_dir() else None,
         "params": job.params.model_dump(),
         "threads": job.threads,
         "output": str(job.output),

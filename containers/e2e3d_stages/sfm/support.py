@@ -23,18 +23,20 @@ class Evidence:
     :param observations: the model's points that it sees.
     :param inliers: inlier matches of each verified pair with another registered photo.
     :param other_model: whether it stands in a model that was not kept.
+    :param own: whether its place came with the capture: then only its points speak for it.
     """
 
     registered: bool
     observations: int
     inliers: tuple[int, ...]
     other_model: bool = False
+    own: bool = False
 
     @property
     def supported(self) -> bool:
         """Whether the place can be believed: a mapper also registers photos on a handful of chance matches."""
         linked = len(self.inliers) >= MIN_PAIRS or max(self.inliers, default=0) >= MIN_INLIERS_IN_ONE_PAIR
-        return self.registered and self.observations >= MIN_OBSERVATIONS and linked
+        return self.registered and self.observations >= MIN_OBSERVATIONS and (linked or self.own)
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,8 @@ def likely_reason(evidence: Evidence, quality: Quality, blurs: Sequence[float]) 
     """
     if evidence.supported:
         return None
+    if evidence.own:
+        return _fault_of_own_poses(evidence)
     return _fault_of_the_photo(quality, blurs) or _fault_of_the_capture(evidence)
 
 
@@ -67,6 +71,12 @@ def _fault_of_the_photo(quality: Quality, blurs: Sequence[float]) -> str | None:
     if quality.features < MIN_FEATURES:
         return f"little texture ({quality.features} features)"
     return None
+
+
+def _fault_of_own_poses(evidence: Evidence) -> str:
+    if evidence.registered:
+        return f"too few points ({evidence.observations}) in the capture's own poses"
+    return "not in the capture's own poses, by its name and shape"
 
 
 def _fault_of_the_capture(evidence: Evidence) -> str:

@@ -1,0 +1,46 @@
+"""A COLMAP model that came with the capture, for the photos as ingest prepared them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pycolmap
+
+
+def take_over(model: pycolmap.Reconstruction, photos: Sequence[dict[str, Any]]) -> None:
+    """Give the model's images the names and sizes of the prepared photos; those that fit no photo lose their place.
+
+    The model names a photo by its path in the capture, or by the end of it: `IMG_1.jpg` for `images/IMG_1.jpg`.
+
+    :param photos: as ingest's `photos.json` has them.
+    """
+    scaled: dict[int, tuple[float, float]] = {}
+    for image in list(model.images.values()):
+        photo = _photo_of(image.name, photos)
+        camera = model.cameras[image.camera_id]
+        if photo is None or not _fits(camera, photo, scaled=image.camera_id in scaled):
+            if image.has_pose:
+                model.deregister_frame(image.frame_id)
+            continue
+        if image.camera_id not in scaled:
+            scaled[image.camera_id] = photo["width"] / camera.width, photo["height"] / camera.height
+            camera.rescale(photo["width"], photo["height"])
+        image.name = photo["name"]
+        for point in image.points2D:
+            point.xy = point.xy * scaled[image.camera_id]
+
+
+def _photo_of(name: str, photos: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    found = [photo for photo in photos if photo["source"] == name or photo["source"].endswith(f"/{name}")]
+    return found[0] if len(found) == 1 else None
+
+
+def _fits(camera: pycolmap.Camera, photo: dict[str, Any], *, scaled: bool) -> bool:
+    """Whether a photo, which ingest may have scaled down, has the camera's shape, to a pixel.
+
+    :param scaled: whether the camera was scaled down to another of its photos.
+    """
+    if scaled:
+        return bool(camera.width == photo["width"] and camera.height == photo["height"])
+    return bool(abs(camera.height * photo["width"] / camera.width - photo["height"]) <= 1.5)

@@ -1,0 +1,202 @@
+"""Captures as one listing of a root shows them, on a disk and in a bucket alike."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import tracemalloc
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from airflow_provider_e2e3d.captures import Completeness, capture_at, captures_below, scene_of, scenes_of
+from airflow_provider_e2e3d.profiles import Profile
+from e2e3d_stages.capture import capture_digest
+from e2e3d_stages.contract import now
+from e2e3d_stages.s3 import S3Storage
+from e2e3d_stages.storage import Entry, FileStorage, Storage, open_storage
+
+SECOND = dt.timedelta(seconds=1)
+
+
+@pytest.fixture
+def storage(store_uri: str) -> Storage:
+    """A root for captures."""
+    return open_storage(store_uri)
+
+
+def upload(storage: Storage, *paths: str) -> None:
+    """Files whose contents are their names."""
+    for path in paths:
+        storage.write(path, path.encode())
+
+
+def test_a_folder_and_a_zip_are_captures_and_other_files_beside_them_are_not(storage: Storage) -> None:
+    upload(storage, "yard/1.jpg", "yard/more/2.JPG", "yard/notes.txt", "barn.zip", "readme.txt", "photo.jpg")
+    barn, yard = captures_below(storage)
+    assert (yard.name, yard.photos, yard.zipped) == ("yard", 2, False)
+    assert yard.size == len("yard/1.jpg" + "yard/more/2.JPG" + "yard/notes.txt")
+    assert (barn.name, barn.zipped) == ("barn.zip", True)
+
+
+def test_a_capture_is_the_same_below_its_root_and_by_its_own_address(storage: Storage) -> None:
+    upload(storage, "yard/1.jpg", "yard/2.jpg", "yard/.thumbs/x", "barn.zip")
+    for capture in captures_below(storage):
+        assert capture_at(open_storage(capture.uri)) == capture
+    assert capture_at(open_storage(f"{storage.uri}/nowhere")) is None
+
+
+def test_names_that_sort_between_a_folder_and_its_files_split_no_capture(storage: Storage) -> None:
+    upload(storage, "a/1.jpg", "a-b/1.jpg", "a/2.jpg", "a.b/1.jpg", "a/b/3.jpg", "a0/1.jpg")
+    assert [(capture.name, capture.photos) for capture in captures_below(storage)] == [
+        ("a-b", 1),
+        ("a.b", 1),
+        ("a", 3),
+        ("a0", 1),
+    ]
+
+
+@pytest.mark.parametrize("name", ["Rathaus 50%25 #2", "a?b", "Bäckerei", "it's {{ 1 }}"])
+def test_a_capture_whose_name_means_something_in_an_address_is_found_there(storage: Storage, name: str) -> None:
+    upload(storage, f"{name}/1.jpg")
+    (capture,) = captures_below(storage)
+    profile = Profile(store="file:///store", captures=(storage.uri,))
+    admitted = open_storage(profile.admit(capture.uri))
+    assert capture_at(admitted) == capture
+    assert capture_digest(admitted)
+
+
+def test_hidden_files_neither_count_nor_change_a_capture(storage: Storage) -> None:
+    upload(storage, "yard/1.jpg")
+    (before,) = captures_below(storage)
+    upload(storage, "yard/.DS_Store", "yard/.cache/2.jpg", ".trash/1.jpg", ".hidden.zip")
+    (after,) = captures_below(storage)
+    assert (after.photos, after.fingerprint) == (1, before.fingerprint)
+
+
+def test_a_hidden_file_may_be_the_marker_and_a_photo_may_not(storage: Storage) -> None:
+    upload(storage, "yard/1.jpg", "yard/.done", "yard/DONE", "yard/more/DEEP")
+    (capture,) = captures_below(storage)
+    assert capture.files == {".done", "DONE"}
+
+
+def test_a_fingerprint_differs_when_a_file_comes_goes_or_changes(storage: Storage) -> None:
+    def fingerprint() -> str:
+        (capture,) = captures_below(storage)
+        return capture.fingerprint
+
+    upload(storage, "yard/1.jpg", "yard/2.jpg")
+    seen = [fingerprint()]
+    assert fingerprint() == seen[0]
+    upload(storage, "yard/3.jpg")
+    seen.append(fingerprint())
+    storage.delete("yard/1.jpg")
+    seen.append(fingerprint())
+    storage.write("yard/2.jpg", b"better")
+    seen.append(fingerprint())
+    assert len(set(seen)) == len(seen)
+
+
+def test_the_stores_clock_is_the_one_that_stamps_what_arrives(storage: Storage) -> None:
+    before = storage.clock()
+    upload(storage, "yard/1.jpg")
+    (capture,) = captures_below(storage)
+    assert before - SECOND <= capture.arrived <= storage.clock() + SECOND
+
+
+def test_a_copy_that_keeps_its_originals_date_arrives_when_it_is_copied(tmp_path: Path) -> None:
+    upload(FileStorage(tmp_path.as_uri()), "yard/1.jpg")
+    os.utime(tmp_path / "yard" / "1.jpg", (0, 0))
+    (capture,) = captures_below(FileStorage(tmp_path.as_uri()))
+    assert now() - capture.arrived < 10 * SECOND
+
+
+def capture_of(storage: Storage) -> Any:
+    """The only capture."""
+    (capture,) = captures_below(storage)
+    return capture
+
+
+def test_an_upload_is_complete_when_it_was_quiet_for_long_enough_and_has_photos_enough(storage: Storage) -> None:
+    upload(storage, "yard/1.jpg", "yard/2.jpg")
+    capture = capture_of(storage)
+    rule = Completeness(quiet_seconds=60, min_photos=2)
+    assert "within 60 s" in rule.missing(capture, capture.arrived + 59 * SECOND)
+    assert rule.holds(capture, capture.arrived + 60 * SECOND)
+    assert "2 photos and needs 3" in Completeness(quiet_seconds=60, min_photos=3).missing(capture, now() + 99 * SECOND)
+
+
+def test_an_upload_with_a_marker_is_complete_at_once_and_without_it_never(storage: Storage) -> None:
+    upload(storage, "yard/1.jpg")
+    rule = Completeness(marker="_DONE", min_photos=1)
+    assert "_DONE is not there" in rule.missing(capture_of(storage), now() + dt.timedelta(days=1))
+    upload(storage, "yard/_DONE")
+    assert rule.holds(capture_of(storage), now())
+
+
+def test_a_zip_needs_neither_marker_nor_photos_that_can_be_counted_but_to_be_quiet(storage: Storage) -> None:
+    upload(storage, "yard.zip")
+    capture = capture_of(storage)
+    rule = Completeness(marker="_DONE", quiet_seconds=60, min_photos=5)
+    assert not rule.holds(capture, capture.arrived + 59 * SECOND)
+    assert rule.holds(capture, capture.arrived + 60 * SECOND)
+
+
+class Endless(FileStorage):
+    """A root of 1,000 captures of ten photos, listed as they are asked for."""
+
+    def list(self, prefix: str = "") -> Iterator[Entry]:
+        for number in range(10_000):
+            yield Entry(f"capture-{number // 10:06d}/{number % 10}.jpg", 1, now(), "tag")
+
+
+def test_a_thousand_captures_need_the_memory_of_a_few() -> None:
+    tracemalloc.start()
+    try:
+        counted = sum(capture.photos for capture in captures_below(Endless("file:///captures")))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert counted == 10_000
+    assert peak < 2**20
+
+
+def test_a_bucket_is_listed_page_by_page_as_captures_are_asked_for(s3_root: str) -> None:
+    storage = open_storage(s3_root)
+    assert isinstance(storage, S3Storage)
+    upload(storage, *(f"capture-{number}/{photo}.jpg" for number in range(4) for photo in range(5)))
+    asked = []
+    storage._client.meta.events.register("before-call.s3.ListObjectsV2", lambda **call: asked.append(1))
+    storage._client.meta.events.register(
+        "provide-client-params.s3.ListObjectsV2", lambda params, **_: {**params, "MaxKeys": 7}
+    )
+    captures = captures_below(storage)
+    next(captures)
+    assert len(asked) == 1
+    assert len(list(captures)) == 3
+    assert len(asked) == 3
+
+
+def test_a_folder_is_listed_in_the_order_of_a_bucket(s3_root: str, tmp_path: Path) -> None:
+    paths = ["a/1", "a-b/1", "a", "a!/2/1", "b.zip", "a/b/c/d", "é/1", "a/b-c/1"]
+    listed = []
+    for storage in (open_storage(s3_root), FileStorage(tmp_path.as_uri())):
+        upload(storage, *(path for path in paths if path != "a"))
+        listed.append([entry.path for entry in storage.list()])
+    assert listed[0] == listed[1]
+
+
+def test_a_scene_is_named_like_its_capture() -> None:
+    assert scene_of("s3://uploads/Old Town Hall/images") == "old-town-hall"
+    assert scene_of("s3://uploads/statue.zip") == "statue"
+    assert scene_of("file:///data/Statue%20%232") == "statue-2"
+
+
+def test_two_captures_whose_names_give_one_scene_get_scenes_of_their_own() -> None:
+    scenes = scenes_of(["Statue", "statue", "barn", "x" * 80, "x" * 81])
+    assert scenes["barn"] == "barn"
+    assert len(set(scenes.values())) == len(scenes)
+    assert scenes["Statue"].startswith("statue-")
+    assert all(len(scene) <= 63 for scene in scenes.values())

@@ -1,0 +1,88 @@
+"""The pieces for people's own DAGs: docs/own-dags.md's examples, run as they stand there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from e2e3d_stages.contract import Request
+from tests.airflow_runs import Outcome, run_dag
+from tests.conftest import ROOT
+from tests.provider.conftest import Script
+
+EXAMPLES = ROOT / "docs" / "examples"
+
+Run = Callable[..., Outcome]
+
+
+@pytest.fixture
+def example(
+    airflow_home: Path, profiles: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Run:
+    """Runs one of the examples with a conf."""
+    bundle = {
+        "name": "examples",
+        "classpath": "airflow.dag_processing.bundles.local.LocalDagBundle",
+        "kwargs": {"path": str(EXAMPLES)},
+    }
+    monkeypatch.setenv("AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST", json.dumps([bundle]))
+
+    def go(dag_id: str, **conf: Any) -> Outcome:
+        return run_dag(dag_id, conf, capfd, EXAMPLES)
+
+    return go
+
+
+@pytest.mark.parametrize("file", sorted(EXAMPLES.glob("*.py")), ids=lambda file: file.stem)
+def test_the_page_shows_every_example_as_it_is(file: Path) -> None:
+    assert f"```python\n{file.read_text()}```\n" in (ROOT / "docs" / "own-dags.md").read_text()
+
+
+def test_one_stage_runs_alone(example: Run, captures: Path, script: Script) -> None:
+    outcome = example("check_photos", capture=str(captures / "statue"))
+    assert outcome.state == "success", outcome.log
+    assert script.calls == ["ingest"]
+    assert outcome.results["ingest"]["metrics"]["photos"] == 10
+
+
+def test_two_trainings_start_from_one_structure_from_motion(example: Run, captures: Path, script: Script) -> None:
+    outcome = example("compare_trainings", capture=str(captures / "statue"))
+    assert outcome.state == "success", outcome.log
+    assert sorted(script.calls) == ["ingest", "sfm", "train", "train"]
+    short, long = (outcome.results[f"train_{length}"] for length in ("short", "long"))
+    assert short["key"] != long["key"]
+    assert (short["metrics"]["params"]["iterations"], long["metrics"]["params"]["iterations"]) == (1000, 7000)
+
+
+def test_own_poses_are_asked_for_by_a_parameter_of_ingest(example: Run, captures: Path, script: Script) -> None:
+    outcome = example("train_from_own_poses", capture=str(captures / "statue"))
+    assert outcome.state == "success", outcome.log
+    assert script.calls == ["ingest", "sfm", "train"]
+    (request,) = (captures.parent / "store" / "artifacts" / "ingest").glob("*/attempts/1/request.json")
+    assert Request.model_validate_json(request.read_text()).params["poses"] == "sparse/0"
+
+
+def test_a_dag_waits_for_an_upload_and_goes_on_with_it(example: Run, captures: Path, script: Script) -> None:
+    for number in range(2, 5):
+        (captures / "statue" / f"{number}.jpg").write_bytes(b"a photo")
+    outcome = example("when_uploaded", capture=str(captures / "statue"))
+    assert outcome.state == "success", outcome.log
+    assert outcome.results["upload"]["photos"] == 4
+    assert outcome.results["upload"]["scene"] == "statue"
+    assert script.calls == ["ingest"]
+
+
+def test_a_training_takes_the_artifact_that_the_sensor_found(
+    example: Run, captures: Path, script: Script, profiles: Path
+) -> None:
+    made = example("compare_trainings", capture=str(captures / "statue")).results
+    script.forget()
+    outcome = example("train_anew", sfm_key=made["sfm"]["key"])
+    assert outcome.state == "success", outcome.log
+    assert outcome.results["sfm"]["digest"] == made["sfm"]["digest"]
+    assert outcome.results["train"]["key"] == made["train_long"]["key"]
+    assert script.calls == []
