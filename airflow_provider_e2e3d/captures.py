@@ -27,6 +27,7 @@ class Capture:
     :param arrived: when its newest file came.
     :param fingerprint: differs when a file comes, goes or changes; not the digest of the contents, which nobody read.
     :param files: names of the files directly in it.
+    :param first_photo: where one of its photos is, below `uri`; empty for a zip.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Capture:
     arrived: dt.datetime
     fingerprint: str
     files: frozenset[str]
+    first_photo: str = ""
 
 
 @dataclass(frozen=True)
@@ -88,14 +90,16 @@ def _capture(name: str, uri: str, entries: list[Entry], *, inside: int) -> Captu
     zipped = "" in files
     if not seen or (zipped and PurePosixPath(name).suffix.lower() != ".zip"):
         return None
+    photos = [path for path in seen if PurePosixPath(path).suffix.lower() in PHOTO_SUFFIXES]
     listing = [[path, entry.size, entry.tag] for path, entry in seen.items()]
     return Capture(
         name=name,
         uri=uri,
-        photos=sum(PurePosixPath(path).suffix.lower() in PHOTO_SUFFIXES for path in seen),
+        photos=len(photos),
         zipped=zipped,
         size=sum(entry.size for entry in seen.values()),
         arrived=max(entry.arrived for entry in files.values()),
         fingerprint=hashlib.sha256(canonical(listing)).hexdigest()[:16],
         files=frozenset(path for path in files if "/" not in path),
+        first_photo=photos[0] if photos else "",
     )
