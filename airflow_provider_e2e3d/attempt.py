@@ -190,11 +190,12 @@ class Attempt:
 
     def remember(self, manifest: Manifest, record: JobRecord) -> None:
         """Add to the history from which runs are estimated what the artifact took."""
-        if (manifest.attempt, self.state.claim.attempt) != (1, 1):
-            # A later attempt may have gone on from a checkpoint, and tells less than the whole.
+        size = CaptureSize.of(manifest.metrics) if manifest.stage == "ingest" else self.state.size
+        # A later attempt may have gone on from a checkpoint, and tells less than the whole.
+        if size is None or (manifest.attempt, self.state.claim.attempt) != (1, 1):
             return
         try:
-            took = measured(manifest, self.backend, self.state.size, record.billable_seconds)
+            took = measured(manifest, self.backend, size, record.billable_seconds)
             remember(self.store.storage, self.state.profile, took, self.state.key)
         except StageError as error:
             # The work is done; only the next estimate is a little worse.

@@ -98,7 +98,11 @@ class Estimate(Model):
         :param max_cost: in US dollars.
         :raises InvalidRequest: also when nobody knows what it costs.
         """
-        unpriced = [f"{each.stage} on {each.place}" for each in self.stages if each.price is None]
+        unpriced = [
+            f"{each.stage} on {each.place}" + (f" ({each.problem})" if each.problem else "")
+            for each in self.stages
+            if each.price is None
+        ]
         if self.price is None:
             raise InvalidRequest(
                 f"Nobody knows whether the run costs more than {max_cost:.2f} USD: there is no price for "
@@ -231,16 +235,16 @@ def _stage_estimate(
     )
 
 
-def measured(manifest: Manifest, backend: Backend, size: CaptureSize | None, billed: float | None) -> Measurement:
+def measured(manifest: Manifest, backend: Backend, size: CaptureSize, billed: float | None) -> Measurement:
     """What an artifact took, beside what the rough reckoning says of it.
 
-    :param size: of the capture; None for ingest, which tells it itself.
+    :param size: of its capture.
     :param billed: seconds that its place bills.
     """
     expected = rough_seconds(
         manifest.stage,
         manifest.params,
-        size or CaptureSize.of(manifest.metrics),
+        size,
         gaussians=int(manifest.metrics.get("gaussians", 0)),
         gpu=has_gpu(backend.settings),
     )

@@ -8,9 +8,11 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from e2e3d_stages import s3
 from e2e3d_stages.contract import Manifest
 from e2e3d_stages.storage import open_storage
 from e2e3d_stages.store import ArtifactStore
@@ -31,7 +33,7 @@ class Place:
     faulty: FaultyStore
     root: str
     endpoint: str
-    run: Callable[[str], Outcome]
+    run: Callable[..., Outcome]
 
     def capture(self, name: str) -> None:
         """Upload a few photos, undisturbed."""
@@ -64,8 +66,8 @@ def place(
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", faulty.url)
     script["train"] = ["write much"]
 
-    def run(name: str) -> Outcome:
-        return run_dag("reconstruct", {"capture": f"{s3_root}/captures/{name}"}, capfd)
+    def run(name: str, **conf: Any) -> Outcome:
+        return run_dag("reconstruct", {"capture": f"{s3_root}/captures/{name}", **conf}, capfd)
 
     yield Place(faulty, s3_root, s3_endpoint, run)
     faulty.close()
@@ -123,6 +125,28 @@ def go_away_in(place: Place, script: Script, stages: list[str], seconds: float) 
 
 def test_a_scene_succeeds_with_correct_digests_though_requests_fail(place: Place, script: Script) -> None:
     runs_with_faults(place, script, scenes=1, outage=5)
+
+
+def test_the_first_task_is_tried_again_when_the_store_stays_away(
+    place: Place, script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.capture("statue")
+    file = tmp_path / "profiles.yaml"
+    file.write_text(file.read_text().replace("backend: local,", "backend: local, machine: dear,"))
+    monkeypatch.setattr(s3, "PATIENCE_SECONDS", 0)
+    place.faulty.away(600)
+
+    def come_back_at_the_second_try() -> None:
+        # botocore itself asks three times.
+        while place.faulty.seen["away"] < 4:
+            time.sleep(0.02)
+        place.faulty.away(0)
+
+    threading.Thread(target=come_back_at_the_second_try, daemon=True).start()
+    outcome = place.run("statue", max_cost=1)
+    assert outcome.tries["plan"] == 2
+    assert "The store could not be reached" in outcome.log
+    assert "there is no price for ingest on dear" in outcome.log
 
 
 @pytest.mark.soak
