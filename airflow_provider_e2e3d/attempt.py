@@ -10,6 +10,8 @@ from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 from airflow_provider_e2e3d.backends.base import Away, Backend, Cursor, Handle, JobStatus
+from airflow_provider_e2e3d.estimate import measured
+from airflow_provider_e2e3d.history import remember
 from airflow_provider_e2e3d.hooks.store import StoreHook
 from airflow_provider_e2e3d.profiles import CaptureSize, Profile, profile_named
 from e2e3d_stages.contract import (
@@ -19,6 +21,7 @@ from e2e3d_stages.contract import (
     Infrastructure,
     InvalidRequest,
     JobRecord,
+    Manifest,
     Model,
     StageError,
     StageName,
@@ -184,6 +187,19 @@ class Attempt:
             # The work is done; only its figures are missed somewhere.
             log.warning("The job's figures could not be reported: %s", error.message)
         return record
+
+    def remember(self, manifest: Manifest, record: JobRecord) -> None:
+        """Add to the history from which runs are estimated what the artifact took."""
+        size = CaptureSize.of(manifest.metrics) if manifest.stage == "ingest" else self.state.size
+        # A later attempt may have gone on from a checkpoint, and tells less than the whole.
+        if size is None or (manifest.attempt, self.state.claim.attempt) != (1, 1):
+            return
+        try:
+            took = measured(manifest, self.backend, size, record.billable_seconds)
+            remember(self.store.storage, self.state.profile, took, self.state.key)
+        except StageError as error:
+            # The work is done; only the next estimate is a little worse.
+            log.warning("What the job took could not be remembered: %s", error.message)
 
     def failure(self, status: JobStatus) -> Failure:
         """Why the job ended without an artifact; written down for others where the program did not know.

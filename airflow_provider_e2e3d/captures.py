@@ -35,6 +35,7 @@ class Capture:
     :param arrived: when its newest file came.
     :param fingerprint: differs when a file comes, goes or changes; not the digest of the contents, which nobody read.
     :param files: names of the files directly in it that are no photos: one may be a marker.
+    :param first_photo: where one of its photos is, below `uri`; empty for a zip.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Capture:
     arrived: dt.datetime
     fingerprint: str
     files: frozenset[str]
+    first_photo: str = ""
 
 
 @dataclass(frozen=True)
@@ -106,16 +108,18 @@ def _capture(name: str, uri: str, entries: list[Entry], *, inside: int) -> Captu
     zipped = "" in files
     if not seen or (zipped and splitext(name)[1].lower() != ".zip"):
         return None
+    photos = [path for path in seen if _is_photo(path)]
     listing = [[path, entry.size, entry.tag] for path, entry in seen.items()]
     return Capture(
         name=name,
         uri=uri,
-        photos=sum(map(_is_photo, seen)),
+        photos=len(photos),
         zipped=zipped,
         size=sum(entry.size for entry in seen.values()),
         arrived=max(entry.arrived for entry in files.values()),
         fingerprint=hashlib.sha256(canonical(listing)).hexdigest()[:16],
         files=frozenset(path for path in files if "/" not in path and not _is_photo(path)),
+        first_photo=photos[0] if photos else "",
     )
 
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import re
+from collections.abc import Callable
 from typing import Any
 
 from airflow.sdk import Param, get_current_context, task
 
 from airflow_provider_e2e3d.captures import SLUG, scene_of
-from airflow_provider_e2e3d.exceptions import stage_failed
+from airflow_provider_e2e3d.estimate import estimate
+from airflow_provider_e2e3d.exceptions import retry_policy, stage_failed
+from airflow_provider_e2e3d.history import remembered
+from airflow_provider_e2e3d.hooks.store import StoreHook
 from airflow_provider_e2e3d.operators.reconstruction import (
     CompressOperator,
     EvaluateOperator,
@@ -18,8 +23,10 @@ from airflow_provider_e2e3d.operators.reconstruction import (
     TrainOperator,
 )
 from airflow_provider_e2e3d.profiles import load_profiles, profile_named
-from e2e3d_stages.contract import Failure, InvalidRequest, StageError
+from e2e3d_stages.contract import Failure, InvalidRequest, StageError, UnreadableCapture
 from e2e3d_stages.presets import PRESETS, STAGES, Stage
+from e2e3d_stages.publish.layout import folder_of
+from e2e3d_stages.storage import NotFound, open_storage
 
 SECTIONS = {
     "ingest": "Photos (ingest)",
@@ -72,6 +79,14 @@ def reconstruction_params() -> dict[str, Param]:
             examples=list(STAGES),
             title="Make anew",
             description="Stages to run although their artifacts are there; the stages after them follow.",
+        ),
+        "max_cost": Param(
+            None,
+            type=["null", "number"],
+            minimum=0,
+            title="Most it may cost",
+            description="US dollars: a run that may cost more by the profile's prices is refused before it begins. "
+            "Empty: no limit.",
         ),
         "min_registered_share": _gate(0.5, 1.0, "Least share of photos placed", _GATE_HELP),
         "min_photos": _gate(5, 10_000, "Least number of photos placed", _GATE_HELP),
@@ -166,12 +181,50 @@ def plan(values: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
     return plan
 
 
-@task(task_id="plan", task_display_name="Check the request", multiple_outputs=True)
-def plan_task() -> dict[str, Any]:
-    """Check everything that was asked before anything is read or spent."""
-    context = get_current_context()
+def estimate_run(
+    plan: dict[str, Any], run: str, max_cost: float | None, write_line: Callable[[str], object]
+) -> dict[str, Any] | None:
+    """Tell and store what a run will take and cost; None where its capture cannot be looked at, as ingest will tell.
+
+    :param plan: what `plan` returned.
+    :param run: the run's name.
+    :param max_cost: in US dollars; None is no limit.
+    :param write_line: writes to the log.
+    :raises InvalidRequest: when it may cost more, or that is not known.
+    """
+    profile = profile_named(plan["profile"])
+    environment = StoreHook(profile.store_conn_id).environment()
     try:
-        return plan(dict(context["params"]), context["dag_run"].conf or {})
+        capture, storage = open_storage(plan["capture"], environment), open_storage(profile.store, environment)
+        found = estimate(capture, profile, plan, remembered(storage, plan["profile"]))
+        storage.write(f"{folder_of(plan['scene'], run)}/estimate.json", found.model_dump_json(indent=1).encode())
+    except (InvalidRequest, UnreadableCapture, NotFound, OSError) as error:
+        if max_cost is not None:
+            raise
+        write_line(f"There is no estimate: {error}")
+        return None
+    for line in str(found).splitlines():
+        write_line(line)
+    if max_cost is not None:
+        found.check(max_cost)
+    return found.model_dump(mode="json")
+
+
+@task(
+    task_id="plan",
+    task_display_name="Check the request",
+    multiple_outputs=True,
+    retries=2,
+    retry_delay=dt.timedelta(seconds=10),
+    retry_policy=retry_policy(),
+)
+def plan_task() -> dict[str, Any]:
+    """Check everything that was asked, and tell what it will take, before anything is spent."""
+    context = get_current_context()
+    values, run = dict(context["params"]), context["dag_run"]
+    try:
+        request = plan(values, run.conf or {})
+        return {**request, "estimate": estimate_run(request, run.run_id, values["max_cost"], context["task"].log.info)}
     except StageError as error:
         raise stage_failed(Failure.of(error, 0)) from error
 

@@ -165,6 +165,8 @@ class Backend(ABC):
     Settings: ClassVar[type[BackendSettings]]
     # Whether a triggerer on another host can watch the job.
     deferrable: ClassVar[bool]
+    # Whether jobs run on Airflow's own machines, which cost no more for it.
+    own_machine: ClassVar[bool] = False
 
     def __init__(self, settings: BackendSettings) -> None:
         self.settings = settings

@@ -59,6 +59,7 @@ class DockerBackend(Backend):
 
     Settings = DockerSettings
     deferrable = True
+    own_machine = True
     settings: DockerSettings
 
     def submit(self, job: JobSpec) -> Handle:

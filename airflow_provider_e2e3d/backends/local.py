@@ -34,6 +34,7 @@ class LocalBackend(Backend):
 
     Settings = LocalSettings
     deferrable = False
+    own_machine = True
     settings: LocalSettings
 
     def submit(self, job: JobSpec) -> Handle:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -143,7 +142,7 @@ class PublishOperator(StageOperator):
         uri = lay_out(
             store,
             self.scene,
-            re.sub(r"[^A-Za-z0-9_.-]+", "-", run.run_id).strip("."),
+            run.run_id,
             {stage: found for stage, found in manifests.items() if found is not None},
             started=run.start_date or run.run_after,
             reused=[stage for stage, found in references.items() if found.reused],

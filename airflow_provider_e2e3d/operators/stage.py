@@ -347,6 +347,9 @@ class StageOperator(BaseOperator):
         if reference is None:
             assert failure is not None
             raise stage_failed(failure)
+        manifest = attempt.store.manifest(self.stage, reference.key)
+        if manifest is not None:
+            attempt.remember(manifest, record)
         return self._collect(context, attempt.store, reference)
 
     def _collect(self, context: Context, store: ArtifactStore, reference: Reference) -> dict[str, Any]:

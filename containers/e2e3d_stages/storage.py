@@ -60,6 +60,13 @@ class Storage(ABC):
         """
 
     @abstractmethod
+    def read_part(self, path: str, start: int, size: int) -> bytes:
+        """Bytes from a place on: as many as asked for, fewer where the object ends.
+
+        :raises NotFound: when there is none.
+        """
+
+    @abstractmethod
     def write(self, path: str, data: bytes) -> None:
         """Store, replacing what was there."""
 
@@ -121,6 +128,14 @@ class FileStorage(Storage):
     def read(self, path: str) -> bytes:
         try:
             return self.local_path(path).read_bytes()
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            raise NotFound(self.uri_of(path)) from None
+
+    def read_part(self, path: str, start: int, size: int) -> bytes:
+        try:
+            with self.local_path(path).open("rb") as file:
+                file.seek(start)
+                return file.read(size)
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             raise NotFound(self.uri_of(path)) from None
 

@@ -4,7 +4,8 @@
 <root>/artifacts/<stage>/<key>/generations/<n>.json        who asked by `force` for it to be made again
 <root>/artifacts/<stage>/<key>/attempts/<n>/               claim, request, progress, failure, job, files/
 <root>/artifacts/<stage>/<key>/checkpoints/<step>-<n>/     complete when checkpoint.json is there
-<root>/scenes/<scene>/<run>/                               what publish lays out for people
+<root>/scenes/<scene>/<run>/                               what publish lays out for people, and the run's estimate
+<root>/history/<profile>/<stage>/<machine>/                what stages took, for the next estimate
 """
 
 from __future__ import annotations

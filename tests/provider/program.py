@@ -94,6 +94,13 @@ def fill_the_disk(job: runtime.Job, _stage: str) -> None:
     (job.scratch / "much").write_bytes(bytes(100 << 20))
 
 
+def write_much(job: runtime.Job, _stage: str) -> None:
+    """Leave a checkpoint and a file that goes to a bucket in parts."""
+    with job.checkpoint(10) as folder:
+        (folder / "state").write_bytes(bytes(1 << 20))
+    (job.output / "much").write_bytes(bytes(range(256)) * 80_000)
+
+
 def eat_memory(job: runtime.Job, stage: str) -> None:
     """Need too much memory for what was asked at first, and little for anything smaller."""
     if job.params == STAGES[stage].resolve("draft", {}):
@@ -110,6 +117,7 @@ WORDS: dict[str, Callable[[runtime.Job, str], None]] = {
     "chatter": chatter,
     "fill the disk": fill_the_disk,
     "eat memory": eat_memory,
+    "write much": write_much,
 }
 
 

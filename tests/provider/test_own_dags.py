@@ -32,7 +32,7 @@ def example(
     monkeypatch.setenv("AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST", json.dumps([bundle]))
 
     def go(dag_id: str, **conf: Any) -> Outcome:
-        return run_dag(dag_id, conf, capfd, EXAMPLES)
+        return run_dag(dag_id, conf, capfd, folder=EXAMPLES)
 
     return go
 

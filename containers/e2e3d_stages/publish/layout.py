@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -21,6 +22,14 @@ DELIVERABLES: dict[str, tuple[str, ...]] = {
     "compress": ("scene.sog", "scene.spz"),
     "sfm": ("sparse/0/", "georef.json", "photos.json"),
 }
+
+
+def folder_of(scene: str, run: str) -> str:
+    """Where a run's results lie below the store's root.
+
+    :param run: the run's name; what a folder's name should not hold is replaced.
+    """
+    return f"scenes/{scene}/{re.sub(r'[^A-Za-z0-9_.-]+', '-', run).strip('.')}"
 
 
 def lay_out(
@@ -38,21 +47,21 @@ def lay_out(
     ends late does not replace a newer one in `latest.json`.
 
     :param scene: a slug.
-    :param run: the run's name as a safe folder name.
+    :param run: the run's name.
     :param manifests: by stage; all that `DELIVERABLES` names.
     :param started: when the run started, with a time zone: newer wins.
     :param reused: stages whose artifacts were there before this run.
     :returns: the folder's URI.
     """
-    folder = f"scenes/{scene}/{run}"
+    folder = folder_of(scene, run)
     sources = _deliverables(store, manifests)
     in_parallel(lambda name: store.storage.copy(sources[name], f"{folder}/{name}"), sources)
-    wanted = {f"{folder}/{name}" for name in (*sources, "run.json")}
+    wanted = {f"{folder}/{name}" for name in (*sources, "run.json", "estimate.json")}
     for stale in [entry.path for entry in store.storage.list(folder) if entry.path not in wanted]:
         store.storage.delete(stale)
     record = {
         "scene": scene,
-        "run": run,
+        "run": folder.rpartition("/")[2],
         "uri": store.storage.uri_of(folder),
         "started": started.astimezone(dt.timezone.utc).isoformat(),
         "files": sorted(sources),

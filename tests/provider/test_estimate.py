@@ -1,0 +1,216 @@
+"""What a run will take and cost, told before anything is spent, and refused above a limit."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from airflow_provider_e2e3d.captures import capture_at
+from airflow_provider_e2e3d.estimate import Estimate, estimate, look_at
+from airflow_provider_e2e3d.history import KEPT, Measurement, remember, remembered
+from airflow_provider_e2e3d.profiles import Profile
+from e2e3d_stages.contract import InvalidRequest
+from e2e3d_stages.presets import STAGES
+from e2e3d_stages.storage import Storage, open_storage
+from e2e3d_stages.store import ArtifactStore
+from tests.airflow_runs import Outcome
+from tests.provider.conftest import Script
+
+Run = Callable[..., Outcome]
+GPU = {
+    "backend": "sagemaker",
+    "image": "123456789012.dkr.ecr.eu-central-1.amazonaws.com/e2e3d/{container}:{version}",
+    "RoleArn": "arn:aws:iam::123456789012:role/stages",
+    "ResourceConfig": {"InstanceType": "ml.g5.xlarge", "InstanceCount": 1, "VolumeSizeInGB": 50},
+}
+
+
+def params(preset: str = "draft", **train: Any) -> dict[str, Any]:
+    asked = {name: stage.resolve(preset, {}).model_dump(mode="json") for name, stage in STAGES.items()}
+    asked["train"] |= train
+    return asked
+
+
+def profile(prices: dict[str, float] | None = None, **stages: dict[str, Any]) -> Profile:
+    return Profile(
+        store="s3://scenes/e2e3d",
+        captures=("s3://uploads",),
+        prices=prices or {},
+        stages={"default": {"backend": "local"}, **stages},
+    )
+
+
+def capture(folder: Path, photos: int, size: tuple[int, int] = (1200, 900)) -> Storage:
+    (folder / "deep" / "er").mkdir(parents=True, exist_ok=True)
+    for number in range(photos):
+        Image.new("RGB", size, (number, 0, 0)).save(folder / "deep" / "er" / f"{number}.jpg")
+    return open_storage(folder.as_uri())
+
+
+def seconds(found: Estimate) -> dict[str, float]:
+    return {each.stage: each.seconds for each in found.stages}
+
+
+def test_more_photos_and_more_steps_take_longer(tmp_path: Path) -> None:
+    few, many = capture(tmp_path / "few", 10), capture(tmp_path / "many", 40)
+    base = seconds(estimate(few, profile(), params(), []))
+    more = seconds(estimate(many, profile(), params(), []))
+    # All pairs are compared, so that four times the photos is more than four times the work.
+    assert more["sfm"] > 4 * base["sfm"]
+    assert more["train"] == base["train"]
+    assert more["evaluate"] > base["evaluate"]
+    longer = seconds(estimate(few, profile(), params(iterations=5000), []))
+    assert longer["train"] > 1.9 * base["train"]
+    assert {**longer, "train": 0} == {**base, "train": 0}
+    assert seconds(estimate(few, profile(), params("high"), []))["train"] > 10 * base["train"]
+
+
+def test_former_runs_correct_it_each_on_its_own_machine(tmp_path: Path) -> None:
+    photos = capture(tmp_path / "photos", 10)
+    rough = estimate(photos, profile(), params(), [])
+    assert {each.basis for each in rough.stages} == {"rough"}
+    history = [Measurement("train", None, expected, took) for expected, took in ((100, 50), (10, 5), (30, 900))]
+    history.append(Measurement("train", "another", 100, 100_000))
+    found = {each.stage: each for each in estimate(photos, profile(), params(), history).stages}
+    assert found["train"].seconds == pytest.approx(seconds(rough)["train"] / 2, abs=0.1)
+    assert found["train"].basis == "measured 3 times"
+    assert found["sfm"].basis == "rough"
+
+
+def test_what_is_billed_is_what_costs(tmp_path: Path) -> None:
+    photos = capture(tmp_path / "photos", 10)
+    rented = profile({"ml.g5.xlarge": 3.6}, train=GPU)
+    rough = estimate(photos, rented, params(), [])
+    train = next(each for each in rough.stages if each.stage == "train")
+    # Airflow's own machines cost nothing more.
+    assert rough.price == train.price == pytest.approx(train.seconds / 1000, abs=1e-3)
+    # A GPU is not as slow as two cores.
+    assert train.seconds < seconds(estimate(photos, profile(), params(), []))["train"] / 2
+    history = [Measurement("train", "ml.g5.xlarge", 100, 100, billed=300)]
+    billed = estimate(photos, rented, params(), history)
+    assert seconds(billed) == seconds(rough)
+    assert billed.price == pytest.approx(3 * train.price, abs=1e-3)
+
+
+def test_what_is_too_dear_is_told_with_what_makes_it_so(tmp_path: Path) -> None:
+    found = estimate(capture(tmp_path / "photos", 10), profile({"ml.g5.xlarge": 360}, train=GPU), params(), [])
+    found.check(found.price or 0)
+    with pytest.raises(
+        InvalidRequest, match=r"may cost 7.\d\d USD.*\(2.00\): train 7.\d\d \(1:\d\d on ml.g5.xlarge"
+    ) as told:
+        found.check(2)
+    assert "train_iterations" in told.value.hint
+
+
+def test_a_machine_without_a_price_is_named(tmp_path: Path) -> None:
+    found = estimate(capture(tmp_path / "photos", 10), profile(train=GPU), params(), [])
+    assert found.price is None
+    assert "unknown" in str(found)
+    with pytest.raises(InvalidRequest, match="no price for train on ml.g5.xlarge"):
+        found.check(1000)
+
+
+def test_the_machine_is_the_one_for_the_captures_size(tmp_path: Path) -> None:
+    sizes = [{"up_to": {"photos": 20}, "machine": "small"}, {"up_to": {"photos": 30}, "machine": "large"}]
+    sized = profile({"small": 1, "large": 100}, sfm={"backend": "docker", "sizes": sizes})
+
+    def sfm(photos: int) -> Any:
+        found = estimate(capture(tmp_path / f"{photos}", photos), sized, params(), [])
+        return next(each for each in found.stages if each.stage == "sfm")
+
+    assert (sfm(10).machine, sfm(25).machine) == ("small", "large")
+    assert sfm(25).price > 50 * sfm(10).price
+    # sfm itself refuses, when ingest has counted.
+    assert "too large" in sfm(35).basis
+    assert sfm(35).price is None
+
+
+@pytest.mark.parametrize("where", ["file", "s3"])
+def test_a_zip_is_counted_without_being_fetched(
+    tmp_path: Path, where: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    capture(tmp_path / "photos", 12, size=(640, 800))
+    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as bundle:
+        for file in sorted((tmp_path / "photos").rglob("*.jpg")):
+            bundle.write(file, f"shoot/{file.name}")
+        bundle.writestr("__MACOSX/shoot/._1.jpg", b"")
+        bundle.writestr("shoot/readme.txt", "hello")
+        bundle.writestr("shoot/large.mov", bytes(5_000_000))
+    root = tmp_path.as_uri() if where == "file" else request.getfixturevalue("s3_root")
+    if where == "s3":
+        open_storage(root).upload(tmp_path / "photos.zip", "photos.zip")
+    storage = open_storage(f"{root}/photos.zip")
+    read: list[int] = []
+    original = type(storage).read_part
+    monkeypatch.setattr(type(storage), "read_part", lambda self, *part: read.append(part[2]) or original(self, *part))
+    found = capture_at(storage)
+    assert found is not None
+    assert look_at(storage, found) == (12, 800)
+    assert sum(read) < 1_000_000
+    assert len(read) < 10
+
+
+def test_history_of_two_writers_at_once_is_whole_and_does_not_grow(store: ArtifactStore) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        list(
+            pool.map(
+                lambda number: remember(
+                    store.storage, "gpu/cheap", Measurement("train", "ml.g5", 10, number), f"{number:032}"
+                ),
+                range(KEPT),
+            )
+        )
+    assert sorted(each.took for each in remembered(store.storage, "gpu/cheap")) == list(range(KEPT))
+    remember(store.storage, "gpu/cheap", Measurement("train", "ml.g5", 10, 99, billed=120), "f" * 32)
+    remember(store.storage, "gpu/cheap", Measurement("sfm", None, 10, 1), "f" * 32)
+    found = remembered(store.storage, "gpu/cheap")
+    assert len(found) == KEPT + 1
+    assert Measurement("train", "ml.g5", 10, 99, billed=120) in found
+    assert Measurement("sfm", None, 10, 1) in found
+    assert remembered(store.storage, "gpu") == []
+
+
+def test_a_run_tells_stores_and_hands_on_its_estimate_and_learns(run: Run, script: Script, tmp_path: Path) -> None:
+    first = run()
+    assert first.state == "success", first.log[-3000:]
+    told = Estimate.model_validate(first.results["plan"]["estimate"])
+    assert (told.photos, told.price) == (1, 0)
+    assert "at most: what is there is reused" in first.log
+    (folder,) = (tmp_path / "store/scenes/statue").glob("*/")
+    assert Estimate.model_validate_json((folder / "estimate.json").read_text()) == told
+    assert (folder / "run.json").exists()
+
+    second = Estimate.model_validate(run().results["plan"]["estimate"])
+    assert [each.basis for each in second.stages] == ["measured 1 times"] * 6
+    # The programs of the tests take no time, whatever they are asked.
+    assert second.seconds < told.seconds / 5
+
+
+def test_a_run_that_may_cost_more_than_it_may_is_refused_before_anything_is_spent(
+    run: Run, script: Script, profiles: Path
+) -> None:
+    text = profiles.read_text()
+    profiles.write_text(text.replace("backend: local,", "backend: local, machine: dear,"))
+    unknown = run(max_cost=1)
+    assert unknown.state == "failed"
+    assert "no price for ingest on dear, sfm on dear" in unknown.log
+    profiles.write_text(profiles.read_text() + "  prices: {dear: 1000}\n")
+    outcome = run(max_cost=1)
+    assert outcome.state == "failed"
+    assert outcome.tries["plan"] == 1
+    assert "more than max_cost allows (1.00): train" in outcome.log
+    assert script.calls == []
+
+
+def test_a_capture_that_cannot_be_looked_at_is_refused_under_a_limit(run: Run, script: Script, captures: Path) -> None:
+    (captures / "broken.zip").write_bytes(b"PK no zip")
+    outcome = run(capture=str(captures / "broken.zip"), max_cost=1)
+    assert outcome.state == "failed"
+    assert (outcome.states["plan"], outcome.tries["plan"]) == ("failed", 1)
+    assert "is not a zip that can be read" in outcome.log

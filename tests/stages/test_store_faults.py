@@ -1,0 +1,113 @@
+"""The artifact store behind a network and a server that fail now and then: slower, and otherwise the same."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from moto.core import DEFAULT_ACCOUNT_ID
+from moto.s3.models import s3_backends
+
+from e2e3d_stages import s3
+from e2e3d_stages.contract import Claim, Infrastructure, InvalidRequest
+from e2e3d_stages.storage import open_storage
+from e2e3d_stages.store import ArtifactStore, file_digest
+from tests.faulty_store import FaultyStore
+from tests.stages.test_store import KEY, MINUTE, manifest
+
+
+@pytest.fixture
+def faulty(s3_root: str, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyStore]:
+    """A bucket that one reaches only through a faulty store; nothing goes wrong yet."""
+    store = FaultyStore(s3_endpoint)
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", store.url)
+    yield store
+    store.close()
+
+
+def test_what_goes_in_comes_out_though_a_quarter_of_all_requests_fail(
+    faulty: FaultyStore, s3_root: str, tmp_path: Path
+) -> None:
+    (tmp_path / "out").mkdir()
+    # One is large enough to go in parts.
+    for number, size in enumerate((20_000_000, 3_000_000, *range(1, 30))):
+        (tmp_path / "out" / f"{number}").write_bytes(bytes([number]) * size)
+    store = ArtifactStore.open(s3_root)
+    faulty.fail(busy=0.12, reset=0.12)
+    files = store.upload(tmp_path / "out", "sfm", KEY, 1)
+    made = manifest(1, files)
+    assert store.commit(made)
+    folder = store.fetch(made, tmp_path / "in")
+    faulty.fail()
+    assert {file.path: file_digest(folder / file.path) for file in files} == {
+        file.path: file_digest(tmp_path / "out" / file.path) for file in files
+    }
+    assert {"busy", "upload broken off", "answer broken off"} <= set(faulty.seen)
+
+
+def test_of_racing_claims_one_wins_though_answers_are_lost(faulty: FaultyStore, s3_root: str) -> None:
+    faulty.fail(reset=0.5)
+
+    def claim(number: int) -> Claim | None:
+        return ArtifactStore.open(s3_root).claim("sfm", KEY, f"owner {number}", stale_after=MINUTE)
+
+    with ThreadPoolExecutor(8) as pool:
+        claims = [claim for claim in pool.map(claim, range(8)) if claim]
+    faulty.fail()
+    assert len(claims) == 1
+    assert ArtifactStore.open(s3_root).read_claim("sfm", KEY, 1) == claims[0]
+
+
+def test_a_long_listing_goes_on_where_it_was_broken_off(faulty: FaultyStore, s3_root: str) -> None:
+    storage = open_storage(s3_root)
+    bucket, _, prefix = s3_root.removeprefix("s3://").partition("/")
+    for number in range(1200):
+        s3_backends[DEFAULT_ACCOUNT_ID]["aws"].put_object(bucket, f"{prefix}/{number:04}", b"x")
+    found = storage.list()
+    assert next(found).path == "0000"
+    faulty.away(1)
+    assert [entry.path for entry in found] == [f"{number:04}" for number in range(1, 1200)]
+    assert faulty.seen["passed on"] == 2
+
+
+def test_a_store_that_is_away_is_waited_for(faulty: FaultyStore, s3_root: str) -> None:
+    storage = open_storage(s3_root)
+    storage.write("a", b"here")
+    began = time.monotonic()
+    faulty.away(3)
+    assert storage.read("a") == b"here"
+    assert 3 < time.monotonic() - began < 12
+
+
+def test_one_that_stays_away_is_told_in_the_end(
+    faulty: FaultyStore, s3_root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3, "PATIENCE_SECONDS", 2)
+    faulty.away(600)
+    with pytest.raises(Infrastructure, match="could not be reached"):
+        open_storage(s3_root).read("a")
+
+
+def test_what_cannot_work_is_not_tried_again(s3_root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    began = time.monotonic()
+    (tmp_path / "file").write_text("x")
+    nowhere = open_storage("s3://no-such-bucket/x")
+    for ask in (
+        lambda: nowhere.write("a", b""),
+        lambda: nowhere.upload(tmp_path / "file", "a"),
+        lambda: nowhere.create("a", b""),
+        lambda: list(nowhere.list()),
+    ):
+        with pytest.raises(InvalidRequest, match="does not exist"):
+            ask()
+    assert time.monotonic() - began < 5
+
+
+def test_a_part_is_read_without_the_rest(store: ArtifactStore) -> None:
+    store.storage.write("a", b"0123456789")
+    assert store.storage.read_part("a", 2, 3) == b"234"
+    assert store.storage.read_part("a", 8, 30) == b"89"
+    assert store.storage.read_part("a", 10, 1) == b""
