@@ -32,7 +32,22 @@ def get_provider_info() -> dict[str, Any]:
                         "type": "string",
                         "example": "/opt/airflow/profiles.yaml",
                         "default": "",
-                    }
+                    },
+                    "cleanup_schedule": {
+                        "description": "When `reconstruct_cleanup` runs by itself, as cron or a preset. Empty: never.",
+                        "version_added": "0.1.0",
+                        "type": "string",
+                        "example": "0 3 * * 0",
+                        "default": "@weekly",
+                    },
+                    "cleanup_dry_run": {
+                        "description": "Whether `reconstruct_cleanup` only says what it would remove, unless its run "
+                        "says otherwise.",
+                        "version_added": "0.1.0",
+                        "type": "boolean",
+                        "example": None,
+                        "default": "True",
+                    },
                 },
             }
         },

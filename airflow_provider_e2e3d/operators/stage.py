@@ -10,9 +10,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 from uuid import uuid4
 
-from airflow.sdk import NEVER_EXPIRE, BaseOperator, TaskInstanceState
+from airflow.sdk import BaseOperator, TaskInstanceState
 from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowException, AirflowTaskTimeout
+from airflow.sdk.execution_time.context import NEVER_EXPIRE
 
 from airflow_provider_e2e3d.attempt import Attempt, AttemptState, kept_alive, patiently
 from airflow_provider_e2e3d.backends.base import Away, Backend, Handle, JobSpec, JobStatus
@@ -39,13 +40,11 @@ from e2e3d_stages.contract import (
 )
 from e2e3d_stages.presets import STAGES
 from e2e3d_stages.storage import open_storage
-from e2e3d_stages.store import ArtifactStore
+from e2e3d_stages.store import STALE_AFTER, ArtifactStore
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-# An attempt that neither its program nor its owner touched for this long belongs to nobody.
-STALE_AFTER = dt.timedelta(seconds=90)
 WAIT_SECONDS = 5.0
 # How soon a stopped task sees that it was.
 GLANCE_SECONDS = 0.5
@@ -108,6 +107,7 @@ class StageOperator(BaseOperator):
             reference = store.reference(self.stage, request.key)
             self.log.info("%s %s", self.stage, store.storage.uri_of(store.folder(self.stage, request.key)))
             if reference is not None:
+                store.note_read(self.stage, request.key)
                 self._clear_away_leftovers(store, profile, request, owner=owner)
             self.log.info("::endgroup::")
             while reference is None:

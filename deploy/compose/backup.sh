@@ -11,7 +11,7 @@ TO=$(cd "$TO" && pwd)
 $COMPOSE exec -T postgres pg_dump --username=airflow --format=custom airflow >"$TO/airflow.dump.new"
 mv "$TO/airflow.dump.new" "$TO/airflow.dump"
 cp .env "$TO/env"
-$COMPOSE run --rm --no-deps -T --user "$(id -u):0" --volume "$TO/store:/backup" airflow-init \
-    python -c "$(cat deploy/compose/store.py)" save
+$COMPOSE run --rm --no-deps -T --user "$(id -u):0" -e HOME=/home/airflow \
+    --volume "$TO/store:/backup" airflow-init python -c "$(cat deploy/compose/store.py)" save
 echo "$TO holds everything but captures, checkpoints and tasks' logs; its secrets are readable for you only."
 echo "Bring it back, where nothing is, with: make restore BACKUP=$TO"

@@ -23,6 +23,6 @@ prepare
 $COMPOSE up --detach postgres minio
 wait_until_healthy
 $COMPOSE exec -T postgres pg_restore --username=airflow --dbname=airflow --exit-on-error <"$BACKUP/airflow.dump"
-$COMPOSE run --rm --no-deps -T --user "$(id -u):0" --volume "$BACKUP/store:/backup:ro" airflow-init \
-    python -c "$(cat deploy/compose/store.py)" put
+$COMPOSE run --rm --no-deps -T --user "$(id -u):0" -e HOME=/home/airflow \
+    --volume "$BACKUP/store:/backup:ro" airflow-init python -c "$(cat deploy/compose/store.py)" put
 exec sh deploy/compose/up.sh
