@@ -72,9 +72,9 @@ def clean_up() -> dict[str, Any]:
     context = get_current_context()
     params, asked = context["params"], context["dag_run"].conf or {}
     try:
-        if unknown := sorted(set(asked) - set(params)):
+        if unknown := sorted(set(asked) - set(form := cleanup_params())):
             raise InvalidRequest(
-                f"There is no parameter {', '.join(map(repr, unknown))}.", hint=f"The run knows: {', '.join(params)}."
+                f"There is no parameter {', '.join(map(repr, unknown))}.", hint=f"The run knows: {', '.join(form)}."
             )
         named = params["profile"]
         return clean(

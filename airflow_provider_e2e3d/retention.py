@@ -127,12 +127,11 @@ def remove(store: ArtifactStore, spare: Spare) -> bool:
 
     :returns: whether it is gone.
     """
-    last = store.last_attempt(spare.stage, spare.key)
-    if last and store.is_alive(spare.stage, spare.key, last, stale_after=STALE_AFTER):
+    chosen, last = _chosen(store, spare.stage, spare.key), store.last_attempt(spare.stage, spare.key)
+    if last != chosen and store.is_alive(spare.stage, spare.key, last, stale_after=STALE_AFTER):
         return False
     if spare.what == "artifact":
         return _remove_artifact(store, spare)
-    chosen = _chosen(store, spare.stage, spare.key)
     if spare.path.endswith(f"/attempts/{chosen}") or _below(store, spare.path).seen != spare.seen:
         return False
     store.storage.delete(spare.path)

@@ -104,15 +104,13 @@ class LocalBackend(Backend):
                 process.send_signal(signal.SIGTERM)
 
     def leftovers(self, store_uri: str) -> Iterator[Leftover]:
-        """Scratch and logs of programs on this machine that nobody runs any more, whichever store they were for."""
-        scratch = (Path(tempfile.gettempdir()).glob(f"e2e3d-{stage}-*") for stage in STAGES)
-        oldest = min((process.create_time() for process in _programs()), default=float("inf"))
+        """Scratch and logs on this machine that no running program writes to, whichever store it was for."""
+        scratch = (Path(tempfile.gettempdir()).glob(f"e2e3d-{stage}-*-*") for stage in STAGES)
         for place in chain(*scratch, _log_file("").parent.glob("*.log")):
             with contextlib.suppress(OSError):
                 inside = [place.stat(), *(each.lstat() for each in place.rglob("*"))]
-                changed = max(told.st_mtime for told in inside)
-                # What lay still before the oldest running program began is none of the running ones'.
-                if inside[0].st_uid == os.getuid() and changed < oldest:
+                if inside[0].st_uid == os.getuid() and not (place.is_dir() and _is_program(place.name.split("-")[2])):
+                    changed = max(told.st_mtime for told in inside)
                     yield Leftover(
                         what=f"scratch {place}",
                         handle={"place": str(place)},
@@ -128,12 +126,12 @@ class LocalBackend(Backend):
             place.unlink(missing_ok=True)
 
 
-def _programs() -> Iterator[psutil.Process]:
-    """The stage programs that run on this machine."""
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            if process.cmdline()[-3:-1] == ["e2e3d_stages", "run"]:
-                yield process
+def _is_program(number: str) -> bool:
+    """Whether a stage program runs as the process of that number."""
+    try:
+        return psutil.Process(int(number)).cmdline()[-3:-1] == ["e2e3d_stages", "run"]
+    except (ValueError, psutil.Error):
+        return False
 
 
 def _log_file(name: str) -> Path:
