@@ -9,7 +9,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # SageMaker takes an image, not an index of an image and what attests it.
 export BUILDX_NO_DEFAULT_ATTESTATIONS := 1
 
-.PHONY: demo ui up down test soak bench lint clean constraints images push pushable
+.PHONY: demo ui up down backup restore test soak bench lint clean constraints images push pushable
 
 demo: $(VENV)/installed  ## Take CAPTURE (the sample when not given) through the whole DAG.
 	$(BIN)/python deploy/demo/demo.py run $(if $(CAPTURE),--capture "$(CAPTURE)") $(if $(PRESET),--preset $(PRESET))
@@ -22,6 +22,14 @@ up:  ## The whole platform in containers; WORKERS=2 for Celery with two workers.
 
 down:  ## Stop it; the data stay in their volumes.
 	@COMPOSE="$(COMPOSE)" sh deploy/compose/down.sh
+
+TO ?= backups/$(shell date -u +%Y-%m-%dT%H%M%SZ)
+backup:  ## The running platform's database, secrets and artifact store into the folder TO.
+	@COMPOSE="$(COMPOSE)" TO="$(TO)" sh deploy/compose/backup.sh
+
+restore:  ## A platform from the folder BACKUP, where none is.
+	@test -n "$(BACKUP)" || { echo "Say from where: make restore BACKUP=backups/2026-11-23T020000Z"; exit 2; }
+	@COMPOSE="$(COMPOSE)" BACKUP="$(BACKUP)" sh deploy/compose/restore.sh
 
 test: $(VENV)/installed-dev  ## Every test, two files at a time: half of them wait for something.
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(TESTS)

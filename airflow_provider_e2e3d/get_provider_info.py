@@ -65,6 +65,16 @@ def get_provider_info() -> dict[str, Any]:
                         "something came.",
                         example="https://sqs.eu-central-1.amazonaws.com/123456789012/uploads",
                     ),
+                    "cleanup_schedule": option(
+                        "When reconstruct_cleanup runs by itself, as cron or a preset. Empty: never.",
+                        example="0 3 * * 0",
+                        default="@weekly",
+                    ),
+                    "cleanup_dry_run": option(
+                        "Whether reconstruct_cleanup only says what it would remove, unless its run says otherwise.",
+                        kind="boolean",
+                        default="True",
+                    ),
                 },
             }
         },

@@ -155,6 +155,23 @@ class JobSpec:
         return f"e2e3d-{self.stage}-{self.key}-{self.claim.attempt}-{place}"
 
 
+@dataclass(frozen=True)
+class Leftover:
+    """Something of a job that its place still has.
+
+    :param what: it is, in words.
+    :param since: when it was made, or last changed where nobody knows whose it is.
+    :param attempt: stage, key and number, where the place knows them.
+    :param size: in bytes, where the place knows it.
+    """
+
+    what: str
+    handle: Handle
+    since: dt.datetime
+    attempt: tuple[str, str, int] | None = None
+    size: int = 0
+
+
 class Backend(ABC):
     """Runs stage programs in one kind of place.
 
@@ -193,6 +210,16 @@ class Backend(ABC):
 
     def clear_away(self, handle: Handle, *, succeeded: bool) -> None:  # noqa: B027 - not every place keeps something
         """Remove what the place keeps of an ended job, as its settings say; its result is known by now."""
+
+    def leftovers(self, store_uri: str) -> Iterable[Leftover]:
+        """What the place has of jobs for a store, running or not, that would have gone with its job.
+
+        What the profile says to keep is none; nor has every place something.
+        """
+        return ()
+
+    def discard(self, leftover: Leftover) -> None:  # noqa: B027 - not every place has something
+        """Remove what a job left, running or not."""
 
     @property
     def machine(self) -> str | None:

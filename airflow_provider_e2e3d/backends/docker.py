@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,6 +18,7 @@ from airflow_provider_e2e3d.backends.base import (
     Handle,
     JobSpec,
     JobStatus,
+    Leftover,
     OperatorSettings,
     log_chunk,
     nanoseconds,
@@ -110,6 +113,20 @@ class DockerBackend(Backend):
         policy = self.settings.auto_remove
         if policy == "force" or (policy == "success" and succeeded):
             self._engine.remove(handle["container"])
+
+    def leftovers(self, store_uri: str) -> Iterator[Leftover]:
+        for found in self._engine.containers_to_remove():
+            labels = found["Labels"]
+            if labels["e2e3d.request"].startswith(f"{store_uri}/artifacts/"):
+                yield Leftover(
+                    what=f"container {found['Names'][0].lstrip('/')}",
+                    handle={"container": found["Id"]},
+                    since=dt.datetime.fromtimestamp(found["Created"], dt.timezone.utc),
+                    attempt=(labels["e2e3d.stage"], labels["e2e3d.key"], int(labels["e2e3d.attempt"])),
+                )
+
+    def discard(self, leftover: Leftover) -> None:
+        self._engine.remove(leftover.handle["container"])
 
     @cached_property
     def _engine(self) -> Engine:

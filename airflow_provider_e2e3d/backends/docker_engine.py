@@ -100,6 +100,11 @@ class Engine:
                 if error.status_code not in (404, 409):
                     raise
 
+    def containers_to_remove(self) -> list[dict[str, Any]]:
+        """Every stage's container, running or not, that is to be removed with its job, as the engine lists them."""
+        with self._errors():
+            return list(self._client.containers(all=True, filters={"label": f"{_LABEL}=force"}))
+
     def remove_forgotten(self) -> None:
         """Remove ended containers that no task came back for: their run was deleted, or its workers all died."""
         filters = {"label": f"{_LABEL}=force", "status": ["created", "exited", "dead"]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import unquote, urlsplit
@@ -15,6 +16,7 @@ from airflow_provider_e2e3d.backends.base import (
     Handle,
     JobSpec,
     JobStatus,
+    Leftover,
     OperatorSettings,
     log_chunk,
 )
@@ -115,6 +117,20 @@ class KubernetesBackend(Backend):
         # One that waits for its image, say, would begin after all.
         if not keep or ((pod := self._cluster.read(handle)) and not is_over(pod)):
             self._cluster.delete(handle)
+
+    def leftovers(self, store_uri: str) -> Iterator[Leftover]:
+        for handle, pod in self._cluster.pods_to_delete():
+            labels, annotations = pod.metadata.labels, pod.metadata.annotations or {}
+            if annotations.get("e2e3d.request", "").startswith(f"{store_uri}/artifacts/"):
+                yield Leftover(
+                    what=f"pod {handle['namespace']}/{handle['pod']}",
+                    handle=handle,
+                    since=pod.metadata.creation_timestamp,
+                    attempt=(labels["e2e3d.stage"], labels["e2e3d.key"], int(labels["e2e3d.attempt"])),
+                )
+
+    def discard(self, leftover: Leftover) -> None:
+        self._cluster.delete(leftover.handle)
 
     @cached_property
     def _cluster(self) -> Cluster:

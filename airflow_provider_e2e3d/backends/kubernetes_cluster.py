@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 SCRATCH = "/tmp"
 _LABEL = "e2e3d"
+_PAGE = 200
 _READ_BYTES = 64 * 1024
 # A longer line is cut: nobody reads it, and it must fit in memory.
 _LONGEST_LINE = 1 << 20
@@ -69,14 +70,7 @@ class Cluster:
                 "env_from": [*given.get("env_from", []), *_from_secrets(self._settings.credentials_secret, secret)],
             }
         )
-        try:
-            pod = operator.build_pod_request_obj(dry_run=True)
-        except (AirflowException, ValueError, TypeError, AttributeError) as error:
-            raise InvalidRequest(
-                f"KubernetesPodOperator cannot build a pod of the profile: {error}",
-                hint="Correct the stage's settings in the profile.",
-            ) from error
-        return _completed(pod)
+        return _completed(_built(operator))
 
     def create(self, pod: k8s.V1Pod) -> Handle:
         """Create a pod, or adopt the one of that name: what a dead worker started is this very job."""
@@ -105,6 +99,23 @@ class Cluster:
                 return None
             raise _refusal(error, "read pods") from error
         return pod if pod.metadata.uid == handle["uid"] else None
+
+    def pods_to_delete(self) -> Iterator[tuple[Handle, k8s.V1Pod]]:
+        """Every stage's pod in the profile's namespace, running or not, that is to be deleted with its job."""
+        anywhere = _built(self._operator(**self._arguments | {"name": _LABEL, "image": _LABEL}))
+        page = None
+        while page is None or page.metadata._continue:
+            try:
+                page = self._call(
+                    "list_namespaced_pod",
+                    anywhere.metadata.namespace,
+                    label_selector=f"{_LABEL}=delete_pod",
+                    limit=_PAGE,
+                    **({"_continue": page.metadata._continue} if page else {}),
+                )
+            except ApiException as error:
+                raise _refusal(error, "list pods") from error
+            yield from ((_handle(pod), pod) for pod in page.items)
 
     def delete(self, handle: Handle) -> None:
         """Ask for the pod's end and return at once."""
@@ -247,6 +258,16 @@ class Cluster:
             f"{_LABEL}.key": job.key,
             f"{_LABEL}.attempt": str(job.claim.attempt),
         }
+
+
+def _built(operator: KubernetesPodOperator) -> k8s.V1Pod:
+    try:
+        return operator.build_pod_request_obj(dry_run=True)
+    except (AirflowException, ValueError, TypeError, AttributeError) as error:
+        raise InvalidRequest(
+            f"KubernetesPodOperator cannot build a pod of the profile: {error}",
+            hint="Correct the stage's settings in the profile.",
+        ) from error
 
 
 def _annotations(job: JobSpec) -> dict[str, str]:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -14,7 +19,17 @@ import psutil
 from airflow.sdk.configuration import conf
 from pydantic import Field
 
-from airflow_provider_e2e3d.backends.base import LOG_CHUNK, Backend, BackendSettings, Cursor, Handle, JobSpec, JobStatus
+from airflow_provider_e2e3d.backends.base import (
+    LOG_CHUNK,
+    Backend,
+    BackendSettings,
+    Cursor,
+    Handle,
+    JobSpec,
+    JobStatus,
+    Leftover,
+)
+from e2e3d_stages.presets import STAGES
 
 
 class LocalSettings(BackendSettings):
@@ -88,6 +103,36 @@ class LocalBackend(Backend):
         if process is not None:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.send_signal(signal.SIGTERM)
+
+    def leftovers(self, store_uri: str) -> Iterator[Leftover]:
+        """Scratch and logs on this machine that no running program writes to, whichever store it was for."""
+        scratch = (Path(tempfile.gettempdir()).glob(f"e2e3d-{stage}-*-*") for stage in STAGES)
+        for place in chain(*scratch, _log_file("").parent.glob("*.log")):
+            with contextlib.suppress(OSError):
+                inside = [place.stat(), *(each.lstat() for each in place.rglob("*"))]
+                if inside[0].st_uid == os.getuid() and not (place.is_dir() and _is_program(place.name.split("-")[2])):
+                    changed = max(told.st_mtime for told in inside)
+                    yield Leftover(
+                        what=f"scratch {place}",
+                        handle={"place": str(place)},
+                        since=dt.datetime.fromtimestamp(changed, dt.timezone.utc),
+                        size=sum(told.st_size for told in inside),
+                    )
+
+    def discard(self, leftover: Leftover) -> None:
+        place = Path(leftover.handle["place"])
+        if place.is_dir():
+            shutil.rmtree(place, ignore_errors=True)
+        else:
+            place.unlink(missing_ok=True)
+
+
+def _is_program(number: str) -> bool:
+    """Whether a stage program runs as the process of that number."""
+    try:
+        return psutil.Process(int(number)).cmdline()[-3:-1] == ["e2e3d_stages", "run"]
+    except (ValueError, psutil.Error):
+        return False
 
 
 def _log_file(name: str) -> Path:

@@ -8,10 +8,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
+from uuid import uuid4
 
 from airflow.sdk import BaseOperator, TaskInstanceState
 from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowException, AirflowTaskTimeout
+from airflow.sdk.execution_time.context import NEVER_EXPIRE
 
 from airflow_provider_e2e3d.attempt import Attempt, AttemptState, kept_alive, patiently
 from airflow_provider_e2e3d.backends.base import Away, Backend, Handle, JobSpec, JobStatus
@@ -38,13 +40,11 @@ from e2e3d_stages.contract import (
 )
 from e2e3d_stages.presets import STAGES
 from e2e3d_stages.storage import open_storage
-from e2e3d_stages.store import ArtifactStore
+from e2e3d_stages.store import STALE_AFTER, ArtifactStore
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-# An attempt that neither its program nor its owner touched for this long belongs to nobody.
-STALE_AFTER = dt.timedelta(seconds=90)
 WAIT_SECONDS = 5.0
 # How soon a stopped task sees that it was.
 GLANCE_SECONDS = 0.5
@@ -102,15 +102,17 @@ class StageOperator(BaseOperator):
             hook = StoreHook(profile.store_conn_id)
             store = hook.open(profile.store)
             self.log.info("::group::(1/4) Look for the artifact")
-            request = self._request(store, profile, owner=_owner(context))
+            owner = _owner(context)
+            request = self._request(store, profile, owner=owner)
             reference = store.reference(self.stage, request.key)
             self.log.info("%s %s", self.stage, store.storage.uri_of(store.folder(self.stage, request.key)))
             if reference is not None:
-                self._clear_away_leftovers(store, profile, request, owner=_owner(context))
+                store.note_read(self.stage, request.key)
+                self._clear_away_leftovers(store, profile, request, owner=owner)
             self.log.info("::endgroup::")
             while reference is None:
                 self.log.info("::group::(2/4) Start the %s program", self.stage)
-                attempt = self._start(store, profile, request, hook.environment(), owner=_owner(context))
+                attempt = self._start(store, profile, request, hook.environment(), owner=owner)
                 self.log.info("::endgroup::")
                 if attempt is not None:
                     return self._follow(context, attempt)
@@ -379,9 +381,17 @@ class StageOperator(BaseOperator):
 
 
 def _owner(context: Context) -> str:
-    """Who claims: one task of one run, the same over its tries."""
-    ti = context["ti"]
-    return f"{ti.dag_id}/{ti.run_id}/{ti.task_id}/{ti.map_index}"
+    """Who claims: one task of one run, the same over its tries and after a clear.
+
+    Another Airflow on the same store may have a task of the same names, as scheduled runs do; the mark that is kept
+    with this one it has not.
+    """
+    ti, kept = context["ti"], context["task_state_store"]
+    mark = kept.get("e2e3d_owner")
+    if mark is None:
+        mark = uuid4().hex[:8]
+        kept.set("e2e3d_owner", mark, retention=NEVER_EXPIRE)
+    return f"{ti.dag_id}/{ti.run_id}/{ti.task_id}/{ti.map_index}/{mark}"
 
 
 @contextmanager

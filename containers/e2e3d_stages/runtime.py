@@ -248,7 +248,8 @@ def _run(store: ArtifactStore, request: Request) -> None:
     started, clock = now(), time.monotonic()
     params = _check(request)
     log.info("%s %s, attempt %d, %d threads", request.stage, request.key, request.attempt, thread_count())
-    with tempfile.TemporaryDirectory(prefix=f"e2e3d-{request.stage}-") as name:
+    # Named after its process: what a killed one leaves can be told from what is in use.
+    with tempfile.TemporaryDirectory(prefix=f"e2e3d-{request.stage}-{os.getpid()}-") as name:
         folder = Path(name)
         inputs: dict[str, InputArtifact] = {
             stage: _fetch_input(store, request, stage, folder) for stage in request.inputs

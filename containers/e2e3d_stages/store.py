@@ -1,6 +1,7 @@
 """The artifact store: what is committed, who is making what, and how to fetch it.
 
 <root>/artifacts/<stage>/<key>/manifest.json               written last, create-only: the commit
+<root>/artifacts/<stage>/<key>/read.json                   when somebody last reused it, to a day
 <root>/artifacts/<stage>/<key>/generations/<n>.json        who asked by `force` for it to be made again
 <root>/artifacts/<stage>/<key>/attempts/<n>/               claim, request, progress, failure, job, files/
 <root>/artifacts/<stage>/<key>/checkpoints/<step>-<n>/     complete when checkpoint.json is there
@@ -36,6 +37,9 @@ from e2e3d_stages.contract import (
 from e2e3d_stages.storage import NotFound, Storage, open_storage
 
 PARALLEL_TRANSFERS = 8
+# An attempt that neither its program nor its owner touched for this long belongs to nobody.
+STALE_AFTER = dt.timedelta(seconds=90)
+READ_NOTED_EVERY = dt.timedelta(days=1)
 _CHUNK = 1 << 20
 
 AnyModel = TypeVar("AnyModel", bound=BaseModel)
@@ -50,6 +54,10 @@ class _Checkpoint(Model):
 
 class _Generation(Model):
     owner: str
+
+
+class _Read(Model):
+    read: dt.datetime
 
 
 def file_digest(path: Path) -> str:
@@ -146,6 +154,17 @@ class ArtifactStore:
     def commit(self, manifest: Manifest) -> bool:
         """Make the attempt the artifact; False when another attempt already is."""
         return self._create(f"{self.folder(manifest.stage, manifest.key)}/manifest.json", manifest)
+
+    def note_read(self, stage: str, key: str) -> None:
+        """Say that the artifact is used again, for retention; written at most once a day.
+
+        Whoever says so before it reads the manifest, and finds one, has it: `retention.remove` looks after it took the
+        manifest away.
+        """
+        path = f"{self.folder(stage, key)}/read.json"
+        last = self._load(path, _Read)
+        if last is None or now() - last.read >= READ_NOTED_EVERY:
+            self._save(path, _Read(read=now()))
 
     def file_path(self, manifest: Manifest, path: str) -> str:
         """An artifact's file below the root.

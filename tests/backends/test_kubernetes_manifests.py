@@ -47,6 +47,7 @@ def test_the_role_holds_what_the_backend_calls_and_no_more() -> None:
         ("pods", "create"),
         ("pods", "get"),
         ("pods", "delete"),
+        ("pods", "list"),
         ("pods/log", "get"),
         ("events", "list"),
         ("secrets", "create"),

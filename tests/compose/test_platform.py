@@ -279,6 +279,26 @@ def test_workers_come_with_a_profile_and_a_variable(platform: Platform) -> None:
     assert executors == {"CeleryExecutor"}
 
 
+def test_a_lost_platform_comes_back_from_its_backup(platform: Platform, first_run: str, tmp_path: Path) -> None:
+    page = platform.result(first_run, "publish", "page")
+    for _ in range(2):
+        platform.make("backup", f"TO={tmp_path / 'backup'}")
+    assert stat.S_IMODE((tmp_path / "backup" / "env").stat().st_mode) == 0o600
+    platform.compose("down", "--volumes", "--timeout", "5")
+    (platform.folder / ".env").unlink()
+    platform.make("restore", f"BACKUP={tmp_path / 'backup'}")
+    with pytest.raises(AssertionError, match="there are data already"):
+        platform.make("restore", f"BACKUP={tmp_path / 'backup'}")
+    platform.log_in()
+    assert platform.state(first_run) == "success"
+    with urllib.request.urlopen(page, timeout=30) as answer:
+        assert answer.headers.get_content_type() == "text/html"
+    run = platform.trigger(capture=CAPTURE, **TINY)
+    until(lambda: platform.ended(run), 300)
+    assert platform.state(run) == "success"
+    assert [stage for stage in STAGES if not platform.result(run, stage)["reused"]] == []
+
+
 def test_down_keeps_the_data(platform: Platform) -> None:
     platform.make("down")
     assert platform.containers() == []

@@ -1,0 +1,296 @@
+"""What may go from an artifact store, and its removal. Captures, scenes and ledgers are no part of it.
+
+It goes by one listing, whose times are the store's own; of what it may remove it reads only what it must.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any
+
+from airflow_provider_e2e3d.backends.base import Leftover
+from e2e3d_stages.contract import InvalidRequest
+from e2e3d_stages.storage import Entry, NotFound
+from e2e3d_stages.store import READ_NOTED_EVERY, STALE_AFTER, ArtifactStore, in_parallel
+
+# A stage and an artifact's key.
+_Name = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Spare:
+    """Something that nobody needs any more.
+
+    :param what: the whole `artifact`, an `attempt` or the `checkpoints` below a key.
+    :param path: its folder, below the store's root.
+    :param reason: why nobody needs it.
+    :param size: in bytes.
+    :param age: since it was last written or read.
+    """
+
+    what: str
+    stage: str
+    key: str
+    path: str
+    reason: str
+    size: int
+    age: dt.timedelta
+    # What lay there, as the survey saw it.
+    seen: int = field(repr=False)
+
+
+@dataclass
+class _Files:
+    """What lies in a folder, without keeping the list: a store may have millions of files."""
+
+    size: int = 0
+    newest: dt.datetime = dt.datetime.min.replace(tzinfo=dt.timezone.utc)
+    seen: int = 0
+
+    def add(self, entry: Entry) -> None:
+        self.size += entry.size
+        self.newest = max(self.newest, entry.arrived)
+        self.seen = hash((self.seen, entry.path, entry.tag))
+
+
+@dataclass
+class _Key:
+    """What lies below one key.
+
+    :param manifest: when the artifact was made.
+    :param read: when it was made or last reused.
+    :param rest: everything but the manifest, and the generations that `force` counts on.
+    """
+
+    stage: str
+    key: str
+    manifest: dt.datetime | None = None
+    read: dt.datetime = dt.datetime.min.replace(tzinfo=dt.timezone.utc)
+    rest: _Files = field(default_factory=_Files)
+    attempts: dict[int, _Files] = field(default_factory=dict)
+    checkpoints: _Files = field(default_factory=_Files)
+
+    @property
+    def name(self) -> _Name:
+        return self.stage, self.key
+
+    def add(self, entry: Entry, part: str, number: str) -> None:
+        """Count one file in."""
+        if part in ("manifest.json", "read.json"):
+            self.read = max(self.read, entry.arrived)
+        if part == "manifest.json":
+            self.manifest = entry.arrived
+        elif part != "generations":
+            self.rest.add(entry)
+        if part == "attempts" and number.isdigit():
+            self.attempts.setdefault(int(number), _Files()).add(entry)
+        if part == "checkpoints":
+            self.checkpoints.add(entry)
+
+
+def survey(store: ArtifactStore, *, at: dt.datetime, attempt_days: int, artifact_days: int) -> list[Spare]:
+    """Everything that nobody needs.
+
+    An attempt that did not become its artifact goes when it is old enough and not alive; checkpoints when they are
+    committed or as old. An artifact goes when no scene names it, nothing that stays was or is being made of it, and
+    nobody has made or reused it for long enough, which stands for runs as well: a run says what it reuses.
+
+    :param at: the time that ages are counted to.
+    :param attempt_days: how old an attempt may become.
+    :param artifact_days: how long an artifact may be of no use to anybody; a day more, since that is how exactly it is
+        known.
+    :raises InvalidRequest: when a scene cannot be read; then nothing is known to be spare.
+    """
+    keys = {found.name: found for found in _keys(store)}
+    old, unused = dt.timedelta(days=attempt_days), dt.timedelta(days=artifact_days) + READ_NOTED_EVERY
+    working = {name for name, found in keys.items() if _works(store, found, at - old)}
+    young = {name for name, found in keys.items() if found.manifest and at - found.read < unused}
+    needed = _with_inputs(store, {*_of_scenes(store), *working, *young}, keys)
+    spare: list[Spare] = []
+    for name, found in keys.items():
+        if found.manifest and name not in needed:
+            spare.append(_spare(store, found, "artifact", "", found.rest, at - found.read, "nothing points at it"))
+        else:
+            spare += _spare_parts(store, found, at, old, works=name in working)
+    return spare
+
+
+def remove(store: ArtifactStore, spare: Spare) -> bool:
+    """Remove it, unless somebody came back to it since the survey.
+
+    An artifact loses its manifest first, so that nobody trusts half of it. Who says that it reads one before it looks
+    for the manifest either finds none, or is seen here in time, and the manifest comes back.
+
+    :returns: whether it is gone.
+    """
+    chosen, last = _chosen(store, spare.stage, spare.key), store.last_attempt(spare.stage, spare.key)
+    if last != chosen and store.is_alive(spare.stage, spare.key, last, stale_after=STALE_AFTER):
+        return False
+    if spare.what == "artifact":
+        return _remove_artifact(store, spare)
+    if spare.path.endswith(f"/attempts/{chosen}") or _below(store, spare.path).seen != spare.seen:
+        return False
+    store.storage.delete(spare.path)
+    return True
+
+
+def _remove_artifact(store: ArtifactStore, spare: Spare) -> bool:
+    manifest = f"{spare.path}/manifest.json"
+    try:
+        data = store.storage.read(manifest)
+    except NotFound:
+        return False
+    store.storage.delete(manifest)
+    if _below(store, spare.path).seen != spare.seen:
+        store.storage.create(manifest, data)
+        return False
+    for part in ("attempts", "checkpoints", "read.json"):
+        store.storage.delete(f"{spare.path}/{part}")
+    return True
+
+
+def _below(store: ArtifactStore, path: str) -> _Files:
+    """What lies below a path now, as the survey counts it."""
+    files = _Files()
+    for entry in store.storage.list(path):
+        if not entry.path.startswith((f"{path}/manifest.json", f"{path}/generations/")):
+            files.add(entry)
+    return files
+
+
+def _keys(store: ArtifactStore) -> Iterator[_Key]:
+    """Every key with what lies below it, one after the other as a listing shows them."""
+    found = _Key("", "")
+    for entry in store.storage.list("artifacts"):
+        _, stage, key, part, number, *_ = [*entry.path.split("/"), "", "", ""]
+        if (stage, key) != found.name:
+            if found.key:
+                yield found
+            found = _Key(stage, key)
+        found.add(entry, part, number)
+    if found.key:
+        yield found
+
+
+def _works(store: ArtifactStore, found: _Key, since: dt.datetime) -> bool:
+    """Whether somebody makes the artifact, or tried to so lately that a retry may follow."""
+    if found.manifest and len(found.attempts) == 1:
+        return False
+    return any(files.newest > since or _is_alive(store, found, number) for number, files in found.attempts.items())
+
+
+def _is_alive(store: ArtifactStore, found: _Key, attempt: int) -> bool:
+    return store.is_alive(found.stage, found.key, attempt, stale_after=STALE_AFTER)
+
+
+def _chosen(store: ArtifactStore, stage: str, key: str) -> int | None:
+    """The number of the attempt that is the artifact."""
+    manifest = _json(store, f"{store.folder(stage, key)}/manifest.json")
+    return manifest["attempt"] if manifest else None
+
+
+def _of_scenes(store: ArtifactStore) -> set[_Name]:
+    """The artifacts that a scene's runs are made of."""
+    records = [
+        entry.path for entry in store.storage.list("scenes") if entry.path.endswith(("/run.json", "/latest.json"))
+    ]
+
+    def names(path: str) -> list[_Name]:
+        record = _json(store, path) or {}
+        try:
+            return [(stage, made["key"]) for stage, made in record["stages"].items()]
+        except (KeyError, TypeError, AttributeError):
+            raise InvalidRequest(
+                f"{store.storage.uri_of(path)} does not say what its run is made of.",
+                hint="Remove or mend it: until then nobody knows which artifacts it needs.",
+            ) from None
+
+    return set(chain.from_iterable(in_parallel(names, records)))
+
+
+def _with_inputs(store: ArtifactStore, names: set[_Name], keys: dict[_Name, _Key]) -> set[_Name]:
+    """These artifacts, what they were or are being made of, and so on."""
+    needed: set[_Name] = set()
+    frontier = names & set(keys)
+    while frontier:
+        needed |= frontier
+        inputs = in_parallel(lambda name: _inputs(store, keys[name]), sorted(frontier))
+        frontier = (set(chain.from_iterable(inputs)) & set(keys)) - needed
+    return needed
+
+
+def _inputs(store: ArtifactStore, found: _Key) -> list[_Name]:
+    """What an artifact was made of, or what its newest attempt reads."""
+    place = store.folder(*found.name) + "/manifest.json"
+    if not found.manifest:
+        place = store.attempt_folder(*found.name, max(found.attempts, default=0)) + "/request.json"
+    record = _json(store, place) or {"inputs": {}}
+    return [(stage, made["key"]) for stage, made in record["inputs"].items()]
+
+
+def _json(store: ArtifactStore, path: str) -> Any:
+    """A record of any version, or nothing where it was removed meanwhile."""
+    try:
+        return json.loads(store.storage.read(path))
+    except NotFound:
+        return None
+    except ValueError:
+        raise InvalidRequest(
+            f"{store.storage.uri_of(path)} is no JSON.", hint="Remove or mend it: nobody knows what it needs."
+        ) from None
+
+
+def _spare_parts(
+    store: ArtifactStore, found: _Key, at: dt.datetime, old: dt.timedelta, *, works: bool
+) -> Iterator[Spare]:
+    """Attempts that came to nothing, and checkpoints that nobody goes on from."""
+    past = {number: files for number, files in found.attempts.items() if at - files.newest >= old}
+    # One attempt alone is the artifact.
+    chosen = _chosen(store, *found.name) if found.manifest and len(found.attempts) > 1 and past else None
+    if found.manifest and chosen is None:
+        past = {}
+    for number, files in past.items():
+        if number != chosen and not _is_alive(store, found, number):
+            reason = f"attempt {chosen} became the artifact" if chosen else "it made no artifact"
+            yield _spare(store, found, "attempt", f"/attempts/{number}", files, at - files.newest, reason)
+    if found.checkpoints.size and not works and (found.manifest or at - found.checkpoints.newest >= old):
+        reason = "the artifact is there" if found.manifest else "nobody went on from it"
+        age = at - found.checkpoints.newest
+        yield _spare(store, found, "checkpoints", "/checkpoints", found.checkpoints, age, reason)
+
+
+def _spare(
+    store: ArtifactStore, found: _Key, what: str, below: str, files: _Files, age: dt.timedelta, reason: str
+) -> Spare:
+    return Spare(
+        what=what,
+        stage=found.stage,
+        key=found.key,
+        path=store.folder(*found.name) + below,
+        reason=reason,
+        size=files.size,
+        age=age,
+        seen=files.seen,
+    )
+
+
+def why_orphan(store: ArtifactStore, left: Leftover, *, at: dt.datetime, attempt_days: int) -> str | None:
+    """Why nobody will come for what a job left in its place, or None where somebody may."""
+    old = at - left.since >= dt.timedelta(days=attempt_days)
+    if left.attempt is None:
+        return "nobody uses it" if old else None
+    stage, key, number = left.attempt
+    claim = store.read_claim(stage, key, number)
+    # Its owner may just be about to collect the result.
+    held = claim is not None and at - claim.heartbeat < STALE_AFTER
+    if held or store.is_alive(stage, key, number, stale_after=STALE_AFTER):
+        return None
+    if _chosen(store, stage, key) is not None:
+        return "the artifact is there"
+    if store.failure(stage, key, number) is not None:
+        return "its attempt failed"
+    return "nobody came back for it" if old else None

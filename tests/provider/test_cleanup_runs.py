@@ -1,0 +1,106 @@
+"""The clean-up DAG: what it says, what it removes, and that what stays is as good as before."""
+
+from __future__ import annotations
+
+import datetime as dt
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from airflow_provider_e2e3d import cleanup
+from e2e3d_stages.contract import now
+from tests.airflow_runs import Outcome, run_dag
+from tests.provider.conftest import Script
+
+Run = Callable[..., Outcome]
+
+
+@pytest.fixture(autouse=True)
+def own_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scratch and logs of this test's own: those of others are not to be cleaned up."""
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "scratch"))
+    monkeypatch.setenv("AIRFLOW__LOGGING__BASE_LOG_FOLDER", str(tmp_path / "logs"))
+
+
+@pytest.fixture
+def clean_up_after(
+    capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Outcome]:
+    """Runs the clean-up DAG some days later."""
+    caplog.set_level("INFO")
+
+    def go(days: float, **conf: Any) -> Outcome:
+        monkeypatch.setattr(cleanup, "now", lambda: now() + dt.timedelta(days=days))
+        caplog.clear()
+        outcome = run_dag("reconstruct_cleanup", conf, capfd)
+        return replace(outcome, log=outcome.log + caplog.text)
+
+    return go
+
+
+def files_below(folder: Path) -> dict[str, bytes]:
+    return {str(file): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def test_it_only_says_what_it_would_remove_until_it_is_told_to(
+    run: Run, clean_up_after: Callable[..., Outcome], script: Script, tmp_path: Path
+) -> None:
+    script["train"] = ["crash"]
+    assert run().state == "failed"
+    store, logs = tmp_path / "store", tmp_path / "logs" / "e2e3d"
+    before = files_below(store)
+    dry = clean_up_after(8)
+    assert dry.state == "success"
+    assert dry.log.count("it made no artifact") == 3
+    # With the logs of five programs.
+    assert dry.results["clean_up"]["items"] == 8
+    assert f"It would remove 8, {dry.results['clean_up']['bytes'] / 1000:.1f} kB" in dry.log
+    assert files_below(store) == before
+    assert clean_up_after(32, dry_run=False, attempt_days=40).results["clean_up"]["items"] == 0
+    assert clean_up_after(32, dry_run=False, artifact_days=40).results["clean_up"]["items"] == 8
+    assert not list(store.glob("artifacts/train/*/attempts/*"))
+    assert files_below(logs) == {}
+    assert clean_up_after(32, dry_run=False).results["clean_up"]["items"] == 2
+    assert files_below(store) == {}
+
+
+def test_after_years_a_scene_is_as_it_was_and_all_of_it_is_reused(
+    run: Run, clean_up_after: Callable[..., Outcome], script: Script, tmp_path: Path
+) -> None:
+    assert run().state == "success"
+    before = files_below(tmp_path / "store")
+    # The logs of six programs.
+    assert clean_up_after(1000, dry_run=False).results["clean_up"]["items"] == 6
+    assert files_below(tmp_path / "store") == before
+    script.forget()
+    assert run().state == "success"
+    assert script.calls == []
+
+
+def test_an_unknown_name_is_refused(run: Run, clean_up_after: Callable[..., Outcome]) -> None:
+    refused = clean_up_after(0, dryrun=False)
+    assert refused.state == "failed"
+    assert "There is no parameter 'dryrun'" in refused.log
+
+
+def test_one_place_that_does_not_answer_keeps_nobody_else_waiting(
+    clean_up_after: Callable[..., Outcome], run: Run, script: Script, profiles: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("airflow_provider_e2e3d.attempt.PATIENCE_SECONDS", 0)
+    script["ingest"] = ["unreadable"]
+    run()
+    local = profiles.read_text()
+    away = f"away:\n  store: {(profiles.parent / 'another').as_uri()}\n  captures: ['{profiles.parent.as_uri()}']\n"
+    away += "  stages: {default: {backend: docker, docker_url: 'unix:///nowhere/docker.sock'}}\n"
+    profiles.write_text(away + local)
+    outcome = clean_up_after(8, dry_run=False)
+    assert outcome.state == "failed"
+    assert "does not answer" in outcome.log
+    assert "Removed 2," in outcome.log
+    assert clean_up_after(8, profile="local").state == "success"
