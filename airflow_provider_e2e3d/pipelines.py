@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Iterable
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from airflow.sdk import Param, get_current_context, task
+from airflow.sdk.configuration import conf
 
-from airflow_provider_e2e3d.exceptions import stage_failed
 from airflow_provider_e2e3d.operators.reconstruction import (
     CompressOperator,
     EvaluateOperator,
@@ -17,8 +18,9 @@ from airflow_provider_e2e3d.operators.reconstruction import (
     SfmOperator,
     TrainOperator,
 )
-from airflow_provider_e2e3d.profiles import load_profiles, profile_named
-from e2e3d_stages.contract import Failure, InvalidRequest, StageError
+from airflow_provider_e2e3d.outcome import telling
+from airflow_provider_e2e3d.profiles import Profile, load_profiles, profile_named
+from e2e3d_stages.contract import InvalidRequest
 from e2e3d_stages.presets import PRESETS, STAGES, Stage
 
 SLUG = r"[a-z0-9][a-z0-9-]{0,62}"
@@ -145,20 +147,27 @@ def plan(values: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
     :returns: capture, scene, profile, force, and each stage's parameters under its name.
     :raises InvalidRequest: when it cannot work.
     """
-    form = reconstruction_params()
-    unknown = sorted(set(asked) - set(form))
+    refuse_unknown(asked, reconstruction_params())
+    return resolved(values, profile_named(values["profile"]))
+
+
+def refuse_unknown(asked: Iterable[str], known: Collection[str]) -> None:
+    """Names that no Param has would change nothing.
+
+    :raises InvalidRequest: naming them.
+    """
+    unknown = sorted(set(asked) - set(known))
     if unknown:
         raise InvalidRequest(
             f"There is no parameter {', '.join(map(repr, unknown))}.",
-            hint=f"The run knows: {', '.join(form)}.",
+            hint=f"The run knows: {', '.join(known)}.",
         )
-    profile = profile_named(values["profile"])
+
+
+def resolved(values: dict[str, Any], profile: Profile) -> dict[str, Any]:
+    """`plan` for values whose names are known, in a profile that is at hand."""
     capture = profile.admit(values["capture"])
-    scene = values["scene"] or _scene_of(capture)
-    if not re.fullmatch(SLUG, scene):
-        raise InvalidRequest(
-            f"{scene!r} cannot be a scene's name.", hint="Use small letters, digits and dashes, as in old-town-hall."
-        )
+    scene = valid_scene(values["scene"] or scene_of(capture))
     plan = {"capture": capture, "scene": scene, "profile": values["profile"], "force": values["force"]}
     for stage in STAGES.values():
         prefix = f"{stage.name}_"
@@ -170,7 +179,19 @@ def plan(values: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
     return plan
 
 
-def _scene_of(capture: str) -> str:
+def valid_scene(scene: str) -> str:
+    """The name, if it can be a scene's.
+
+    :raises InvalidRequest: when it is no slug.
+    """
+    if not re.fullmatch(SLUG, scene):
+        raise InvalidRequest(
+            f"{scene!r} cannot be a scene's name.", hint="Use small letters, digits and dashes, as in old-town-hall."
+        )
+    return scene
+
+
+def scene_of(capture: str) -> str:
     """A slug from the last telling part of the capture's address."""
     parts = [part for part in unquote(urlsplit(capture).path).lower().split("/") if part]
     telling = [part for part in parts if part not in _COMMON_FOLDERS] or parts or ["scene"]
@@ -181,16 +202,15 @@ def _scene_of(capture: str) -> str:
 def plan_task() -> dict[str, Any]:
     """Check everything that was asked before anything is read or spent."""
     context = get_current_context()
-    try:
+    with telling(context, "plan"):
         return plan(dict(context["params"]), context["dag_run"].conf or {})
-    except StageError as error:
-        raise stage_failed(Failure.of(error, 0)) from error
 
 
 def reconstruct_capture() -> PublishOperator:
     """The tasks of one reconstruction, inside a DAG with `reconstruction_params`; returns the last."""
     request: Any = plan_task()
-    common: dict[str, Any] = {"profile": request["profile"], "force": request["force"]}
+    cpu, gpu = (conf.get("e2e3d", f"{kind}_pool", fallback="default_pool") for kind in ("cpu", "gpu"))
+    common: dict[str, Any] = {"profile": request["profile"], "force": request["force"], "pool": cpu}
     ingest = IngestOperator(
         task_id="ingest",
         task_display_name="Ingest the photos",
@@ -216,7 +236,7 @@ def reconstruct_capture() -> PublishOperator:
         doc_md="Gaussian splatting, on CUDA with gsplat or on the CPU; resumes from its checkpoints.",
         sfm=sfm.output,
         parameters=request["train"],
-        **common,
+        **common | {"pool": gpu},
     )
     compress = CompressOperator(
         task_id="compress",
@@ -234,7 +254,7 @@ def reconstruct_capture() -> PublishOperator:
         train=train.output,
         compress=compress.output,
         parameters=request["evaluate"],
-        **common,
+        **common | {"pool": gpu},
     )
     return PublishOperator(
         task_id="publish",
