@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import re
 from collections.abc import Collection, Iterable
 from typing import Any
@@ -198,7 +199,14 @@ def scene_of(capture: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", telling[-1].removesuffix(".zip")).strip("-")[:63] or "scene"
 
 
-@task(task_id="plan", task_display_name="Check the request", multiple_outputs=True)
+# The tries are for a worker that dies: what cannot work is refused for good.
+@task(
+    task_id="plan",
+    task_display_name="Check the request",
+    multiple_outputs=True,
+    retries=2,
+    retry_delay=dt.timedelta(seconds=10),
+)
 def plan_task() -> dict[str, Any]:
     """Check everything that was asked before anything is read or spent."""
     context = get_current_context()
