@@ -216,9 +216,8 @@ class _Planner:
         self.batch = request.continues or run
         self.form = reconstruction_params()
         self.common = {**request.parameters, **({"preset": request.preset} if request.preset else {})}
-        defaults = {name: param.value for name, param in self.form.items() if name not in OF_A_ROW}
-        refuse_unknown(self.common, defaults)
-        self.defaults = defaults
+        self.defaults = {name: param.value for name, param in self.form.items() if name not in OF_A_ROW}
+        refuse_unknown(self.common, self.defaults)
         self.versions = {stage.name: stage.version for stage in STAGES.values()}
         self.digests: dict[bytes, str] = {}
         self._digest_of(self.common)
@@ -279,11 +278,10 @@ class _Planner:
                 except ParamValidationError as error:
                     told = str(error).splitlines()[0]
                     raise InvalidRequest(f"{name} cannot be {value!r}: {told}.", hint="Correct the value.") from None
-            values = {**self.defaults, **parameters}
-            anything = {"capture": self.profile.captures[0], "scene": "any"}
-            asked = resolved({**values, **anything, "profile": self.request.profile}, self.profile)
+            anything = {"capture": self.profile.captures[0], "scene": "any", "profile": self.request.profile}
+            asked = resolved({**self.defaults, **parameters, **anything}, self.profile)
             stages = {name: asked[name] for name in STAGES}
-            self.digests[known] = _digest([values, stages, self.versions])
+            self.digests[known] = _digest([parameters, stages, self.versions])
         return self.digests[known]
 
     def _refused(self, row: Row, error: StageError) -> Row:

@@ -18,7 +18,7 @@ WORDS = {
     State.SUCCEEDED: "succeeded",
     State.REUSED: "unchanged, made before",
     State.ARRIVING: "still arriving",
-    State.WAITING: "waits for the next batch",
+    State.WAITING: "waits its turn",
     State.RUN: "running",
 }
 

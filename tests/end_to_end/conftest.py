@@ -123,6 +123,8 @@ def settings(place: Path) -> tuple[str, dict[str, str]]:
         "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(others[0]),
         "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(others[1]),
         "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_SERVER_PORT": str(others[2]),
+        # Seconds that a task waits for an answer of the api-server: 5 are too few on a busy machine.
+        "AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT": "60",
     }
 
 

@@ -125,7 +125,7 @@ def test_a_batch_whose_airflow_is_killed_piece_by_piece_loses_and_repeats_nothin
     script: Script, components: tuple[Airflow, Components], tmp_path: Path
 ) -> None:
     airflow, pieces = components
-    names = [f"scene-{number}" for number in range(8)]
+    names = [f"scene-{number}" for number in range(6)]
     for name in names:
         (tmp_path / "captures" / name).mkdir(parents=True)
         (tmp_path / "captures" / name / "1.jpg").write_text(f"a photo of {name}")
@@ -140,16 +140,16 @@ def test_a_batch_whose_airflow_is_killed_piece_by_piece_loses_and_repeats_nothin
     pieces.kill("scheduler")
     time.sleep(2)
     pieces.start("scheduler")
-    after(10)
+    after(9)
     pieces.kill("triggerer")
-    after(14)
+    after(12)
     pieces.start("triggerer")
     until(lambda: any(line.endswith("/train") for line in script.scenes), 400)
     killed = kill_a_worker(tmp_path)
     until(ended(airflow, run), 1500)
 
     assert airflow.state(run, "reconstruct_batch") == "success"
-    assert last_result(tmp_path)["counts"] == {"succeeded": 8}
+    assert last_result(tmp_path)["counts"] == {"succeeded": 6}
     assert Counter(script.scenes) == {f"{name}/{stage}": 1 for name in names for stage in STAGES}
     assert airflow.runs("reconstruct") == {f"{name}__{run}": "success" for name in names}
     assert not killed.is_running()
