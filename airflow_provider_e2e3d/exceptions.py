@@ -50,6 +50,11 @@ class StageCrashed(StageFailed):
 class QualityGateFailed(AirflowFailException):
     """The stage did its work, but the result is too poor to spend more on: never retried."""
 
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        self.message = message
+        self.hint = hint
+        super().__init__(f"{message}\n{hint}".strip())
+
 
 _BY_CODE: dict[FailureCode, type[StageFailed]] = {
     FailureCode.INVALID_REQUEST: StageRefused,

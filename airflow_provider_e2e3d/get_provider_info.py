@@ -26,6 +26,7 @@ def get_provider_info() -> dict[str, Any]:
         "triggers": modules("triggers.job", "triggers.capture", "triggers.look"),
         "sensors": modules("sensors.capture", "sensors.artifact"),
         "bundles": modules("bundle"),
+        "extra-links": ["airflow_provider_e2e3d.operators.scene.SceneRunLink"],
         "config": {
             "e2e3d": {
                 "description": "Reconstruction of 3D scenes.",
@@ -74,6 +75,26 @@ def get_provider_info() -> dict[str, Any]:
                         "Whether reconstruct_cleanup only says what it would remove, unless its run says otherwise.",
                         kind="boolean",
                         default="True",
+                    ),
+                    "batch_captures": option(
+                        "Captures of a reconstruct_batch that names none: a folder or an s3:// prefix with one folder "
+                        "or zip a scene, or a CSV or JSON manifest.",
+                        example="s3://uploads",
+                    ),
+                    "batch_schedule": option(
+                        "Cron expression on which reconstruct_batch runs with batch_captures. Empty: only when "
+                        "triggered.",
+                        example="0 2 * * *",
+                    ),
+                    "cpu_pool": option(
+                        "Airflow pool of the stages that need no GPU. It must exist.",
+                        example="e2e3d_cpu",
+                        default="default_pool",
+                    ),
+                    "gpu_pool": option(
+                        "Airflow pool of training and evaluation. It must exist.",
+                        example="e2e3d_gpu",
+                        default="default_pool",
                     ),
                 },
             }

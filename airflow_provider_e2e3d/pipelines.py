@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 from airflow.sdk import Param, get_current_context, task
+from airflow.sdk.configuration import conf
 
 from airflow_provider_e2e3d.captures import SLUG, scene_of
 from airflow_provider_e2e3d.estimate import estimate
-from airflow_provider_e2e3d.exceptions import retry_policy, stage_failed
+from airflow_provider_e2e3d.exceptions import retry_policy
 from airflow_provider_e2e3d.history import remembered
 from airflow_provider_e2e3d.hooks.store import StoreHook
 from airflow_provider_e2e3d.operators.reconstruction import (
@@ -22,8 +23,9 @@ from airflow_provider_e2e3d.operators.reconstruction import (
     SfmOperator,
     TrainOperator,
 )
-from airflow_provider_e2e3d.profiles import load_profiles, profile_named
-from e2e3d_stages.contract import Failure, InvalidRequest, StageError, UnreadableCapture
+from airflow_provider_e2e3d.outcome import telling
+from airflow_provider_e2e3d.profiles import Profile, load_profiles, profile_named
+from e2e3d_stages.contract import InvalidRequest, UnreadableCapture
 from e2e3d_stages.presets import PRESETS, STAGES, Stage
 from e2e3d_stages.publish.layout import folder_of
 from e2e3d_stages.storage import NotFound, open_storage
@@ -156,20 +158,27 @@ def plan(values: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
     :returns: capture, scene, profile, force, and each stage's parameters under its name.
     :raises InvalidRequest: when it cannot work.
     """
-    form = reconstruction_params()
-    unknown = sorted(set(asked) - set(form))
+    refuse_unknown(asked, reconstruction_params())
+    return resolved(values, profile_named(values["profile"]))
+
+
+def refuse_unknown(asked: Iterable[str], known: Collection[str]) -> None:
+    """Names that no Param has would change nothing.
+
+    :raises InvalidRequest: naming them.
+    """
+    unknown = sorted(set(asked) - set(known))
     if unknown:
         raise InvalidRequest(
             f"There is no parameter {', '.join(map(repr, unknown))}.",
-            hint=f"The run knows: {', '.join(form)}.",
+            hint=f"The run knows: {', '.join(known)}.",
         )
-    profile = profile_named(values["profile"])
+
+
+def resolved(values: dict[str, Any], profile: Profile) -> dict[str, Any]:
+    """`plan` for values whose names are known, in a profile that is at hand."""
     capture = profile.admit(values["capture"])
-    scene = values["scene"] or scene_of(capture)
-    if not re.fullmatch(SLUG, scene):
-        raise InvalidRequest(
-            f"{scene!r} cannot be a scene's name.", hint="Use small letters, digits and dashes, as in old-town-hall."
-        )
+    scene = valid_scene(values["scene"] or scene_of(capture))
     plan = {"capture": capture, "scene": scene, "profile": values["profile"], "force": values["force"]}
     for stage in STAGES.values():
         prefix = f"{stage.name}_"
@@ -179,6 +188,18 @@ def plan(values: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
             overrides["title"] = scene
         plan[stage.name] = stage.resolve(values["preset"] or profile.preset, overrides).model_dump(mode="json")
     return plan
+
+
+def valid_scene(scene: str) -> str:
+    """The name, if it can be a scene's.
+
+    :raises InvalidRequest: when it is no slug.
+    """
+    if not re.fullmatch(SLUG, scene):
+        raise InvalidRequest(
+            f"{scene!r} cannot be a scene's name.", hint="Use small letters, digits and dashes, as in old-town-hall."
+        )
+    return scene
 
 
 def estimate_run(
@@ -222,17 +243,16 @@ def plan_task() -> dict[str, Any]:
     """Check everything that was asked, and tell what it will take, before anything is spent."""
     context = get_current_context()
     values, run = dict(context["params"]), context["dag_run"]
-    try:
+    with telling(context, "plan"):
         request = plan(values, run.conf or {})
         return {**request, "estimate": estimate_run(request, run.run_id, values["max_cost"], context["task"].log.info)}
-    except StageError as error:
-        raise stage_failed(Failure.of(error, 0)) from error
 
 
 def reconstruct_capture() -> PublishOperator:
     """The tasks of one reconstruction, inside a DAG with `reconstruction_params`; returns the last."""
     request: Any = plan_task()
-    common: dict[str, Any] = {"profile": request["profile"], "force": request["force"]}
+    cpu, gpu = (conf.get("e2e3d", f"{kind}_pool", fallback="default_pool") for kind in ("cpu", "gpu"))
+    common: dict[str, Any] = {"profile": request["profile"], "force": request["force"], "pool": cpu}
     ingest = IngestOperator(
         task_id="ingest",
         task_display_name="Ingest the photos",
@@ -258,7 +278,7 @@ def reconstruct_capture() -> PublishOperator:
         doc_md="Gaussian splatting, on CUDA with gsplat or on the CPU; resumes from its checkpoints.",
         sfm=sfm.output,
         parameters=request["train"],
-        **common,
+        **common | {"pool": gpu},
     )
     compress = CompressOperator(
         task_id="compress",
@@ -276,7 +296,7 @@ def reconstruct_capture() -> PublishOperator:
         train=train.output,
         compress=compress.output,
         parameters=request["evaluate"],
-        **common,
+        **common | {"pool": gpu},
     )
     return PublishOperator(
         task_id="publish",

@@ -10,7 +10,7 @@ from airflow_provider_e2e3d.exceptions import QualityGateFailed
 from airflow_provider_e2e3d.operators.stage import StageOperator
 from airflow_provider_e2e3d.profiles import profile_named
 from e2e3d_stages.contract import Manifest, Reference, StageName
-from e2e3d_stages.publish.layout import lay_out
+from e2e3d_stages.publish.layout import key_metrics, lay_out
 from e2e3d_stages.store import ArtifactStore
 
 if TYPE_CHECKING:
@@ -72,9 +72,9 @@ class SfmOperator(StageOperator):
             problems.append(f"a placed photo sees {points:.0f} points, fewer than {self.min_points_per_photo}")
         if problems:
             raise QualityGateFailed(
-                f"These photos do not become a scene: {'; '.join(problems)}.\n{_left_out(store, manifest)}\n"
-                "Take photos of one still thing from all around, each overlapping its neighbours by two thirds, sharp "
-                "and evenly lit; then trigger again."
+                f"These photos do not become a scene: {'; '.join(problems)}.\n{_left_out(store, manifest)}".strip(),
+                hint="Take photos of one still thing from all around, each overlapping its neighbours by two thirds, "
+                "sharp and evenly lit; then trigger again.",
             )
 
 
@@ -136,17 +136,17 @@ class PublishOperator(StageOperator):
         """Lay the page and the deliverables out for people."""
         run = context["dag_run"]
         references: dict[StageName, Reference] = {**self._references(), "publish": reference}
-        manifests = {
-            stage: store.manifest(stage, found.key, digest=found.digest) for stage, found in references.items()
-        }
+        found = {stage: store.manifest(stage, each.key, digest=each.digest) for stage, each in references.items()}
+        manifests: dict[str, Manifest] = {stage: manifest for stage, manifest in found.items() if manifest is not None}
         uri = lay_out(
             store,
             self.scene,
             run.run_id,
-            {stage: found for stage, found in manifests.items() if found is not None},
+            manifests,
             started=run.start_date or run.run_after,
-            reused=[stage for stage, found in references.items() if found.reused],
+            reused=[stage for stage, each in references.items() if each.reused],
         )
         page = f"{profile_named(self.profile).address(uri)}/index.html"
         self.log.info("The scene is at %s", page)
         context["ti"].xcom_push(key="page", value=page)
+        context["ti"].xcom_push(key="metrics", value=key_metrics(manifests))

@@ -2,20 +2,39 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
+from urllib.parse import quote
 
-from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
-from airflow.providers.standard.triggers.external_task import DagStateTrigger
-from airflow.sdk.exceptions import AirflowException, AirflowFailException
+from airflow.sdk import BaseOperator, BaseOperatorLink, DagRunState
+from airflow.sdk.configuration import conf as airflow_conf
+from airflow.sdk.exceptions import AirflowFailException, DagRunTriggerException
+
+from airflow_provider_e2e3d.outcome import DAG_ID, outcome_of
+from e2e3d_stages.contract import now
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
 POLL_SECONDS = 5
+ENDS = (DagRunState.SUCCESS, DagRunState.FAILED)
+# The XCom with the run's `Outcome`.
+OUTCOME = "outcome"
 
 
-class ReconstructSceneOperator(TriggerDagRunOperator):
-    """Starts a run of `reconstruct` and waits for its end without a worker.
+class SceneRunLink(BaseOperatorLink):
+    """From the task to the run that it waits for."""
+
+    name = "The scene's run"
+
+    def get_link(self, operator: Any, *, ti_key: Any) -> str:
+        """See `BaseOperatorLink.get_link`."""
+        root = airflow_conf.get("api", "base_url", fallback="/").rstrip("/")
+        return f"{root}/dags/{DAG_ID}/runs/{quote(str(operator.run_id))}"
+
+
+class ReconstructSceneOperator(BaseOperator):
+    """Starts a run of `reconstruct` and waits for its end without a worker; fails with the scene's own reason.
 
     A run of the same id that an earlier try started is waited for: a worker that dies costs no second run.
 
@@ -23,32 +42,52 @@ class ReconstructSceneOperator(TriggerDagRunOperator):
     :param conf: what the run is asked, as in its form. (templated)
     """
 
-    template_fields = ("trigger_run_id", "conf")
+    # Airflow's own TriggerDagRunOperator does much of this, but takes more than a second to import in every task.
+    template_fields: Sequence[str] = ("run_id", "conf")
+    template_fields_renderers = {"conf": "json"}
+    operator_extra_links = (SceneRunLink(),)
+    ui_color = "#e8f0fa"
 
     def __init__(self, *, run_id: str, conf: dict[str, Any], **kwargs: Any) -> None:
-        super().__init__(
-            trigger_dag_id="reconstruct",
-            trigger_run_id=run_id,
-            conf=conf,
-            logical_date=None,
-            wait_for_completion=True,
-            deferrable=True,
-            poke_interval=POLL_SECONDS,
-            **kwargs,
-        )
+        super().__init__(**kwargs)
+        self.run_id = run_id
+        self.conf = conf
 
     def execute(self, context: Context) -> None:
-        run_ids = [str(self.trigger_run_id)]
-        if context["ti"].get_dr_count(dag_id=self.trigger_dag_id, run_ids=run_ids):
-            self.log.info("Run %s is there already: waiting for it", self.trigger_run_id)
-            states = [*self.allowed_states, *self.failed_states]
-            trigger = DagStateTrigger(self.trigger_dag_id, states, run_ids, poll_interval=POLL_SECONDS)
-            self.defer(trigger=trigger, method_name=self.execute_complete.__name__)
-        super().execute(context)
+        """Start the run, or find it, and wait."""
+        ti = context["ti"]
+        ti.xcom_push(key=SceneRunLink().xcom_key, value=SceneRunLink().get_link(self, ti_key=None))
+        if ti.get_dr_count(dag_id=DAG_ID, run_ids=[self.run_id]):
+            self.log.info("Run %s is there already: waiting for it", self.run_id)
+            self._wait()
+        raise DagRunTriggerException(
+            trigger_dag_id=DAG_ID,
+            dag_run_id=self.run_id,
+            conf=self.conf,
+            reset_dag_run=False,
+            skip_when_already_exists=False,
+            wait_for_completion=True,
+            allowed_states=[DagRunState.SUCCESS],
+            failed_states=[DagRunState.FAILED],
+            poke_interval=POLL_SECONDS,
+            deferrable=True,
+        )
+
+    def _wait(self) -> NoReturn:
+        from airflow.providers.standard.triggers.external_task import DagStateTrigger
+
+        states: Any = list(ENDS)
+        trigger = DagStateTrigger(DAG_ID, states, [self.run_id], poll_interval=POLL_SECONDS)
+        self.defer(trigger=trigger, method_name=self.execute_complete.__name__)
 
     def execute_complete(self, context: Context, event: tuple[str, dict[str, Any]]) -> None:
-        """The run ended; one that failed was tried again by its own tasks, so this task is not."""
-        try:
-            super().execute_complete(context, event)
-        except AirflowException as error:
-            raise AirflowFailException(str(error)) from error
+        """Leave the outcome; a run that failed was tried again by its own tasks, so this task is not."""
+        ti = context["ti"]
+        if event[1].get(self.run_id) not in ENDS:
+            # Somebody cleared it just after it ended.
+            self._wait()
+        outcome = outcome_of(context, self.run_id, seconds=(now() - ti.start_date).total_seconds())
+        ti.xcom_push(key=OUTCOME, value=outcome.model_dump())
+        if outcome.reason is not None:
+            raise AirflowFailException(str(outcome.reason))
+        self.log.info("The scene is at %s", outcome.page)

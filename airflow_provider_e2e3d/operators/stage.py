@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 from uuid import uuid4
@@ -19,6 +18,7 @@ from airflow_provider_e2e3d.attempt import Attempt, AttemptState, kept_alive, pa
 from airflow_provider_e2e3d.backends.base import Away, Backend, Handle, JobSpec, JobStatus
 from airflow_provider_e2e3d.exceptions import retry_policy, stage_failed
 from airflow_provider_e2e3d.hooks.store import StoreHook
+from airflow_provider_e2e3d.outcome import telling
 from airflow_provider_e2e3d.profiles import CaptureSize, Profile, profile_named
 from airflow_provider_e2e3d.triggers.job import JobTrigger
 from e2e3d_stages.capture import capture_digest
@@ -97,7 +97,7 @@ class StageOperator(BaseOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Reuse, reattach or submit; wait; collect."""
-        with _told_as_stage_failures():
+        with telling(context, self.stage):
             profile = profile_named(self.profile)
             hook = StoreHook(profile.store_conn_id)
             store = hook.open(profile.store)
@@ -122,7 +122,7 @@ class StageOperator(BaseOperator):
 
     def resume(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
         """Go on after the trigger saw the job end."""
-        with _told_as_stage_failures():
+        with telling(context, self.stage):
             if "failure" in event:
                 raise stage_failed(Failure.model_validate(event["failure"]))
             attempt = Attempt.deserialize(event["attempt"])
@@ -392,12 +392,3 @@ def _owner(context: Context) -> str:
         mark = uuid4().hex[:8]
         kept.set("e2e3d_owner", mark, retention=NEVER_EXPIRE)
     return f"{ti.dag_id}/{ti.run_id}/{ti.task_id}/{ti.map_index}/{mark}"
-
-
-@contextmanager
-def _told_as_stage_failures() -> Iterator[None]:
-    """What Airflow's side finds out is raised as if the stage program had told it."""
-    try:
-        yield
-    except StageError as error:
-        raise stage_failed(Failure.of(error, 0)) from error

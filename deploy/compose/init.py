@@ -7,6 +7,8 @@ from pathlib import Path
 
 STORE, CAPTURES = "e2e3d", "captures"
 SAMPLE = Path("/opt/airflow/sample/caliterra/images")
+# A stage that waits for its container is deferred, and counts all the same.
+POOLS = (("e2e3d_cpu", "4", "Stages that need no GPU"), ("e2e3d_gpu", "1", "Training and evaluation"))
 # Pages open in a browser by their address; photos and artifacts do not.
 PAGES_ARE_PUBLIC = {
     "Version": "2012-10-17",
@@ -15,7 +17,7 @@ PAGES_ARE_PUBLIC = {
             "Effect": "Allow",
             "Principal": {"AWS": ["*"]},
             "Action": ["s3:GetObject"],
-            "Resource": [f"arn:aws:s3:::{STORE}/scenes/*"],
+            "Resource": [f"arn:aws:s3:::{STORE}/scenes/*", f"arn:aws:s3:::{STORE}/batches/*/index.html"],
         }
     ],
 }
@@ -47,8 +49,12 @@ def prepare_store() -> None:
 
 
 def prepare_airflow() -> None:
-    """The database's tables, and the user `admin`."""
+    """The database's tables, the pools, and the user `admin`."""
     subprocess.run(["airflow", "db", "migrate"], check=True)
+    there = subprocess.run(["airflow", "pools", "list", "-o", "plain"], check=True, capture_output=True, text=True)
+    for pool, slots, what in POOLS:
+        if pool not in there.stdout:
+            subprocess.run(["airflow", "pools", "set", pool, slots, what, "--include-deferred"], check=True)
     who = {"username": "admin", "role": "Admin", "firstname": "Admin", "lastname": "E2E3D", "email": "admin@localhost"}
     options = [word for name, value in who.items() for word in (f"--{name}", value)]
     # By standard input, twice as asked: arguments are for everybody to read.

@@ -80,9 +80,9 @@ class Airflow:
         with urllib.request.urlopen(request, timeout=60) as answer:
             return json.load(answer)
 
-    def trigger(self, **conf: Any) -> str:
-        """Start a run of the reconstruct DAG; its id."""
-        run: dict[str, Any] = self.call("POST", "/dags/reconstruct/dagRuns", {"logical_date": None, "conf": conf})
+    def trigger(self, dag: str = "reconstruct", **conf: Any) -> str:
+        """Start a run of a DAG; its id."""
+        run: dict[str, Any] = self.call("POST", f"/dags/{dag}/dagRuns", {"logical_date": None, "conf": conf})
         return str(run["dag_run_id"])
 
     def task(self, run: str, task: str) -> dict[str, Any]:
@@ -95,9 +95,14 @@ class Airflow:
         file = place / f"home/logs/dag_id=reconstruct/run_id={run}/task_id={task}/attempt={attempt}.log"
         return file.read_text() if file.exists() else ""
 
-    def state(self, run: str) -> str:
+    def state(self, run: str, dag: str = "reconstruct") -> str:
         """How a run is."""
-        return str(self.call("GET", f"/dags/reconstruct/dagRuns/{run}")["state"])
+        return str(self.call("GET", f"/dags/{dag}/dagRuns/{run}")["state"])
+
+    def runs(self, dag: str) -> dict[str, str]:
+        """State by id of every run of a DAG."""
+        found = self.call("GET", f"/dags/{dag}/dagRuns?limit=100")["dag_runs"]
+        return {run["dag_run_id"]: run["state"] for run in found}
 
 
 def free_port() -> int:
@@ -122,23 +127,13 @@ def script(place: Path) -> Script:
     return Script(place / "script")
 
 
-@pytest.fixture(scope="module")
-def airflow(place: Path, script: Script) -> Iterator[Airflow]:
-    """Airflow's own components, healthy, with the provider's DAGs."""
+def settings(place: Path) -> tuple[str, dict[str, str]]:
+    """Address and environment of an Airflow with its home in a folder, and its profiles beside it."""
     port, *others = (free_port() for _ in range(4))
     home = place / "home"
     home.mkdir()
-    told_profiles(place / "profiles.yaml", place / "captures", script)
-    containers = {
-        "store": (place / "container store").as_uri(),
-        "captures": [(place / "captures").as_uri()],
-        "preset": "draft",
-        "stages": {"default": {"backend": "docker", "image": TOLD_IMAGE, **told_container(script)}},
-    }
-    with (place / "profiles.yaml").open("a") as file:
-        yaml.safe_dump({"docker": containers}, file)
     url = f"http://127.0.0.1:{port}"
-    environment = {
+    return url, {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
@@ -158,7 +153,26 @@ def airflow(place: Path, script: Script) -> Iterator[Airflow]:
         "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(others[1]),
         "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_SERVER_PORT": str(others[2]),
         "AIRFLOW__TRIGGERER__JOB_HEARTBEAT_SEC": "1",
+        # Seconds that a task waits for an answer of the api-server: 5 are too few on a busy machine.
+        "AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT": "60",
     }
+
+
+@pytest.fixture(scope="module")
+def airflow(place: Path, script: Script) -> Iterator[Airflow]:
+    """Airflow's own components, healthy, with the provider's DAGs."""
+    told_profiles(place / "profiles.yaml", place / "captures", script)
+    containers = {
+        "store": (place / "container store").as_uri(),
+        "captures": [(place / "captures").as_uri()],
+        "preset": "draft",
+        "stages": {"default": {"backend": "docker", "image": TOLD_IMAGE, **told_container(script)}},
+    }
+    with (place / "profiles.yaml").open("a") as file:
+        yaml.safe_dump({"docker": containers}, file)
+    url, environment = settings(place)
+    # Batches of more scenes have several pages.
+    environment["AIRFLOW__CORE__MAX_MAP_LENGTH"] = "4"
     with (place / "standalone.log").open("w") as log:
         process = subprocess.Popen(
             [Path(sys.executable).with_name("airflow"), "standalone"],
@@ -169,14 +183,15 @@ def airflow(place: Path, script: Script) -> Iterator[Airflow]:
         )
     running = Airflow(url, process, environment, place / "standalone.log")
     try:
-        until(lambda: _ready(running), 240)
+        until(lambda: is_ready(running), 240)
         yield running
     finally:
         running.stop()
 
 
-def _ready(running: Airflow) -> bool:
+def is_ready(running: Airflow) -> bool:
+    """Whether it answers and knows the DAGs."""
     try:
-        return bool(running.call("GET", "/dags/reconstruct")["dag_id"])
+        return all(running.call("GET", f"/dags/{dag}")["dag_id"] for dag in ("reconstruct", "reconstruct_batch"))
     except (OSError, urllib.error.URLError, ValueError):
         return False

@@ -30,9 +30,16 @@ class Script:
         file = self.folder / "calls"
         return file.read_text().split() if file.exists() else []
 
+    @property
+    def scenes(self) -> list[str]:
+        """The same with the captures' names: `statue/ingest`."""
+        file = self.folder / "scenes"
+        return file.read_text().splitlines() if file.exists() else []
+
     def forget(self) -> None:
         """Start counting anew."""
-        (self.folder / "calls").unlink(missing_ok=True)
+        for name in ("calls", "scenes"):
+            (self.folder / name).unlink(missing_ok=True)
 
 
 @pytest.fixture

@@ -1,7 +1,8 @@
 """Stands in for `python -m e2e3d_stages`: the real runtime around stage programs that do what a test says.
 
 What to do is read from `$E2E3D_TEST_SCRIPT/<stage>.json`: a list with one word an attempt, the last word repeated.
-Each call adds a line to `$E2E3D_TEST_SCRIPT/calls`.
+A capture's own `told.json`, a word by stage, goes before. Each call adds a line to `$E2E3D_TEST_SCRIPT/calls`, and one
+with the capture's name to `scenes` beside it.
 """
 
 from __future__ import annotations
@@ -23,6 +24,19 @@ from e2e3d_stages.presets import STAGES
 
 SCRIPT = Path(os.environ["E2E3D_TEST_SCRIPT"])
 PHOTOS = [{"name": f"{n}.jpg", "supported": n < 2, "reason": "no overlap" if n > 1 else None} for n in range(10)]
+
+
+def capture_words(job: runtime.Job, stage: str) -> dict[str, str]:
+    """What the capture itself says, handed on from stage to stage; under `capture` its name."""
+    if job.capture is not None:
+        file = job.capture / "told.json"
+        words = {**(json.loads(file.read_text()) if file.exists() else {}), "capture": job.capture.name}
+    else:
+        words = json.loads((next(iter(job.inputs.values())).folder / "told.json").read_text())
+    (job.output / "told.json").write_text(json.dumps(words))
+    with (SCRIPT / "scenes").open("a") as scenes:
+        scenes.write(f"{words['capture']}/{stage}\n")
+    return words
 
 
 def script_word(stage: str) -> str:
@@ -83,6 +97,13 @@ def wait(job: runtime.Job, _stage: str) -> None:
         time.sleep(0.1)
 
 
+def work(job: runtime.Job, _stage: str) -> None:
+    """Take a few seconds."""
+    for second in range(6):
+        job.progress(second, 6, "seconds")
+        time.sleep(1)
+
+
 def chatter(_job: runtime.Job, _stage: str) -> None:
     """Write a long log."""
     for number in range(50_000):
@@ -114,6 +135,7 @@ WORDS: dict[str, Callable[[runtime.Job, str], None]] = {
     "crash": fail(ZeroDivisionError("division by zero")),
     "die": die,
     "wait": wait,
+    "work": work,
     "chatter": chatter,
     "fill the disk": fill_the_disk,
     "eat memory": eat_memory,
@@ -124,6 +146,7 @@ WORDS: dict[str, Callable[[runtime.Job, str], None]] = {
 def program(stage: str, job: runtime.Job) -> dict[str, Any]:
     """One stage's program."""
     word = script_word(stage)
+    word = capture_words(job, stage).get(stage, word)
     resumed = job.latest_checkpoint()
     print(f"{stage} does {word}, from step {resumed[0] if resumed else 0}", flush=True)
     if word in WORDS:

@@ -65,7 +65,7 @@ def lay_out(
         "uri": store.storage.uri_of(folder),
         "started": started.astimezone(dt.timezone.utc).isoformat(),
         "files": sorted(sources),
-        "metrics": _key_metrics(manifests),
+        "metrics": key_metrics(manifests),
         "stages": {
             stage: {"key": manifest.key, "attempt": manifest.attempt, "reused": stage in reused}
             for stage, manifest in manifests.items()
@@ -89,7 +89,8 @@ def _deliverables(store: ArtifactStore, manifests: Mapping[str, Manifest]) -> di
     return sources
 
 
-def _key_metrics(manifests: Mapping[str, Manifest]) -> dict[str, Any]:
+def key_metrics(manifests: Mapping[str, Manifest]) -> dict[str, Any]:
+    """The few numbers that tell how good a scene is."""
     names = {
         "sfm": ("photos_given", "photos_registered", "photos_supported"),
         "train": ("gaussians",),
