@@ -22,8 +22,6 @@ from e2e3d_stages.storage import NotFound, Storage
 MANIFESTS = (".csv", ".json")
 # What a manifest row says besides parameters.
 _OWN_COLUMNS = ("capture", "scene")
-# An address ends or changes its meaning at these.
-_NOT_IN_ADDRESSES = frozenset("#?%")
 
 
 @dataclass(frozen=True)
@@ -57,23 +55,17 @@ def wanted_scenes(
     address = profile.admit(captures)
     if not address.lower().endswith(MANIFESTS):
         for capture in captures_below(open_at(address)):
-            problem = _unaddressable(capture.name)
-            yield Wanted(capture.uri if problem else profile.admit(capture.uri), capture, problem=problem)
+            yield Wanted(profile.admit(capture.uri), capture)
         return
     folder, name = _split(address)
-    rows = [_wanted(row, folder, profile, form) for row in _rows(open_at(folder), name)]
+    beside = open_at(folder)
+    rows = [_wanted(row, beside, profile, form) for row in _rows(beside, name)]
     there = _captures_at([row.address for row in rows if row.problem is None], open_at)
     for row in rows:
         if row.problem is not None:
             yield row
         else:
             yield Wanted(row.address, there.get(row.address), row.scene, row.parameters)
-
-
-def _unaddressable(name: str) -> StageError | None:
-    if _NOT_IN_ADDRESSES.isdisjoint(name):
-        return None
-    return InvalidRequest(f"{name!r} has a #, a ? or a %, which an address cannot hold.", hint="Rename the capture.")
 
 
 def _captures_at(addresses: list[str], open_at: Callable[[str], Storage]) -> dict[str, Capture]:
@@ -114,15 +106,15 @@ def _rows(storage: Storage, name: str) -> list[dict[str, Any]]:
     return rows
 
 
-def _wanted(row: dict[str, Any], folder: str, profile: Profile, form: Mapping[str, Param]) -> Wanted:
-    """A row with its capture's full address and its values as their Params want them."""
+def _wanted(row: dict[str, Any], folder: Storage, profile: Profile, form: Mapping[str, Param]) -> Wanted:
+    """A row with its capture's full address and its values as their Params want them.
+
+    :param folder: that the manifest lies in.
+    """
     told = str(row["capture"] or "").strip().rstrip("/")
     # What is no address of its own lies beside the manifest.
-    beside = not told.startswith("/") and "://" not in told
-    address = f"{folder}/{told}" if beside else told
+    address = told if told.startswith("/") or "://" in told else folder.uri_of(told)
     try:
-        if beside and (problem := _unaddressable(told)):
-            raise problem
         if not told:
             raise InvalidRequest("A row of the manifest names no capture.", hint="Fill the column `capture`.")
         refuse_unknown(map(str, row), [name for name in form if name != "profile"])

@@ -153,18 +153,11 @@ def test_captures_that_read_alike_become_scenes_of_their_own_for_good(batches: B
     assert plan.counts == {"run": 1, "reused": 3}
 
 
-def test_a_scene_of_a_capture_that_cannot_have_an_address_stops_no_other(batches: Batches) -> None:
-    batches.put("no. #1/1.jpg")
-    plan = batches.plan()
-    assert plan.counts == {"run": 2, "refused": 1}
-    assert reason(plan, "no").code == "invalid_request"
-
-
 def test_names_of_all_kinds_can_be_captures(batches: Batches) -> None:
-    for name in ("Marché aux Fleurs", "石像", "{{ 7 * 7 }}", "a&b <c>"):
+    for name in ("Marché aux Fleurs", "石像", "{{ 7 * 7 }}", "a&b <c>", "no. #1 50%"):
         batches.put(f"{name}/1.jpg")
     plan = batches.plan()
-    assert plan.counts == {"run": 6}
+    assert plan.counts == {"run": 7}
     for each in plan.started:
         assert list(open_storage(each.capture).list()), each.capture
     assert "a&b <c>" not in batch_page("x", plan, str)
