@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_e2e3d.exceptions import QualityGateFailed
-from airflow_provider_e2e3d.operators.stage import StageOperator
+from airflow_provider_e2e3d.operators.stage import StageOperator, owner_of
 from airflow_provider_e2e3d.profiles import profile_named
 from e2e3d_stages.contract import Manifest, Reference, StageName
 from e2e3d_stages.publish.layout import lay_out
@@ -146,6 +146,7 @@ class PublishOperator(StageOperator):
             re.sub(r"[^A-Za-z0-9_.-]+", "-", run.run_id).strip("."),
             {stage: found for stage, found in manifests.items() if found is not None},
             started=run.start_date or run.run_after,
+            owner=owner_of(context),
             reused=[stage for stage, found in references.items() if found.reused],
         )
         page = f"{profile_named(self.profile).address(uri)}/index.html"

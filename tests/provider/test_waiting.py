@@ -63,9 +63,9 @@ def events(trigger: JobTrigger, *, kill_after: float | None = None, within: floa
     return asyncio.run(asyncio.wait_for(first(), within))
 
 
-def until(condition: Callable[[], object]) -> None:
+def until(condition: Callable[[], object], seconds: float = 30) -> None:
     """Wait a little for something."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)
