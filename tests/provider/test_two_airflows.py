@@ -68,12 +68,12 @@ def test_the_second_waits_for_the_first_and_takes_its_artifact(
 ) -> None:
     script["sfm"] = ["wait"]
     first = another("first")
-    until(lambda: "sfm" in script.calls, 120)
+    until(lambda: "sfm" in script.calls, 300)
     second = another("second")
-    until(lambda: "is making it" in second.log, 120)
+    until(lambda: "is making it" in second.log, 300)
     assert "Reattached" not in second.log
     (script.folder / "go on").touch()
-    assert (first.process.wait(120), second.process.wait(120)) == (0, 0), first.log + second.log
+    assert (first.process.wait(300), second.process.wait(300)) == (0, 0), first.log + second.log
     assert sorted(script.calls) == sorted(ALL)
     scene = tmp_path / "store" / "scenes" / "statue"
     runs = {run.parent.name: json.loads(run.read_text()) for run in scene.glob("*/run.json")}
@@ -88,13 +88,13 @@ def test_when_the_first_dies_with_its_program_the_second_takes_over(
 ) -> None:
     script["train"] = ["wait", "succeed"]
     first = another("first")
-    until(lambda: "train" in script.calls, 120)
+    until(lambda: "train" in script.calls, 300)
     second = another("second", stale_after=15)
-    until(lambda: "is making it" in second.log, 120)
+    until(lambda: "is making it" in second.log, 300)
     assert "Reattached" not in second.log
     first.process.kill()
     kill_program(tmp_path, "train")
-    assert second.process.wait(180) == 0, second.log
+    assert second.process.wait(300) == 0, second.log
     assert "Attempt 2 on backend local" in second.log
     assert script.calls.count("train") == 2
 
