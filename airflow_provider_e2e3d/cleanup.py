@@ -66,7 +66,7 @@ class _Item:
     remove: Callable[[], bool]
 
 
-@task(task_id="clean_up", task_display_name="Clean up", retries=0)
+@task(task_id="clean_up", task_display_name="Clean up", retries=2)
 def clean_up() -> dict[str, Any]:
     """Say what may go, and remove it unless the run is dry; returns how much it was."""
     context = get_current_context()

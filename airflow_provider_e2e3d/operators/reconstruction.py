@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_e2e3d.exceptions import QualityGateFailed
-from airflow_provider_e2e3d.operators.stage import StageOperator
+from airflow_provider_e2e3d.operators.stage import StageOperator, owner_of
 from airflow_provider_e2e3d.profiles import profile_named
 from e2e3d_stages.contract import Manifest, Reference, StageName
 from e2e3d_stages.publish.layout import key_metrics, lay_out
@@ -144,6 +144,7 @@ class PublishOperator(StageOperator):
             run.run_id,
             manifests,
             started=run.start_date or run.run_after,
+            owner=owner_of(context),
             reused=[stage for stage, each in references.items() if each.reused],
         )
         page = f"{profile_named(self.profile).address(uri)}/index.html"

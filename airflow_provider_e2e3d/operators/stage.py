@@ -102,7 +102,7 @@ class StageOperator(BaseOperator):
             hook = StoreHook(profile.store_conn_id)
             store = hook.open(profile.store)
             self.log.info("::group::(1/4) Look for the artifact")
-            owner = _owner(context)
+            owner = owner_of(context)
             request = self._request(store, profile, owner=owner)
             reference = store.reference(self.stage, request.key)
             self.log.info("%s %s", self.stage, store.storage.uri_of(store.folder(self.stage, request.key)))
@@ -361,7 +361,7 @@ class StageOperator(BaseOperator):
         if manifest is None:
             raise Infrastructure(f"{reference.uri} vanished.", hint="Run the stage again with force.")
         claim = store.read_claim(self.stage, reference.key, manifest.attempt)
-        reused = claim is None or claim.owner != _owner(context)
+        reused = claim is None or claim.owner != owner_of(context)
         if reused:
             self.log.info("Reused: made before by %s, nothing ran", claim.owner if claim else "another run")
         for warning in manifest.warnings:
@@ -380,7 +380,7 @@ class StageOperator(BaseOperator):
         """
 
 
-def _owner(context: Context) -> str:
+def owner_of(context: Context) -> str:
     """Who claims: one task of one run, the same over its tries and after a clear.
 
     Another Airflow on the same store may have a task of the same names, as scheduled runs do; the mark that is kept

@@ -14,8 +14,8 @@ from airflow_provider_e2e3d.cleanup import clean
 from airflow_provider_e2e3d.profiles import profile_named
 from e2e3d_stages.contract import Failure, FailureCode, now
 from tests.backends.places import DockerPlace, KubernetesPlace, LocalPlace, Place, follow
+from tests.conftest import until
 from tests.provider.test_retention import let_go
-from tests.provider.test_waiting import until
 
 DAY = dt.timedelta(days=1)
 

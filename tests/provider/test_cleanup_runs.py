@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from airflow.dag_processing.dagbag import DagBag
 
 from airflow_provider_e2e3d import cleanup
 from e2e3d_stages.contract import now
 from tests.airflow_runs import Outcome, run_dag
+from tests.conftest import ROOT
 from tests.provider.conftest import Script
 
 Run = Callable[..., Outcome]
@@ -104,3 +106,18 @@ def test_one_place_that_does_not_answer_keeps_nobody_else_waiting(
     assert "does not answer" in outcome.log
     assert "Removed 2," in outcome.log
     assert clean_up_after(8, profile="local").state == "success"
+
+
+def test_the_configuration_says_when_it_runs_and_whether_it_then_removes(
+    profiles: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def shown() -> tuple[object, object]:
+        bag = DagBag(ROOT / "dags" / "reconstruct_cleanup.py")
+        assert not bag.import_errors
+        dag = bag.dags["reconstruct_cleanup"]
+        return dag.schedule, dag.params["dry_run"]
+
+    assert shown() == ("@weekly", True)
+    monkeypatch.setenv("AIRFLOW__E2E3D__CLEANUP_SCHEDULE", "")
+    monkeypatch.setenv("AIRFLOW__E2E3D__CLEANUP_DRY_RUN", "False")
+    assert shown() == (None, False)

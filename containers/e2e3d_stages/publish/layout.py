@@ -6,9 +6,11 @@ Not part of the keyed artifact: cheap, repeatable, done at the end of every run,
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 import json
 import re
 from collections.abc import Collection, Mapping
+from functools import partial
 from typing import Any
 
 from e2e3d_stages.contract import Manifest
@@ -39,6 +41,7 @@ def lay_out(
     manifests: Mapping[str, Manifest],
     *,
     started: dt.datetime,
+    owner: str,
     reused: Collection[str] = (),
 ) -> str:
     """Copy the page and the deliverables of one run to their place, and make the run the newest result.
@@ -47,16 +50,17 @@ def lay_out(
     ends late does not replace a newer one in `latest.json`.
 
     :param scene: a slug.
-    :param run: the run's name.
+    :param run: the run's name; where another owner's run has it, this one's folder gets a longer one.
     :param manifests: by stage; all that `DELIVERABLES` names.
     :param started: when the run started, with a time zone: newer wins.
+    :param owner: whose run it is; two Airflows on one store may have runs of the same name.
     :param reused: stages whose artifacts were there before this run.
     :returns: the folder's URI.
     """
-    folder = folder_of(scene, run)
+    folder = _own_folder(store, folder_of(scene, run), owner)
     sources = _deliverables(store, manifests)
     in_parallel(lambda name: store.storage.copy(sources[name], f"{folder}/{name}"), sources)
-    wanted = {f"{folder}/{name}" for name in (*sources, "run.json", "estimate.json")}
+    wanted = {f"{folder}/{name}" for name in (*sources, "owner", "run.json", "estimate.json")}
     for stale in [entry.path for entry in store.storage.list(folder) if entry.path not in wanted]:
         store.storage.delete(stale)
     record = {
@@ -71,11 +75,46 @@ def lay_out(
             for stage, manifest in manifests.items()
         },
     }
-    data = json.dumps(record, indent=1, ensure_ascii=False).encode()
-    store.storage.write(f"{folder}/run.json", data)
+    store.storage.write(f"{folder}/run.json", _json(record))
     if not _is_older(store, scene, started):
-        store.storage.write(f"scenes/{scene}/latest.json", data)
+        _make_latest(store, scene, record)
     return store.storage.uri_of(folder)
+
+
+def _own_folder(store: ArtifactStore, folder: str, owner: str) -> str:
+    mark, place = owner.encode(), f"{folder}/owner"
+    if store.storage.create(place, mark) or store.storage.read(place) == mark:
+        return folder
+    return f"{folder}-{hashlib.sha256(mark).hexdigest()[:8]}"
+
+
+def _json(record: Mapping[str, Any]) -> bytes:
+    return json.dumps(record, indent=1, ensure_ascii=False).encode()
+
+
+def _make_latest(store: ArtifactStore, scene: str, record: dict[str, Any]) -> None:
+    """Write `latest.json`, and look afterwards: a newer run that ended at the same moment may have been overwritten."""
+    runs = f"scenes/{scene}"
+    while True:
+        store.storage.write(f"{runs}/latest.json", _json(record))
+        newest = max(in_parallel(partial(_run, store, runs), store.storage.folders(runs)), key=_started)
+        if _started(newest) <= _started(record):
+            return
+        record = newest
+
+
+def _run(store: ArtifactStore, runs: str, name: str) -> dict[str, Any]:
+    """A run's record; nothing while it is being laid out."""
+    try:
+        record: dict[str, Any] = json.loads(store.storage.read(f"{runs}/{name}/run.json"))
+        return record
+    except NotFound:
+        return {}
+
+
+def _started(record: Mapping[str, Any]) -> str:
+    # All in UTC and of one form, so they sort as they are.
+    return str(record.get("started", ""))
 
 
 def _deliverables(store: ArtifactStore, manifests: Mapping[str, Manifest]) -> dict[str, str]:
