@@ -204,6 +204,23 @@ def mark_kept(state: State, name: str, root: Storage) -> bool:
     return mark_of(capture) in state.values.get(f"captures-{mark_of(capture)[0]}", [])
 
 
+def test_a_triggerer_that_dies_just_after_the_first_look_has_kept_what_it_saw(
+    root: Storage, listings: list[str]
+) -> None:
+    triggerer, state = Triggerer(), State()
+
+    async def go() -> None:
+        upload(root, "known before")
+        async with triggerer.running((watch(root), state)):
+            await until(lambda: len(state.values) == 16)
+        upload(root, "yard")
+        async with triggerer.running((watch(root), state)):
+            await until(lambda: triggerer.stored)
+
+    asyncio.run(go())
+    assert triggerer.names == ["yard"]
+
+
 def test_an_event_that_never_reached_the_database_is_told_again(root: Storage, listings: list[str]) -> None:
     triggerer, state = Triggerer(), State()
 
