@@ -93,8 +93,10 @@ class CaptureTrigger(BaseEventTrigger):
                 self.log.info("%d captures below %s are taken as known", len(ready), self.prefix)
                 told = ready
             fresh = sorted(ready - told, key=lambda mark: (marks[mark].arrived, marks[mark].name))[:MAX_EVENTS]
-            # What changed or went away since is forgotten.
-            told = (told & marks.keys()) | set(fresh)
+            if len(fresh) == MAX_EVENTS:
+                listing.again = 0
+            # What changed or went away since is forgotten; but not everything, as when a disk is not mounted.
+            told = (told & marks.keys() if marks else told) | set(fresh)
             listing.when_stored.append(partial(memory.write, frozenset(told)))
             scenes = scenes_of(capture.name for capture in listing.captures) if fresh else {}
             for mark in fresh:
