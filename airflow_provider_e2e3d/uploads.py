@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 from typing import Any
 
@@ -13,6 +14,9 @@ from airflow_provider_e2e3d.operators.scene import ReconstructSceneOperator
 from airflow_provider_e2e3d.profiles import load_profiles, profile_named
 from airflow_provider_e2e3d.triggers.capture import CaptureTrigger
 from e2e3d_stages.contract import Failure, InvalidRequest
+
+# An event comes once: a worker that dies, or an API server that is busy, must not lose it.
+PATIENT: dict[str, Any] = {"retries": 10, "retry_delay": dt.timedelta(seconds=15)}
 
 
 def watched_uploads() -> Asset | None:
@@ -35,7 +39,8 @@ def watched_uploads() -> Asset | None:
         poll_seconds=conf.getfloat("e2e3d", "watch_poll_seconds", fallback=30.0),
         queue=conf.get("e2e3d", "watch_queue", fallback=""),
     )
-    return Asset(name=place, uri=place, watchers=[AssetWatcher(name="uploads", trigger=trigger)])
+    # No URI, which would have the Amazon provider import boto3 whenever the DAG is parsed.
+    return Asset(name=f"uploads to {place}", watchers=[AssetWatcher(name="uploads", trigger=trigger)])
 
 
 def watched_profile() -> str:
@@ -62,7 +67,7 @@ def _digest(event: dict[str, Any]) -> str:
     return hashlib.sha256(f"{event['capture']} {event['fingerprint']}".encode()).hexdigest()[:12]
 
 
-@task(task_id="uploads", task_display_name="Complete uploads")
+@task(task_id="uploads", task_display_name="Complete uploads", **PATIENT)
 def uploads_task() -> list[dict[str, Any]]:
     """The uploads that started this run."""
     context = get_current_context()
@@ -82,4 +87,5 @@ def reconstruct_uploads() -> None:
         task_id="reconstruct_scene",
         task_display_name="Reconstruct the scene",
         map_index_template="{{ task.conf.scene }}",
+        **PATIENT,
     ).expand_kwargs(uploads_task())

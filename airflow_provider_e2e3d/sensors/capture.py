@@ -31,6 +31,8 @@ class CaptureSensor(StoreSensor):
     def __init__(
         self, *, capture: str, marker: str = "", quiet_seconds: Any = 120.0, min_photos: Any = 5, **kwargs: Any
     ) -> None:
+        # So that `output["capture"]` is the address.
+        kwargs.setdefault("multiple_outputs", True)
         super().__init__(**kwargs)
         self.capture = capture
         self.marker = marker

@@ -87,11 +87,16 @@ class CaptureTrigger(BaseEventTrigger):
             ready = {mark for mark, capture in marks.items() if self.complete.holds(capture, listing.at)}
             listing.again = min(listing.again, self._due(listing))
             if told is None:
+                # Here the watch begins: whatever is complete later is told, also by another triggerer.
+                while not await memory.write(frozenset(ready)):
+                    await asyncio.sleep(self.poll_seconds)
                 self.log.info("%d captures below %s are taken as known", len(ready), self.prefix)
                 told = ready
             fresh = sorted(ready - told, key=lambda mark: (marks[mark].arrived, marks[mark].name))[:MAX_EVENTS]
-            # What changed or went away since is forgotten.
-            told = (told & marks.keys()) | set(fresh)
+            if len(fresh) == MAX_EVENTS:
+                listing.again = 0
+            # What changed or went away since is forgotten; but not everything, as when a disk is not mounted.
+            told = (told & marks.keys() if marks else told) | set(fresh)
             listing.when_stored.append(partial(memory.write, frozenset(told)))
             scenes = scenes_of(capture.name for capture in listing.captures) if fresh else {}
             for mark in fresh:
@@ -148,8 +153,8 @@ class _Memory:
                 break
         return {mark for marks in self._kept.values() for mark in marks} if LAST_LETTER in self._kept else None
 
-    async def write(self, told: frozenset[str]) -> None:
-        """Keep what was told; what cannot be written now is with the next listing."""
+    async def write(self, told: frozenset[str]) -> bool:
+        """Keep what was told, and say whether that worked; what cannot be written now is with the next listing."""
         by_letter: dict[str, list[Any]] = {letter: [] for letter in LETTERS}
         for mark in sorted(told):
             by_letter[mark[0]].append(mark)
@@ -160,7 +165,9 @@ class _Memory:
             if LAST_LETTER in changed:
                 await self._write(changed, LAST_LETTER)
         except Exception:
-            self._log.exception("The asset's state cannot be written; that is tried again after the next listing")
+            self._log.exception("The asset's state cannot be written; that is tried again")
+            return False
+        return True
 
     async def _write(self, values: dict[str, list[Any]], letter: str) -> None:
         if self._store is not None:

@@ -39,7 +39,7 @@ class Listing:
 
     at: dt.datetime
     captures: list[Capture]
-    when_stored: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
+    when_stored: list[Callable[[], Awaitable[object]]] = field(default_factory=list)
     again: float = SILENCE_SECONDS
 
 

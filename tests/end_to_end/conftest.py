@@ -40,8 +40,9 @@ class Airflow:
 
     def kill(self, component: str) -> None:
         """End a component and all that it started, without a word."""
-        below = psutil.Process(self.process.pid).children()
-        (found,) = (child for child in below if component in child.cmdline())
+        started = [psutil.Process(process.pid) for process in self._started]
+        alive = [it for it in (*started[1:], *started[0].children()) if it.status() != psutil.STATUS_ZOMBIE]
+        (found,) = (it for it in alive if component in it.cmdline())
         for process in (found, *found.children(recursive=True)):
             process.kill()
 

@@ -204,6 +204,48 @@ def mark_kept(state: State, name: str, root: Storage) -> bool:
     return mark_of(capture) in state.values.get(f"captures-{mark_of(capture)[0]}", [])
 
 
+def test_a_triggerer_that_dies_just_after_the_first_look_has_kept_what_it_saw(
+    root: Storage, listings: list[str]
+) -> None:
+    triggerer, state = Triggerer(), State()
+
+    async def go() -> None:
+        upload(root, "known before")
+        async with triggerer.running((watch(root), state)):
+            await until(lambda: len(state.values) == 16)
+        upload(root, "yard")
+        async with triggerer.running((watch(root), state)):
+            await until(lambda: triggerer.stored)
+
+    asyncio.run(go())
+    assert triggerer.names == ["yard"]
+
+
+def test_a_disk_that_was_not_mounted_for_a_while_starts_nothing_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listings: list[str]
+) -> None:
+    folder = tmp_path / "captures"
+    root = open_storage(folder.as_uri())
+    (tmp_path / "profiles.yaml").write_text(f"local: {{store: 'file:///nowhere', captures: ['{root.uri}']}}\n")
+    monkeypatch.setenv("AIRFLOW__E2E3D__PROFILES_FILE", str(tmp_path / "profiles.yaml"))
+    triggerer, state = Triggerer(), State()
+
+    async def go() -> None:
+        upload(root, "known before")
+        async with triggerer.running((watch(root), state)):
+            await until(lambda: len(state.values) == 16)
+            folder.rename(tmp_path / "away")
+            seen = len(listings)
+            await until(lambda: len(listings) > seen + 2)
+            (tmp_path / "away").rename(folder)
+            upload(root, "yard")
+            await until(lambda: triggerer.stored)
+            await a_while()
+
+    asyncio.run(go())
+    assert triggerer.names == ["yard"]
+
+
 def test_an_event_that_never_reached_the_database_is_told_again(root: Storage, listings: list[str]) -> None:
     triggerer, state = Triggerer(), State()
 

@@ -1,4 +1,4 @@
-"""What parsing the DAG file costs: no backend's client, whatever the profiles say."""
+"""What parsing the DAG files costs: no backend's client, whatever the profiles say."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_parsing_the_dag_file_and_choosing_a_backend_imports_no_client(backend: str, tmp_path: Path) -> None:
+def test_parsing_the_dag_files_and_choosing_a_backend_imports_no_client(backend: str, tmp_path: Path) -> None:
     profile = {
         "store": "s3://scenes",
         "captures": ["s3://uploads"],
@@ -35,13 +35,17 @@ def test_parsing_the_dag_file_and_choosing_a_backend_imports_no_client(backend: 
     }
     (tmp_path / "profiles.yaml").write_text(yaml.safe_dump({"one": profile}))
     program = (
-        "import json, runpy, sys;"
-        f"runpy.run_path({str(ROOT / 'dags' / 'reconstruct.py')!r});"
+        "import json, pathlib, runpy, sys;"
+        f"[runpy.run_path(str(file)) for file in pathlib.Path({str(ROOT / 'dags')!r}).glob('*.py')];"
         "from airflow_provider_e2e3d.profiles import profile_named;"
         "profile_named('one').backend('train');"
         f"print(json.dumps([name for name in {HEAVY} if name in sys.modules]))"
     )
-    environment = {**os.environ, "AIRFLOW__E2E3D__PROFILES_FILE": str(tmp_path / "profiles.yaml")}
+    environment = {
+        **os.environ,
+        "AIRFLOW__E2E3D__PROFILES_FILE": str(tmp_path / "profiles.yaml"),
+        "AIRFLOW__E2E3D__WATCH_CAPTURES": "s3://uploads",
+    }
     told = subprocess.run(
         [sys.executable, "-c", program], env=environment, check=True, capture_output=True, text=True
     ).stdout

@@ -95,6 +95,10 @@ def test_a_prefix_outside_the_profiles_roots_is_refused_when_the_dag_is_parsed(
         uploads.watched_uploads()
 
 
+def test_an_event_is_not_lost_to_a_worker_that_dies_or_an_api_server_that_is_busy(watching: None) -> None:
+    assert [task.retries for task in the_dag().tasks] == [10, 10]
+
+
 def test_started_by_hand_it_does_nothing_and_takes_no_conf(
     airflow_home: Path, profiles: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
