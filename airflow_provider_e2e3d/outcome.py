@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
+from airflow.sdk import DagRunState
 from pydantic import Field
 
 from airflow_provider_e2e3d.exceptions import QualityGateFailed, StageFailed, stage_failed
@@ -92,7 +93,7 @@ def outcome_of(context: Context, run: str, *, seconds: float | None = None) -> O
     """How a run of `reconstruct` ended, as its tasks told it."""
     ti = context["ti"]
     there = ti.get_dr_count(dag_id=DAG_ID, run_ids=[run])
-    state = str(ti.get_dagrun_state(dag_id=DAG_ID, run_id=run)) if there else "not there"
+    state = DagRunState(ti.get_dagrun_state(dag_id=DAG_ID, run_id=run)).value if there else "not there"
 
     def told(task: str, key: str) -> Any:
         return ti.xcom_pull(dag_id=DAG_ID, run_id=run, task_ids=task, key=key, map_indexes=-1)

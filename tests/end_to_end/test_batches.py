@@ -31,13 +31,21 @@ def bucket(place: Path) -> Path:
     return folder
 
 
+def all_ended(airflow: Airflow) -> bool:
+    """Whether no batch is running, nor a next page of one about to."""
+    try:
+        return {"queued", "running"}.isdisjoint(airflow.runs("reconstruct_batch").values())
+    except TimeoutError:
+        return False
+
+
 class Batch:
     """A batch that has ended, with all its pages."""
 
     def __init__(self, airflow: Airflow, place: Path, **conf: Any) -> None:
         before = set(airflow.runs("reconstruct"))
         self.run = airflow.trigger("reconstruct_batch", quiet_seconds=0, **conf)
-        until(lambda: {"queued", "running"}.isdisjoint(airflow.runs("reconstruct_batch").values()), 600)
+        until(lambda: all_ended(airflow), 600)
         self.pages = sorted(run for run in airflow.runs("reconstruct_batch") if run.endswith(self.run))
         # `page-2__…` comes after `manual__…`.
         self.last = self.pages[-1]
