@@ -136,12 +136,13 @@ def scene_of(capture: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", telling[-1].removesuffix(".zip")).strip("-")[:63] or "scene"
 
 
-def scenes_of(names: Iterable[str]) -> dict[str, str]:
-    """A scene for each capture below one root; those whose names give the same get an ending of their own."""
-    scenes = {name: scene_of(name) for name in names}
+def scenes_of(captures: Iterable[str]) -> dict[str, str]:
+    """A scene for each capture by its address; those that would give the same get a name of their own."""
+    scenes = {capture: scene_of(capture) for capture in captures}
     uses = Counter(scenes.values())
+    return {capture: scene_apart(scene, capture) if uses[scene] > 1 else scene for capture, scene in scenes.items()}
 
-    def ending(name: str) -> str:
-        return hashlib.sha256(name.encode()).hexdigest()[:4]
 
-    return {name: f"{scene[:58]}-{ending(name)}" if uses[scene] > 1 else scene for name, scene in scenes.items()}
+def scene_apart(scene: str, capture: str) -> str:
+    """The scene of a capture whose own name another capture has."""
+    return f"{scene[:56]}-{hashlib.sha256(capture.encode()).hexdigest()[:6]}"

@@ -13,7 +13,7 @@ from airflow.sdk.exceptions import ParamValidationError
 from pydantic import Field, ValidationError
 
 from airflow_provider_e2e3d.batch.wanted import Wanted, wanted_scenes
-from airflow_provider_e2e3d.captures import Capture, Completeness, scene_of
+from airflow_provider_e2e3d.captures import Capture, Completeness, scene_apart, scene_of
 from airflow_provider_e2e3d.outcome import PASSING, Outcome, Reason
 from airflow_provider_e2e3d.pipelines import reconstruction_params, refuse_unknown, resolved, valid_scene
 from airflow_provider_e2e3d.profiles import Profile
@@ -233,7 +233,7 @@ class _Planner:
             name = each.scene or before.get(each.address) or scene_of(each.address)
             if not each.scene and taken.setdefault(name, each.address) != each.address:
                 # Another capture has that name already.
-                name = f"{name[:56]}-{_digest(each.address)[:6]}"
+                name = scene_apart(name, each.address)
             yield name, each
 
     def row(self, named: tuple[str, Wanted]) -> Row:

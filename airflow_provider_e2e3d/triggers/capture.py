@@ -98,9 +98,9 @@ class CaptureTrigger(BaseEventTrigger):
             # What changed or went away since is forgotten; but not everything, as when a disk is not mounted.
             told = (told & marks.keys() if marks else told) | set(fresh)
             listing.when_stored.append(partial(memory.write, frozenset(told)))
-            scenes = scenes_of(capture.name for capture in listing.captures) if fresh else {}
+            scenes = scenes_of(capture.uri for capture in listing.captures) if fresh else {}
             for mark in fresh:
-                yield TriggerEvent(described(marks[mark], scenes[marks[mark].name]))
+                yield TriggerEvent(described(marks[mark], scenes[marks[mark].uri]))
 
     def _due(self, listing: Listing) -> float:
         """Seconds until the first of the captures that still come in may be complete."""
