@@ -23,46 +23,11 @@ from tests.provider.conftest import Script, told_container, told_profiles
 
 
 class Airflow:
-    """A running Airflow, spoken to over REST.
+    """A running Airflow, spoken to over REST."""
 
-    :param process: `airflow standalone`, which does not start anew what was killed.
-    :param environment: with which it was started.
-    :param log: where it writes to.
-    """
-
-    def __init__(self, url: str, process: subprocess.Popen[bytes], environment: dict[str, str], log: Path) -> None:
+    def __init__(self, url: str) -> None:
         self.url = url
-        self.process = process
-        self.environment = environment
-        self.output = log
-        self._started = [process]
         self._token = ""
-
-    def kill(self, component: str) -> None:
-        """End a component and all that it started, without a word."""
-        started = [psutil.Process(process.pid) for process in self._started]
-        alive = [it for it in (*started[1:], *started[0].children()) if it.status() != psutil.STATUS_ZOMBIE]
-        (found,) = (it for it in alive if component in it.cmdline())
-        for process in (found, *found.children(recursive=True)):
-            process.kill()
-
-    def start(self, component: str) -> None:
-        """Start a component that was killed."""
-        command = [Path(sys.executable).with_name("airflow"), component]
-        with self.output.open("a") as log:
-            self._started.append(
-                subprocess.Popen(command, env=self.environment, stdout=log, stderr=log, start_new_session=True)
-            )
-
-    def stop(self) -> None:
-        """End everything."""
-        for process in self._started:
-            os.killpg(process.pid, signal.SIGTERM)
-        for process in self._started:
-            try:
-                process.wait(30)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
 
     def call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         """One request; JSON in, JSON out.
@@ -104,6 +69,47 @@ class Airflow:
         """State by id of every run of a DAG."""
         found = self.call("GET", f"/dags/{dag}/dagRuns?limit=100")["dag_runs"]
         return {run["dag_run_id"]: run["state"] for run in found}
+
+
+class Standalone(Airflow):
+    """`airflow standalone`, whose components can be killed; it does not start anew what was.
+
+    :param environment: with which it was started.
+    :param log: where it writes to.
+    """
+
+    def __init__(self, url: str, process: subprocess.Popen[bytes], environment: dict[str, str], log: Path) -> None:
+        super().__init__(url)
+        self.process = process
+        self.environment = environment
+        self.output = log
+        self._started = [process]
+
+    def kill(self, component: str) -> None:
+        """End a component and all that it started, without a word."""
+        started = [psutil.Process(process.pid) for process in self._started]
+        alive = [it for it in (*started[1:], *started[0].children()) if it.status() != psutil.STATUS_ZOMBIE]
+        (found,) = (it for it in alive if component in it.cmdline())
+        for process in (found, *found.children(recursive=True)):
+            process.kill()
+
+    def start(self, component: str) -> None:
+        """Start a component that was killed."""
+        command = [Path(sys.executable).with_name("airflow"), component]
+        with self.output.open("a") as log:
+            self._started.append(
+                subprocess.Popen(command, env=self.environment, stdout=log, stderr=log, start_new_session=True)
+            )
+
+    def stop(self) -> None:
+        """End everything."""
+        for process in self._started:
+            os.killpg(process.pid, signal.SIGTERM)
+        for process in self._started:
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 def free_port() -> int:
@@ -160,7 +166,7 @@ def settings(place: Path) -> tuple[str, dict[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def airflow(place: Path, script: Script) -> Iterator[Airflow]:
+def airflow(place: Path, script: Script) -> Iterator[Standalone]:
     """Airflow's own components, healthy, with the provider's DAGs."""
     told_profiles(place / "profiles.yaml", place / "captures", script)
     containers = {
@@ -182,7 +188,7 @@ def airflow(place: Path, script: Script) -> Iterator[Airflow]:
             stderr=log,
             start_new_session=True,
         )
-    running = Airflow(url, process, environment, place / "standalone.log")
+    running = Standalone(url, process, environment, place / "standalone.log")
     try:
         until(lambda: is_ready(running), 240)
         yield running

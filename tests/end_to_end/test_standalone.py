@@ -16,7 +16,7 @@ import pytest
 from airflow_provider_e2e3d.captures import scene_of
 from e2e3d_stages.store import ArtifactStore
 from tests.conftest import until
-from tests.end_to_end.conftest import Airflow
+from tests.end_to_end.conftest import Airflow, Standalone
 from tests.provider.conftest import Script
 
 pytestmark = pytest.mark.slow
@@ -141,7 +141,7 @@ def test_no_dag_has_an_import_error(airflow: Airflow) -> None:
 
 @pytest.mark.parametrize("pause", [0.15, pytest.param(1.0, marks=pytest.mark.soak)])
 def test_an_upload_starts_one_run_after_its_last_photo_though_the_triggerer_is_killed_during_it(
-    airflow: Airflow, place: Path, script: Script, pause: float
+    airflow: Standalone, place: Path, script: Script, pause: float
 ) -> None:
     folder = place / "captures" / "uploads" / f"Barn {pause}"
     folder.mkdir(parents=True)
