@@ -14,6 +14,7 @@ import pytest
 
 from airflow_provider_e2e3d.backends.docker import DockerBackend, DockerSettings
 from e2e3d_stages.contract import FailureCode, Infrastructure, InvalidRequest
+from e2e3d_stages.presets import STAGES
 from e2e3d_stages.storage import open_storage
 from tests.airflow_runs import Outcome
 from tests.backends.places import KEY, DockerPlace, follow
@@ -136,10 +137,10 @@ def test_credentials_are_in_the_private_environment_and_nowhere_else(
     place.profile |= {"store": f"{s3_root}/store", "store_conn_id": "minio", "captures": [f"{s3_root}/captures"]}
     place.profile["url"] = "https://scenes.example.org"
     place.settings |= {"network_mode": "host", "auto_remove": "never"}
-    outcome = run(last="sfm", capture=f"{s3_root}/captures/statue")
+    outcome = run(capture=f"{s3_root}/captures/statue")
     assert outcome.state == "success", outcome.log
     containers = place.left()
-    assert len(containers) == 2
+    assert len(containers) == len(STAGES)
     for inspected in containers:
         assert f"AWS_SECRET_ACCESS_KEY={secret}" in inspected["Config"].pop("Env")
         assert secret not in json.dumps(inspected)

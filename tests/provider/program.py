@@ -85,7 +85,7 @@ def die(job: runtime.Job, _stage: str) -> None:
 
 def wait(job: runtime.Job, _stage: str) -> None:
     """Work until told to go on."""
-    for second in range(600):
+    for second in range(1, 600):
         job.progress(second, 600, "seconds")
         if job.stopping:
             with job.checkpoint(second) as folder:

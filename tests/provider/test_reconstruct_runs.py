@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from e2e3d_stages.contract import Manifest, Reference
+from airflow_provider_e2e3d.backends.base import Handle, JobSpec
+from airflow_provider_e2e3d.backends.local import LocalBackend
+from e2e3d_stages.contract import Infrastructure, Manifest, Reference
 from e2e3d_stages.store import ArtifactStore
 from tests.airflow_runs import Outcome
 from tests.provider.conftest import Script
@@ -78,6 +80,26 @@ def test_after_out_of_memory_the_retry_asks_for_less_and_says_so(run: Run, scrip
     asked = manifest_of(run(), "train")
     assert small.degraded_from == asked.key
     assert small.params["max_gaussians"] < asked.params["max_gaussians"]
+
+
+def test_a_submission_that_was_refused_keeps_no_later_try_waiting(
+    run: Run, script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    living = LocalBackend.submit
+    refusals = [Infrastructure("There is no room for the job.")]
+
+    def refuse_once(self: LocalBackend, job: JobSpec) -> Handle:
+        if refusals:
+            raise refusals.pop()
+        return living(self, job)
+
+    monkeypatch.setattr(LocalBackend, "submit", refuse_once)
+    outcome = run()
+    assert outcome.state == "success"
+    assert outcome.tries["ingest"] == 2
+    assert script.calls == ALL
+    assert "There is no room for the job." in outcome.log
+    assert "Waiting:" not in outcome.log
 
 
 @pytest.mark.parametrize("word", ["crash", "infrastructure"])

@@ -14,7 +14,7 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from e2e3d_stages.contract import UnreadableCapture
 from e2e3d_stages.ingest.capture import Refused, Source, list_capture
@@ -123,6 +123,8 @@ def prepare(source: Source, target: Path, params: Params) -> Prepared | Refused:
                 image = _resized(stored, exif.orientation, params.max_size)
     except Image.DecompressionBombError as error:
         return Refused(source.name, "too_large", str(error))
+    except UnidentifiedImageError:
+        return Refused(source.name, "unreadable", f"damaged, or none of {', '.join(FORMATS)}")
     except MemoryError:
         raise
     except Exception as error:  # Pillow raises whatever a decoder stumbled over

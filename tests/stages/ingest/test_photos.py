@@ -224,6 +224,8 @@ def test_useless_files_are_left_out_by_name_with_the_reason(
     assert [photo["source"] for photo in result.record["photos"]] == ["IMG_1.jpg", "IMG_2.jpg", "IMG_10.jpg"]
     told = {warning.code: warning.message for warning in result.job.warnings}
     assert "junk.jpg" in told["photos_unreadable"]
+    details = {photo["source"]: photo["detail"] for photo in result.record["dropped"]}
+    assert details["junk.jpg"] == "damaged, or none of JPEG, PNG, WEBP, TIFF"
     assert "IMG_3.HEIC" in told["photos_unsupported_format"]
     assert result.metrics["dropped"] == 8
 
