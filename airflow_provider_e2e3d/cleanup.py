@@ -16,9 +16,10 @@ from airflow_provider_e2e3d.attempt import patiently
 from airflow_provider_e2e3d.backends.base import Backend
 from airflow_provider_e2e3d.exceptions import stage_failed
 from airflow_provider_e2e3d.hooks.store import StoreHook
+from airflow_provider_e2e3d.pipelines import refuse_unknown
 from airflow_provider_e2e3d.profiles import Profile, load_profiles, profile_named
 from airflow_provider_e2e3d.retention import remove, survey, why_orphan
-from e2e3d_stages.contract import Failure, InvalidRequest, StageError, now
+from e2e3d_stages.contract import Failure, StageError, now
 from e2e3d_stages.presets import STAGES
 from e2e3d_stages.store import ArtifactStore
 
@@ -70,12 +71,9 @@ class _Item:
 def clean_up() -> dict[str, Any]:
     """Say what may go, and remove it unless the run is dry; returns how much it was."""
     context = get_current_context()
-    params, asked = context["params"], context["dag_run"].conf or {}
+    params = context["params"]
     try:
-        if unknown := sorted(set(asked) - set(form := cleanup_params())):
-            raise InvalidRequest(
-                f"There is no parameter {', '.join(map(repr, unknown))}.", hint=f"The run knows: {', '.join(form)}."
-            )
+        refuse_unknown(context["dag_run"].conf or {}, cleanup_params())
         named = params["profile"]
         return clean(
             {named: profile_named(named)} if named else load_profiles(),

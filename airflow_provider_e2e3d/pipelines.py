@@ -138,13 +138,7 @@ def _stage_params(stage: Stage) -> dict[str, Param]:
 def _nullable(field: dict[str, Any]) -> dict[str, Any]:
     """A pydantic field's JSON schema for a form in which it may stay empty."""
     options = [option for option in field.get("anyOf", [field]) if option.get("type") != "null"]
-    limits = {
-        key: value
-        for option in options
-        for key, value in option.items()
-        if key
-        in ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "pattern", "minLength", "maxLength", "items")
-    }
+    limits = {key: value for option in options for key, value in option.items() if key in _LIMITS}
     if "enum" in options[0]:
         limits |= {"enum": [*options[0]["enum"], None], "values_display": {"null": "as the preset says"}}
     return {"type": ["null", *(option["type"] for option in options)], **limits}

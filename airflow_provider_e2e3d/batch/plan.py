@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 import re
 from collections import Counter
@@ -17,7 +18,7 @@ from airflow_provider_e2e3d.captures import Capture, Completeness, scene_apart, 
 from airflow_provider_e2e3d.outcome import PASSING, Outcome, Reason
 from airflow_provider_e2e3d.pipelines import reconstruction_params, refuse_unknown, resolved, valid_scene
 from airflow_provider_e2e3d.profiles import Profile
-from e2e3d_stages.contract import InvalidRequest, Model, StageError, UnreadableCapture, canonical, now
+from e2e3d_stages.contract import InvalidRequest, Model, StageError, UnreadableCapture, canonical
 from e2e3d_stages.presets import STAGES
 from e2e3d_stages.storage import NotFound, Storage
 
@@ -202,7 +203,9 @@ def plan_batch(
     :param page_size: most scenes that one run of the batch's DAG starts.
     :raises InvalidRequest: when the whole batch cannot work.
     """
-    planner = _Planner(request, run, profile, ledger)
+    # The clock first: what comes during the listing is then younger than it.
+    at = open_at(profile.admit(request.captures)).clock()
+    planner = _Planner(request, run, profile, ledger, at)
     wanted = wanted_scenes(request.captures, profile, planner.form, open_at)
     rows = [planner.row(each) for each in planner.named(list(wanted))]
     return planner.page(rows, page_size)
@@ -211,8 +214,8 @@ def plan_batch(
 class _Planner:
     """The rules, and what they look at."""
 
-    def __init__(self, request: BatchRequest, run: str, profile: Profile, ledger: Ledger) -> None:
-        self.request, self.run, self.profile, self.ledger = request, run, profile, ledger
+    def __init__(self, request: BatchRequest, run: str, profile: Profile, ledger: Ledger, at: dt.datetime) -> None:
+        self.request, self.run, self.profile, self.ledger, self.at = request, run, profile, ledger, at
         self.batch = request.continues or run
         self.form = reconstruction_params()
         self.common = {**request.parameters, **({"preset": request.preset} if request.preset else {})}
@@ -222,7 +225,6 @@ class _Planner:
         self.digests: dict[bytes, str] = {}
         self._digest_of(self.common)
         self.complete = Completeness(request.marker, request.quiet_seconds, request.least_photos)
-        self.at = now()
 
     def named(self, wanted: list[Wanted]) -> Iterable[tuple[str, Wanted]]:
         """Every scene with a name of its own, the same in every batch."""

@@ -3,9 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pycolmap
+
+from e2e3d_stages.contract import UnreadableCapture
+
+
+def read_model(folder: Path) -> pycolmap.Reconstruction:
+    """The model as it was uploaded.
+
+    :raises UnreadableCapture: when COLMAP cannot read it.
+    """
+    try:
+        return pycolmap.Reconstruction(folder)
+    except (ValueError, RuntimeError) as error:
+        raise UnreadableCapture(
+            f"The capture's own poses are no COLMAP model that can be read: {error}",
+            hint="Upload the model anew, as COLMAP writes it, or leave the parameter `poses` of ingest away.",
+        ) from error
 
 
 def take_over(model: pycolmap.Reconstruction, photos: Sequence[dict[str, Any]]) -> None:

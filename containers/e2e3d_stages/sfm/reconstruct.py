@@ -25,7 +25,7 @@ from PIL import Image, ImageStat
 from e2e3d_stages.sfm import export
 from e2e3d_stages.sfm.frame import estimate_up, georeferenced, upright
 from e2e3d_stages.sfm.geodesy import GpsFit, fit_gps, to_enu
-from e2e3d_stages.sfm.own_poses import take_over
+from e2e3d_stages.sfm.own_poses import read_model, take_over
 from e2e3d_stages.sfm.pairs import Pair, choose_pairs
 from e2e3d_stages.sfm.params import Params
 from e2e3d_stages.sfm.support import Evidence, Quality, likely_reason
@@ -189,7 +189,7 @@ def find_poses(task: Task) -> Found:
 def own_poses(task: Task) -> Found:
     """Poses that came with the capture: a photo is supported by the points that it sees."""
     assert task.poses is not None
-    model = pycolmap.Reconstruction(task.poses)
+    model = read_model(task.poses)
     take_over(model, task.photos)
     seen = {image.name: image.num_points3D for image in model.images.values() if image.has_pose}
     evidence = {name: Evidence(name in seen, seen.get(name, 0), (), own=True) for name in task.names}

@@ -99,6 +99,12 @@ def test_a_model_that_is_not_all_there_is_refused(own: Path, tmp_path: Path) -> 
         ingested(own, tmp_path / "ingest")
 
 
+def test_a_model_that_colmap_cannot_read_is_the_captures_fault(own: Path, tmp_path: Path) -> None:
+    (own / "sparse" / "0" / "cameras.bin").write_bytes(b"no model")
+    with pytest.raises(UnreadableCapture, match="own poses are no COLMAP model"):
+        taken_over(ingested(own, tmp_path / "ingest"), tmp_path / "sfm")
+
+
 def test_photos_that_their_exif_turns_do_not_fit_own_poses(own: Path, tmp_path: Path) -> None:
     turned = sorted((own / "images").iterdir())[0]
     with Image.open(turned) as image:
