@@ -18,7 +18,7 @@ import psutil
 import pytest
 import yaml
 
-from tests.conftest import TOLD_IMAGE, until
+from tests.conftest import ROOT, TOLD_IMAGE, until
 from tests.provider.conftest import Script, told_container, told_profiles
 
 
@@ -180,6 +180,7 @@ def airflow(place: Path, script: Script) -> Iterator[Standalone]:
     url, environment = settings(place)
     # Batches of more scenes have several pages.
     environment["AIRFLOW__CORE__MAX_MAP_LENGTH"] = "4"
+    environment["AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST"] = with_own_dag(place)
     with (place / "standalone.log").open("w") as log:
         process = subprocess.Popen(
             [Path(sys.executable).with_name("airflow"), "standalone"],
@@ -194,6 +195,20 @@ def airflow(place: Path, script: Script) -> Iterator[Standalone]:
         yield running
     finally:
         running.stop()
+
+
+def with_own_dag(place: Path) -> str:
+    """The bundles: the provider's, and the example of docs/own-dags.md that watches uploads, on this test's uploads."""
+    (place / "own").mkdir()
+    example = (ROOT / "docs" / "examples" / "on_my_uploads.py").read_text()
+    uploads = (place / "captures" / "uploads").as_uri()
+    (place / "own" / "on_my_uploads.py").write_text(example.replace("/data/captures/drone", uploads))
+    own = {
+        "name": "own",
+        "classpath": "airflow.dag_processing.bundles.local.LocalDagBundle",
+        "kwargs": {"path": str(place / "own")},
+    }
+    return json.dumps([*json.loads(os.environ["AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST"]), own])
 
 
 def is_ready(running: Airflow) -> bool:

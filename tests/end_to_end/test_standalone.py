@@ -152,6 +152,8 @@ def test_an_upload_starts_one_run_after_its_last_photo_though_the_triggerer_is_k
             airflow.start("triggerer")
         (folder / f"{number}.jpg").write_bytes(b"a photo")
         time.sleep(pause)
+    # What the example of docs/own-dags.md waits for.
+    (folder / "_DONE").touch()
     ended = dt.datetime.now(dt.timezone.utc)
     scene = scene_of(folder.name)
     until(lambda: uploads(airflow, scene), 300)
@@ -162,6 +164,9 @@ def test_an_upload_starts_one_run_after_its_last_photo_though_the_triggerer_is_k
     assert dt.datetime.fromisoformat(run["queued_at"]) > ended
     assert run["conf"] == {"capture": folder.as_uri(), "scene": scene, "profile": "local"}
     assert (place / "store" / "scenes" / scene / "latest.json").exists()
+    until(lambda: "success" in airflow.runs("on_my_uploads").values(), 120)
+    own = airflow.call("GET", "/dags/on_my_uploads/dagRuns/~/taskInstances?task_id=ingest")["task_instances"]
+    assert [task["state"] for task in own] == ["success"]
 
 
 def scene_tasks(airflow: Airflow, scene: str) -> list[str]:
