@@ -28,11 +28,10 @@ PHOTOS = [{"name": f"{n}.jpg", "supported": n < 2, "reason": "no overlap" if n >
 
 def capture_words(job: runtime.Job, stage: str) -> dict[str, str]:
     """What the capture itself says, handed on from stage to stage; under `capture` its name."""
-    if job.capture is not None:
-        file = job.capture / "told.json"
-        words = {**(json.loads(file.read_text()) if file.exists() else {}), "capture": job.capture.name}
-    else:
-        words = json.loads((next(iter(job.inputs.values())).folder / "told.json").read_text())
+    before = [artifact.folder / "told.json" for artifact in job.inputs.values()]
+    told = job.capture / "told.json" if job.capture is not None else next(iter(before), None)
+    words = json.loads(told.read_text()) if told and told.exists() else {}
+    words.setdefault("capture", job.capture.name if job.capture is not None else "none")
     (job.output / "told.json").write_text(json.dumps(words))
     with (SCRIPT / "scenes").open("a") as scenes:
         scenes.write(f"{words['capture']}/{stage}\n")
