@@ -31,6 +31,9 @@ class Ecs:
         self.tasks: dict[str, Task] = {}
         # Every RunTask that was accepted.
         self.requests: list[Json] = []
+        # Cleared, tasks wait for a machine.
+        self.machine_there = threading.Event()
+        self.machine_there.set()
         # What the next calls of RunTask are answered instead of success: failures, or an error's code and message.
         self.no_room: list[list[Json] | tuple[str, str]] = []
         self._tokens: dict[tuple[str, str], tuple[Json, Task]] = {}
@@ -232,6 +235,7 @@ class Task:
     def live(self) -> None:
         """From nothing to the end."""
         time.sleep(_TICK)
+        self.ecs.machine_there.wait()
         self._now(lastStatus="PENDING", pullStartedAt=time.time())
         told = self._pull()
         if told:

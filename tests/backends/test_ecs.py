@@ -411,8 +411,10 @@ def test_a_task_that_ecs_does_not_show_yet_is_taken_to_run() -> None:
 
 
 def test_a_task_that_is_cancelled_before_it_begins_never_does(place: EcsPlace) -> None:
+    place.ecs.machine_there.clear()
     made = place.attempt()
     made.cancel()
+    place.ecs.machine_there.set()
     until(lambda: not place.left())
     failure = made.failure(made.backend.poll(made.state.handle))
     assert failure.code is FailureCode.INTERRUPTED

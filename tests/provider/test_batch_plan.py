@@ -288,7 +288,7 @@ def test_unchanged_scenes_cost_one_listing(s3_root: str) -> None:
     batches.end(batches.plan())
     calls: Counter[str] = Counter()
     assert batches.plan(opener=counting(calls)).counts == {"reused": 54}
-    assert calls == {"ListObjectsV2": 1}
+    assert calls == {"HeadBucket": 1, "ListObjectsV2": 1}
 
 
 def test_the_ledger_keeps_what_another_batch_wrote_meanwhile(batches: Batches, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ import pycolmap
 from numpy.typing import NDArray
 from PIL import Image, ImageStat
 
+from e2e3d_stages.contract import Failure, UnreadableCapture
 from e2e3d_stages.sfm import export
 from e2e3d_stages.sfm.frame import estimate_up, georeferenced, upright
 from e2e3d_stages.sfm.geodesy import GpsFit, fit_gps, to_enu
@@ -117,9 +118,18 @@ class Task:
 
 
 def main(path: str) -> None:
-    """Do what `task.json` says."""
+    """Do what `task.json` says; what is wrong with the capture goes to `failure.json`."""
     _die_with_parent()
     task = Task.read(Path(path))
+    try:
+        find_scene(task)
+    except UnreadableCapture as error:
+        (task.scratch / "failure.json").write_text(Failure.of(error, 0).model_dump_json(), encoding="utf-8")
+        sys.exit(error.code.exit_code)
+
+
+def find_scene(task: Task) -> None:
+    """From poses to everything that the stage leaves."""
     pycolmap.set_random_seed(task.params.seed)
     found = own_poses(task) if task.poses else find_poses(task)
     model, evidence = found.model, found.evidence

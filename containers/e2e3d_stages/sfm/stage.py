@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from e2e3d_stages.contract import OutOfMemory, StageError
+from e2e3d_stages.contract import Failure, OutOfMemory, StageError, UnreadableCapture
 from e2e3d_stages.runtime import Job
 
 CHILD = "e2e3d_stages.sfm.reconstruct"
@@ -29,6 +29,7 @@ def run(job: Job) -> dict[str, Any]:
 
     :return: photos given, registered and supported, models, points, reprojection error, GPS residual and more.
     :raises OutOfMemory: the child was killed, or could not allocate.
+    :raises UnreadableCapture: the poses that came with the capture are no model.
     :raises StageError: the child ended in any other way.
     """
     record = json.loads((job.inputs["ingest"].folder / "photos.json").read_text(encoding="utf-8"))
@@ -68,7 +69,7 @@ def supervise(command: list[str], job: Job) -> None:
     job.check_stop()
     events.pass_on()
     if child.returncode:
-        raise _failure(child.returncode, log_path)
+        raise _failure(child.returncode, log_path, job.scratch / "failure.json")
 
 
 class _Events:
@@ -88,7 +89,10 @@ class _Events:
             self._job.progress(event["done"], event["total"], event["unit"], phase=event["phase"])
 
 
-def _failure(returncode: int, log_path: Path) -> StageError:
+def _failure(returncode: int, log_path: Path, told: Path) -> StageError:
+    if told.exists():
+        failure = Failure.model_validate_json(told.read_bytes())
+        return UnreadableCapture(failure.message, hint=failure.hint)
     lines = log_path.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_LINES:]
     text = "\n".join(lines)
     if returncode == -signal.SIGKILL or "bad_alloc" in text or "MemoryError" in text:
