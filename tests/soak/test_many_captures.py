@@ -213,14 +213,20 @@ def make_captures(folder: Path, sample: Path, good: int) -> None:
         Image.effect_noise((720, 540), 90).convert("RGB").save(folder / "broken-no-overlap" / f"{number}.jpg")
 
 
-def test_sixty_captures_of_which_six_are_broken_and_then_again(
-    components: tuple[Airflow, Components], sample: Path, tmp_path: Path
-) -> None:
-    airflow, _ = components
+@pytest.fixture
+def sixty(tmp_path: Path, sample: Path) -> Path:
+    """The captures, and a profile for them, before Airflow looks at it."""
     make_captures(tmp_path / "captures", sample, GOOD)
     profile = {"store": (tmp_path / "store").as_uri(), "captures": [(tmp_path / "captures").as_uri()]}
     (tmp_path / "profiles.yaml").write_text(yaml.safe_dump({"local": {**profile, "preset": "draft"}}))
-    asked = {"captures": str(tmp_path / "captures"), "quiet_seconds": 0, "parameters": TINY}
+    return tmp_path / "captures"
+
+
+def test_sixty_captures_of_which_six_are_broken_and_then_again(
+    sixty: Path, components: tuple[Airflow, Components], tmp_path: Path
+) -> None:
+    airflow, _ = components
+    asked = {"captures": str(sixty), "quiet_seconds": 0, "parameters": TINY}
     started = time.monotonic()
     run = airflow.trigger("reconstruct_batch", **asked)
     until(ended(airflow, run), 7000)
