@@ -81,11 +81,11 @@ def batch_params() -> dict[str, Param]:
             type=["null", "integer"],
             minimum=1,
             title="Limit",
-            description="Most scenes that this batch starts; the others wait for the next. Empty: all.",
+            description="Most scenes that this batch starts, at least 1; the others wait for the next. Empty: all.",
         ),
         "marker": Param(
-            "",
-            type="string",
+            None,
+            type=["null", "string"],
             title="Marker",
             description="Name of a file that an uploader writes last. Empty: nothing came for a while.",
             section="When a capture is complete",
@@ -95,7 +95,7 @@ def batch_params() -> dict[str, Param]:
             type="number",
             minimum=0,
             title="Quiet seconds",
-            description="How long nothing must have come, where there is no marker.",
+            description="Seconds in which nothing came, where there is no marker. At least 0.",
             section="When a capture is complete",
         ),
         "least_photos": Param(
@@ -103,7 +103,7 @@ def batch_params() -> dict[str, Param]:
             type="integer",
             minimum=0,
             title="Least photos",
-            description="A folder with fewer is still arriving.",
+            description="A folder with fewer photos is still arriving. At least 0.",
             section="When a capture is complete",
         ),
         "continues": Param(

@@ -38,7 +38,7 @@ class BatchRequest(Model):
     parameters: dict[str, Any] = Field(default_factory=dict)
     force: Literal["none", "failed", "all"] = "none"
     limit: int | None = None
-    marker: str = ""
+    marker: str | None = None
     quiet_seconds: float = 60
     least_photos: int = 0
     continues: str | None = None
@@ -224,7 +224,7 @@ class _Planner:
         self.versions = {stage.name: stage.version for stage in STAGES.values()}
         self.digests: dict[bytes, str] = {}
         self._digest_of(self.common)
-        self.complete = Completeness(request.marker, request.quiet_seconds, request.least_photos)
+        self.complete = Completeness(request.marker or "", request.quiet_seconds, request.least_photos)
 
     def named(self, wanted: list[Wanted]) -> Iterable[tuple[str, Wanted]]:
         """Every scene with a name of its own, the same in every batch."""
@@ -346,5 +346,5 @@ def _nothing_there(address: str) -> StageError:
 
 
 def conf_of(row: Row, profile: str) -> dict[str, Any]:
-    """What a scene's run is asked."""
-    return {"capture": row.capture, "scene": row.scene, "profile": profile, **row.parameters}
+    """What a scene's run is asked; the batch tells of it, so the run itself does not."""
+    return {"capture": row.capture, "scene": row.scene, "profile": profile, "notify": False, **row.parameters}
