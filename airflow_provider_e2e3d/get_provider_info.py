@@ -26,7 +26,13 @@ def get_provider_info() -> dict[str, Any]:
         "triggers": modules("triggers.job", "triggers.capture", "triggers.look"),
         "sensors": modules("sensors.capture", "sensors.artifact"),
         "bundles": modules("bundle"),
-        "extra-links": ["airflow_provider_e2e3d.operators.scene.SceneRunLink"],
+        "extra-links": [
+            "airflow_provider_e2e3d.operators.scene.SceneRunLink",
+            *(
+                f"airflow_provider_e2e3d.operators.links.{link}"
+                for link in ("ArtifactLink", "JobLink", "SceneLink", "ReportLink")
+            ),
+        ],
         "config": {
             "e2e3d": {
                 "description": "Reconstruction of 3D scenes.",

@@ -121,7 +121,8 @@ def reconstruction_params() -> dict[str, Param]:
 
 
 def _gate(default: float, maximum: float, title: str, description: str) -> Param:
-    schema = {"type": "number" if isinstance(default, float) else "integer", "minimum": 0, "maximum": maximum}
+    kind = "number" if isinstance(default, float) else "integer"
+    schema: dict[str, Any] = {"type": kind, "minimum": 0, "maximum": maximum}
     return Param(default, **schema, title=title, description=f"{description} {_limits(schema)}", section=_GATE)
 
 

@@ -18,6 +18,7 @@ from airflow_provider_e2e3d.attempt import Attempt, AttemptState, kept_alive, pa
 from airflow_provider_e2e3d.backends.base import Away, Backend, Handle, JobSpec, JobStatus
 from airflow_provider_e2e3d.exceptions import retry_policy, stage_failed
 from airflow_provider_e2e3d.hooks.store import StoreHook
+from airflow_provider_e2e3d.operators.links import ArtifactLink, JobLink, PushedLink, folder_address
 from airflow_provider_e2e3d.outcome import telling
 from airflow_provider_e2e3d.profiles import CaptureSize, Profile, profile_named
 from airflow_provider_e2e3d.triggers.job import JobTrigger
@@ -67,6 +68,7 @@ class StageOperator(BaseOperator):
 
     template_fields: Sequence[str] = ("parameters", "inputs", "capture", "profile", "force")
     template_fields_renderers = {"parameters": "json", "inputs": "json"}
+    operator_extra_links: tuple[PushedLink, ...] = (ArtifactLink(), JobLink())
     ui_color = "#e8f0fa"
 
     def __init__(
@@ -105,7 +107,9 @@ class StageOperator(BaseOperator):
             owner = owner_of(context)
             request = self._request(store, profile, owner=owner)
             reference = store.reference(self.stage, request.key)
-            self.log.info("%s %s", self.stage, store.storage.uri_of(store.folder(self.stage, request.key)))
+            folder = store.folder(self.stage, request.key)
+            self.log.info("%s %s", self.stage, store.storage.uri_of(folder))
+            ArtifactLink().push(context, folder_address(store.storage, folder))
             if reference is not None:
                 store.note_read(self.stage, request.key)
                 self._clear_away_leftovers(store, profile, request, owner=owner)
@@ -115,6 +119,7 @@ class StageOperator(BaseOperator):
                 attempt = self._start(store, profile, request, hook.environment(), owner=owner)
                 self.log.info("::endgroup::")
                 if attempt is not None:
+                    JobLink().push(context, attempt.backend.job_url(attempt.state.handle))
                     return self._follow(context, attempt)
                 self._wait_for_another(store, request.key)
                 reference = store.reference(self.stage, request.key)

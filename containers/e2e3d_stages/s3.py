@@ -77,6 +77,8 @@ class S3Storage(Storage):
             region_name=environment.get("AWS_DEFAULT_REGION"),
             endpoint_url=environment.get("AWS_ENDPOINT_URL_S3"),
         )
+        if ".amazonaws." in self._client.meta.endpoint_url:
+            self.aws_region = self._client.meta.region_name
 
     def _key(self, path: str) -> str:
         return "/".join(part for part in (self.prefix, path) if part)
