@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 DAG_ID = "reconstruct"
-# XComs of a run's tasks: why one failed; where the page is, and the numbers of `publish.layout.key_metrics`.
-FAILURE, PAGE, METRICS = "failure", "page", "metrics"
+# XComs of a run's tasks: why one failed; where the page is, the numbers of `publish.layout.key_metrics`, and the folder
+# below the store's root that the results lie in.
+FAILURE, PAGE, METRICS, FOLDER = "failure", "page", "metrics", "folder"
 QUALITY_GATE, UNKNOWN = "quality_gate", "unknown"
 # These say nothing about the capture, so the same may work another time.
 PASSING = frozenset({FailureCode.INFRASTRUCTURE.value, FailureCode.INTERRUPTED.value, UNKNOWN})

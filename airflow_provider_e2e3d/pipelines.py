@@ -15,6 +15,7 @@ from airflow_provider_e2e3d.estimate import estimate
 from airflow_provider_e2e3d.exceptions import retry_policy
 from airflow_provider_e2e3d.history import remembered
 from airflow_provider_e2e3d.hooks.store import StoreHook
+from airflow_provider_e2e3d.notifications import SceneFailed, SceneSucceeded
 from airflow_provider_e2e3d.operators.reconstruction import (
     CompressOperator,
     EvaluateOperator,
@@ -277,6 +278,7 @@ def estimate_run(
     retries=2,
     retry_delay=dt.timedelta(seconds=10),
     retry_policy=retry_policy(),
+    on_failure_callback=SceneFailed(),
 )
 def plan_task() -> dict[str, Any]:
     """Check everything that was asked, and tell what it will take, before anything is spent."""
@@ -291,7 +293,12 @@ def reconstruct_capture() -> PublishOperator:
     """The tasks of one reconstruction, inside a DAG with `reconstruction_params`; returns the last."""
     request: Any = plan_task()
     cpu, gpu = (conf.get("e2e3d", f"{kind}_pool", fallback="default_pool") for kind in ("cpu", "gpu"))
-    common: dict[str, Any] = {"profile": request["profile"], "force": request["force"], "pool": cpu}
+    common: dict[str, Any] = {
+        "profile": request["profile"],
+        "force": request["force"],
+        "pool": cpu,
+        "on_failure_callback": SceneFailed(),
+    }
     ingest = IngestOperator(
         task_id="ingest",
         task_display_name="Ingest the photos",
@@ -348,5 +355,6 @@ def reconstruct_capture() -> PublishOperator:
         compress=compress.output,
         evaluate=evaluate.output,
         parameters=request["publish"],
+        on_success_callback=SceneSucceeded(),
         **common,
     )

@@ -23,6 +23,9 @@ from e2e3d_stages.presets import STAGES
 from e2e3d_stages.storage import NotFound, Storage
 
 FOLDER = "batches"
+# Tasks of the DAG.
+PLAN_TASK, SCENES_TASK, REPORT_TASK, NEXT_TASK = "plan", "reconstruct", "report", "next_page"
+OWN_TASKS = (PLAN_TASK, REPORT_TASK, NEXT_TASK)
 # Params of `reconstruct` that are no scene's parameters.
 OF_A_ROW = ("capture", "scene", "profile")
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_provider_e2e3d.exceptions import QualityGateFailed
 from airflow_provider_e2e3d.operators.links import ReportLink, SceneLink, is_on_the_web, scene_address
 from airflow_provider_e2e3d.operators.stage import StageOperator, owner_of
+from airflow_provider_e2e3d.outcome import FOLDER, METRICS, PAGE
 from airflow_provider_e2e3d.profiles import profile_named
 from e2e3d_stages.contract import Manifest, Reference, StageName
 from e2e3d_stages.publish.layout import key_metrics, lay_out
@@ -154,5 +155,6 @@ class PublishOperator(StageOperator):
         SceneLink().push(context, scene_address(uri))
         ReportLink().push(context, f"{address if is_on_the_web(address) else scene_address(uri)}/report.html")
         self.log.info("The scene is at %s", page)
-        context["ti"].xcom_push(key="page", value=page)
-        context["ti"].xcom_push(key="metrics", value=key_metrics(manifests))
+        told = {PAGE: page, METRICS: key_metrics(manifests), FOLDER: uri.removeprefix(f"{store.storage.uri}/")}
+        for key, value in told.items():
+            context["ti"].xcom_push(key=key, value=value)
