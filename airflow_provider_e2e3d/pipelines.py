@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
+from difflib import get_close_matches
 from typing import Any
 
 from airflow.sdk import Param, get_current_context, task
@@ -209,9 +210,10 @@ def refuse_unknown(asked: Iterable[str], known: Collection[str]) -> None:
     """
     unknown = sorted(set(asked) - set(known))
     if unknown:
+        near = [name for wrong in unknown for name in get_close_matches(wrong, known, n=1)]
         raise InvalidRequest(
             f"There is no parameter {', '.join(map(repr, unknown))}.",
-            hint=f"The run knows: {', '.join(known)}.",
+            hint=f"Did you mean {', '.join(near)}?" if near else f"The run knows: {', '.join(known)}.",
         )
 
 

@@ -245,7 +245,10 @@ class StageOperator(BaseOperator):
             stage, wanted = next(iter(inputs.items()))
             manifest = store.manifest(stage, wanted.key, digest=wanted.digest)
             if manifest is None:
-                raise Infrastructure(f"The artifact {stage} {wanted.key} is gone.", hint="Clear that stage's task.")
+                raise Infrastructure(
+                    f"What {stage} made ({wanted.key}) is no longer in the store.",
+                    hint=f"Clear the run's task {stage}, and it is made again.",
+                )
             if stage == "ingest":
                 return CaptureSize.of(manifest.metrics)
             inputs = manifest.inputs
@@ -364,7 +367,7 @@ class StageOperator(BaseOperator):
         self.log.info("::group::(4/4) Collect the result")
         manifest = store.manifest(self.stage, reference.key, digest=reference.digest)
         if manifest is None:
-            raise Infrastructure(f"{reference.uri} vanished.", hint="Run the stage again with force.")
+            raise Infrastructure(f"{reference.uri} vanished.", hint="Clear this task, and it is made again.")
         claim = store.read_claim(self.stage, reference.key, manifest.attempt)
         reused = claim is None or claim.owner != owner_of(context)
         if reused:

@@ -22,6 +22,7 @@ import pycolmap
 from numpy.typing import NDArray
 from PIL import Image, ImageStat
 
+from e2e3d_stages.contract import Failure, StageError
 from e2e3d_stages.sfm import export
 from e2e3d_stages.sfm.frame import estimate_up, georeferenced, upright
 from e2e3d_stages.sfm.geodesy import GpsFit, fit_gps, to_enu
@@ -121,7 +122,11 @@ def main(path: str) -> None:
     _die_with_parent()
     task = Task.read(Path(path))
     pycolmap.set_random_seed(task.params.seed)
-    found = own_poses(task) if task.poses else find_poses(task)
+    try:
+        found = own_poses(task) if task.poses else find_poses(task)
+    except StageError as error:
+        Path(path).with_name("failure.json").write_text(Failure.of(error, 0).model_dump_json(), encoding="utf-8")
+        sys.exit(error.code.exit_code)
     model, evidence = found.model, found.evidence
     metrics = {
         "photos_given": len(task.photos),

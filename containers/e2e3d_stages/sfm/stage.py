@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from e2e3d_stages.contract import OutOfMemory, StageError
+from e2e3d_stages.contract import Failure, OutOfMemory, StageError
 from e2e3d_stages.runtime import Job
 
 CHILD = "e2e3d_stages.sfm.reconstruct"
@@ -68,7 +68,16 @@ def supervise(command: list[str], job: Job) -> None:
     job.check_stop()
     events.pass_on()
     if child.returncode:
-        raise _failure(child.returncode, log_path)
+        raise _told(job.scratch / "failure.json") or _failure(child.returncode, log_path)
+
+
+def _told(path: Path) -> StageError | None:
+    """The failure as the child itself told it, if it did."""
+    if not path.exists():
+        return None
+    failure = Failure.model_validate_json(path.read_text(encoding="utf-8"))
+    kind = next(kind for kind in (StageError, *StageError.__subclasses__()) if kind.code is failure.code)
+    return kind(failure.message, hint=failure.hint, details=failure.details)
 
 
 class _Events:
@@ -94,13 +103,15 @@ def _failure(returncode: int, log_path: Path) -> StageError:
     if returncode == -signal.SIGKILL or "bad_alloc" in text or "MemoryError" in text:
         return OutOfMemory(
             "Structure from motion ran out of memory (its process was killed).",
-            hint="Use fewer features a photo, smaller photos, or a machine with more memory.",
+            hint="Choose a smaller preset, fewer features a photo (sfm_max_features), smaller photos "
+            "(ingest_max_size), or a machine with more memory.",
             details={"log": lines},
         )
     how = f"signal {signal.Signals(-returncode).name}" if returncode < 0 else f"status {returncode}"
     return StageError(
         f"Structure from motion ended with {how}: {lines[-1] if lines else 'it left no message'}",
-        hint="The last lines of its log are in the details.",
+        hint="This is a fault of the program and not of your photos: clear the task to try again. If it fails again, "
+        "give the task's log to whoever runs this Airflow.",
         details={"log": lines},
     )
 
