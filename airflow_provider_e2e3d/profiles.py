@@ -228,7 +228,7 @@ def read_profiles(file: Path, variables: Mapping[str, str]) -> dict[str, Profile
     try:
         content, tree = yaml.safe_load(text) or {}, yaml.compose(text)
     except yaml.YAMLError as error:
-        raise InvalidRequest(f"{file} is not YAML: {error}") from None
+        raise InvalidRequest(f"{file} is not YAML: {error}", hint="Correct the file there.") from None
     profiles: dict[str, Profile] = {}
     problems: list[_Problem] = []
     for name, values in content.items():
@@ -243,7 +243,8 @@ def read_profiles(file: Path, variables: Mapping[str, str]) -> dict[str, Profile
                 problems += [((name, "stages", stage, *place), words) for place, words in told]
     if problems:
         raise InvalidRequest(
-            "; ".join(f"{file}:{_line(tree, place)}: {'.'.join(map(str, place))}: {told}" for place, told in problems)
+            "; ".join(f"{file}:{_line(tree, place)}: {'.'.join(map(str, place))}: {told}" for place, told in problems),
+            hint="Correct the file there; deploy/profiles.example.yaml explains every setting.",
         )
     return profiles
 

@@ -187,7 +187,11 @@ class StageOperator(BaseOperator):
         given = self.inputs or {}
         expected = STAGES[self.stage].inputs
         if set(given) != set(expected):
-            raise InvalidRequest(f"{self.stage} reads {list(expected)}, not {sorted(given)}.")
+            raise InvalidRequest(
+                f"{self.stage} reads what {', '.join(expected) or 'no stage'} made, and was given "
+                f"{', '.join(sorted(given)) or 'nothing'}.",
+                hint="Give the operator the outputs of these stages' operators.",
+            )
         return {name: Reference.model_validate(given[name]) for name in expected}
 
     def _ran_out_of_memory(self, store: ArtifactStore, key: str, owner: str) -> bool:

@@ -224,7 +224,7 @@ def run(request_uri: str, *, ends: Callable[[Failure], bool] = lambda _failure: 
         store = ArtifactStore.open(root)
         request = store.read_request(f"artifacts/{path}")
         if request is None:
-            raise InvalidRequest(f"There is no request at {request_uri}.")
+            raise InvalidRequest(f"There is no request at {request_uri}.", hint="Give the address that Airflow wrote.")
     except StageError as error:
         log.error("%s %s", error.message, error.hint)
         ends(Failure.of(error, 0))

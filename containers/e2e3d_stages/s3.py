@@ -118,7 +118,9 @@ class S3Storage(Storage):
                 f"The store refused access to {self.uri_of(path)} ({code}).",
                 hint="Check the credentials and the bucket's policy.",
             )
-        return Infrastructure(f"The store failed on {self.uri_of(path)}: {error}")
+        return Infrastructure(
+            f"The store failed on {self.uri_of(path)}: {error}", hint="Look at the store, then clear the task."
+        )
 
     def clock(self) -> dt.datetime:
         answer: Any = self._patiently("", self._client.head_bucket, Bucket=self.bucket)

@@ -76,7 +76,8 @@ def _told(path: Path) -> StageError | None:
     if not path.exists():
         return None
     failure = Failure.model_validate_json(path.read_text(encoding="utf-8"))
-    kind = next(kind for kind in (StageError, *StageError.__subclasses__()) if kind.code is failure.code)
+    kinds: list[type[StageError]] = [StageError, *StageError.__subclasses__()]
+    kind = next(kind for kind in kinds if kind.code is failure.code)
     return kind(failure.message, hint=failure.hint, details=failure.details)
 
 
