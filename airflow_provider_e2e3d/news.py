@@ -105,11 +105,11 @@ def _send(name: str, send: Callable[[News, Picture], None], news: News, picture:
 def to_webhook(conn_id: str, news: News, picture: Picture) -> None:
     """POST the news as JSON."""
     connection = BaseHook.get_connection(conn_id)
-    login, password = connection.login, connection.password
+    url = address_of(connection)
     post(
-        address_of(connection),
+        url,
         news.model_dump(mode="json", exclude_none=True),
-        auth=(login, password or "") if login else None,
+        auth=(connection.login, connection.password or "") if connection.login and connection.password != url else None,
         headers=connection.extra_dejson.get("headers"),
     )
 

@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from email.message import Message
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,6 +27,7 @@ from airflow_provider_e2e3d.outcome import Reason
 from e2e3d_stages.storage import open_storage
 from tests.airflow_runs import Outcome, run_dag
 from tests.provider.conftest import Script
+from tests.web import Web
 
 Run = Callable[..., Outcome]
 TOKEN = "T0HUSH/B0HUSH/verysecret"
@@ -40,39 +40,6 @@ NEWS = News(
     headline="There is no scene statue. It is <too> dark.",
     reason=Reason(stage="sfm", code="quality_gate", message="It is <too> dark.", hint="Wait for the sun & try again."),
 )
-
-
-class Web:
-    """A web server that remembers what it was sent.
-
-    :param status: that it answers.
-    :param delay: seconds before it does.
-    """
-
-    def __init__(self) -> None:
-        self.status, self.delay = 200, 0.0
-        self.requests: list[tuple[str, dict[str, str], Any]] = []
-        web = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                content = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                web.requests.append((self.path, dict(self.headers), content))
-                time.sleep(web.delay)
-                self.send_response(web.status)
-                self.end_headers()
-
-            def log_message(self, *args: Any) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    def sent_to(self, path: str) -> list[Any]:
-        """What came there."""
-        return [content for to, _, content in self.requests if to == path]
 
 
 class Mail:
