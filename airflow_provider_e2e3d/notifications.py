@@ -100,12 +100,13 @@ class SceneFailed(EndNotifier):
         params = context["params"]
         scene = params.get("scene") or scene_of(str(params.get("capture", "")))
         reason = reason_of(context)
+        first_line, _, _ = reason.message.partition("\n")
         return News(
             what="scene",
             state="failed",
             name=scene,
             run=context["run_id"],
-            headline=f"There is no scene {scene}. {reason.message.splitlines()[0]}",
+            headline=f"There is no scene {scene}. {first_line}",
             airflow=run_on_the_web(context),
             reason=reason,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import email
 import json
 import logging
+import re
 import socket
 import socketserver
 import threading
@@ -16,16 +17,19 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from airflow.sdk import Connection
 
 from airflow_provider_e2e3d import news as news_module
 from airflow_provider_e2e3d.batch.notifier import BatchEnded
 from airflow_provider_e2e3d.batch.plan import BatchFolder, Ledger, Record
 from airflow_provider_e2e3d.get_provider_info import get_provider_info
-from airflow_provider_e2e3d.news import News, configured, email_page, slack_message, tell
+from airflow_provider_e2e3d.news import News, address_of, configured, email_page, slack_message, tell
+from airflow_provider_e2e3d.outcome import QUALITY_GATE, UNKNOWN, Reason
 from airflow_provider_e2e3d.outcome import Outcome as SceneOutcome
-from airflow_provider_e2e3d.outcome import Reason
+from e2e3d_stages.contract import FailureCode
 from e2e3d_stages.storage import open_storage
 from tests.airflow_runs import Outcome, run_dag
+from tests.conftest import ROOT
 from tests.provider.conftest import Script
 from tests.web import Web
 
@@ -289,6 +293,21 @@ def test_words_of_a_capture_are_no_mark_up() -> None:
     assert "It is &lt;too&gt; dark." in page
     assert "<too>" not in page
     assert "<img" not in page
+
+
+def test_the_docs_show_what_a_webhook_gets() -> None:
+    page = (ROOT / "docs" / "notifications.md").read_text()
+    made, reason = (json.loads(block) for block in re.findall(r"```json\n(.*?)```", page, re.DOTALL))
+    News.model_validate(made)
+    Reason.model_validate(reason)
+    assert all(code in page for code in (*(code.value for code in FailureCode), QUALITY_GATE, UNKNOWN))
+    connections = re.findall(r"AIRFLOW_CONN_\w+='(.*?)'`", page)
+    urls = [address_of(Connection.from_json(each)) for each in connections]
+    assert urls == [
+        "https://hooks.slack.com/services/T0/B0/…",
+        "https://example.org/scenes",
+        "https://mail.example.org:465",
+    ]
 
 
 # A batch
