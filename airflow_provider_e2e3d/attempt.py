@@ -224,12 +224,12 @@ def _failure_of_exit(stage: str, exit_code: int | None) -> Failure:
         return Failure(
             code=code,
             message=f"The {stage} program ended with exit status {exit_code} ({code.value}).",
-            hint="It could not store its reason: read the log above.",
+            hint="It could not store its reason: the task's log has it.",
         )
     return Failure(
         code=code,
         message=f"The {stage} program ended without a word "
         f"(exit status {'unknown' if exit_code is None else exit_code}).",
-        hint="It was killed from outside, by a person or by the machine when memory ran out; "
-        "the retry goes on from the newest checkpoint.",
+        hint="Somebody stopped it, or the machine did when memory ran out: then choose a smaller preset or a machine "
+        "with more memory. The next try goes on from the newest checkpoint; when none is left, clear the task.",
     )

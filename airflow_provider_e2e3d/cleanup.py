@@ -41,7 +41,7 @@ def cleanup_params() -> dict[str, Param]:
             conf.getboolean("e2e3d", "cleanup_dry_run", fallback=True),
             type="boolean",
             title="Dry run",
-            description="Only say what would be removed.",
+            description="Only say in the log what would be removed, and remove nothing.",
         ),
         "attempt_days": _days(
             7, "Days for attempts", "Attempts that made no artifact, their checkpoints and scratch stay so long."
@@ -53,7 +53,14 @@ def cleanup_params() -> dict[str, Param]:
 
 
 def _days(default: int, title: str, description: str) -> Param:
-    return Param(default, type="integer", minimum=1, maximum=36_500, title=title, description=description)
+    return Param(
+        default,
+        type="integer",
+        minimum=1,
+        maximum=36_500,
+        title=title,
+        description=f"{description} From 1 to 36,500.",
+    )
 
 
 @dataclass(frozen=True)

@@ -170,7 +170,9 @@ def look_at(storage: Storage, capture: Capture) -> tuple[int, int | None]:
             with bundle.open(photos[0]) as file:
                 return len(photos), long_side(file.read(HEADER_BYTES))
     except (zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError, RuntimeError, EOFError) as error:
-        raise UnreadableCapture(f"{storage.uri} is not a zip that can be read: {error}.") from None
+        raise UnreadableCapture(
+            f"{storage.uri} is not a zip that can be read: {error}.", hint="Zip the photos again and upload that."
+        ) from None
 
 
 def _is_photo(path: str) -> bool:

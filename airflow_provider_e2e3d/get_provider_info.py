@@ -26,7 +26,18 @@ def get_provider_info() -> dict[str, Any]:
         "triggers": modules("triggers.job", "triggers.capture", "triggers.look"),
         "sensors": modules("sensors.capture", "sensors.artifact"),
         "bundles": modules("bundle"),
-        "extra-links": ["airflow_provider_e2e3d.operators.scene.SceneRunLink"],
+        "notifications": [
+            "airflow_provider_e2e3d.notifications.SceneSucceeded",
+            "airflow_provider_e2e3d.notifications.SceneFailed",
+            "airflow_provider_e2e3d.batch.notifier.BatchEnded",
+        ],
+        "extra-links": [
+            "airflow_provider_e2e3d.operators.scene.SceneRunLink",
+            *(
+                f"airflow_provider_e2e3d.operators.links.{link}"
+                for link in ("ArtifactLink", "JobLink", "SceneLink", "ReportLink")
+            ),
+        ],
         "config": {
             "e2e3d": {
                 "description": "Reconstruction of 3D scenes.",
@@ -85,6 +96,22 @@ def get_provider_info() -> dict[str, Any]:
                         "Cron expression on which reconstruct_batch runs with batch_captures. Empty: only when "
                         "triggered.",
                         example="0 2 * * *",
+                    ),
+                    **{
+                        f"notify_{way}_conn_id": option(
+                            f"Airflow connection of {what} that is told when a scene's run or a batch has ended. "
+                            "Empty: none is.",
+                            example=f"e2e3d_{way}",
+                        )
+                        for way, what in {
+                            "webhook": "a web address, which gets JSON,",
+                            "slack": "an incoming webhook of Slack, Mattermost or Rocket.Chat",
+                            "email": "an SMTP server",
+                        }.items()
+                    },
+                    "notify_email_to": option(
+                        "Whom e-mail goes to, addresses with commas between them.",
+                        example="studio@example.org, me@example.org",
                     ),
                     "cpu_pool": option(
                         "Airflow pool of the stages that need no GPU. It must exist.",

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 DAG_ID = "reconstruct"
-# XComs of a run's tasks: why one failed; where the page is, and the numbers of `publish.layout.key_metrics`.
-FAILURE, PAGE, METRICS = "failure", "page", "metrics"
+# XComs of a run's tasks: why one failed; where the page is, the numbers of `publish.layout.key_metrics`, and the folder
+# below the store's root that the results lie in.
+FAILURE, PAGE, METRICS, FOLDER = "failure", "page", "metrics", "folder"
 QUALITY_GATE, UNKNOWN = "quality_gate", "unknown"
 # These say nothing about the capture, so the same may work another time.
 PASSING = frozenset({FailureCode.INFRASTRUCTURE.value, FailureCode.INTERRUPTED.value, UNKNOWN})
@@ -42,7 +43,7 @@ class Reason(Model):
 
     def __str__(self) -> str:
         where = f"{self.stage}, {self.code}" if self.stage else self.code
-        return f"({where}) {self.message} {self.hint}".strip()
+        return f"{self.message} {self.hint}".strip() + f" ({where})"
 
     @classmethod
     def of(cls, stage: str, error: StageFailed | QualityGateFailed | StageError) -> Reason:
@@ -113,7 +114,7 @@ def outcome_of(context: Context, run: str, *, seconds: float | None = None) -> O
         word = {
             "stage": failed,
             "code": UNKNOWN,
-            "message": f"The run {run} is {state}, and no task of it told a reason.",
-            "hint": f"Read the log of its task {failed}." if failed else "See what became of it in Airflow.",
+            "message": f"The run {run} is {state}, and none of its tasks told why.",
+            "hint": f"Read the end of the log of its task {failed}." if failed else "See what became of it in Airflow.",
         }
     return Outcome(run=run, state="failed", seconds=seconds, reason=Reason.model_validate(word))

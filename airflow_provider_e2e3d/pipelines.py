@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
+from difflib import get_close_matches
 from typing import Any
 
 from airflow.sdk import Param, get_current_context, task
@@ -15,6 +16,7 @@ from airflow_provider_e2e3d.estimate import estimate
 from airflow_provider_e2e3d.exceptions import retry_policy
 from airflow_provider_e2e3d.history import remembered
 from airflow_provider_e2e3d.hooks.store import StoreHook
+from airflow_provider_e2e3d.notifications import SceneFailed, SceneSucceeded
 from airflow_provider_e2e3d.operators.reconstruction import (
     CompressOperator,
     EvaluateOperator,
@@ -38,7 +40,9 @@ SECTIONS = {
     "evaluate": "Evaluation (evaluate)",
     "publish": "Page (publish)",
 }
+_GATE = "Quality gate after sfm"
 _GATE_HELP = "Below this the run fails before training."
+_AROUND = "Reuse, cost and notification"
 # The parts of a JSON schema that a form knows.
 _LIMITS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "pattern", "minLength", "maxLength", "items")
 # What the pipeline itself fills in, and so is no question.
@@ -46,7 +50,11 @@ _FILLED = {("publish", "title")}
 
 
 def reconstruction_params() -> dict[str, Param]:
-    """The trigger form: what is asked of everybody first, then each stage's own parameters, made from its schema."""
+    """The trigger form: what is asked of everybody first, then each stage's own parameters, made from its schema.
+
+    Airflow's form sends null for a field that was emptied, and lets nobody press Trigger while one that may not be null
+    is empty: so every field but the capture may be, or has no way to be emptied.
+    """
     profiles = list(load_profiles())
     form = {
         "capture": Param(
@@ -75,25 +83,38 @@ def reconstruction_params() -> dict[str, Param]:
             profiles[0], type="string", enum=profiles, title="Profile", description="Where the stages run."
         ),
         "force": Param(
-            [],
-            type="array",
+            None,
+            type=["null", "array"],
             items={"type": "string", "enum": list(STAGES)},
             examples=list(STAGES),
             title="Make anew",
-            description="Stages to run although their artifacts are there; the stages after them follow.",
+            description="Stages to run although their artifacts are there; the stages after them follow. "
+            "Empty: whatever is there is reused.",
+            section=_AROUND,
         ),
         "max_cost": Param(
             None,
             type=["null", "number"],
             minimum=0,
             title="Most it may cost",
-            description="US dollars: a run that may cost more by the profile's prices is refused before it begins. "
-            "Empty: no limit.",
+            description="US dollars, 0 or more: a run that may cost more by the profile's prices is refused before it "
+            "begins. Empty: no limit.",
+            section=_AROUND,
         ),
-        "min_registered_share": _gate(0.5, 1.0, "Least share of photos placed", _GATE_HELP),
-        "min_photos": _gate(5, 10_000, "Least number of photos placed", _GATE_HELP),
+        "notify": Param(
+            True,
+            type="boolean",
+            title="Tell when it ends",
+            description="Send word of the scene, or of why there is none, to where this Airflow's [e2e3d] notify_… "
+            "options say; to nobody while they are empty.",
+            section=_AROUND,
+        ),
+        "min_registered_share": _gate(
+            0.5, 1.0, "Least share of photos placed", f"Share of all photos, 1 is all of them. {_GATE_HELP}"
+        ),
+        "min_photos": _gate(5, 10_000, "Least photos placed", f"Number of photos. {_GATE_HELP}"),
         "min_points_per_photo": _gate(
-            100, 10_000, "Least points a photo", f"Median over the placed photos. {_GATE_HELP}"
+            100, 10_000, "Least points a photo", f"Points that a placed photo sees, in the median. {_GATE_HELP}"
         ),
     }
     for stage in STAGES.values():
@@ -103,45 +124,71 @@ def reconstruction_params() -> dict[str, Param]:
 
 def _gate(default: float, maximum: float, title: str, description: str) -> Param:
     kind = "number" if isinstance(default, float) else "integer"
-    return Param(
-        default,
-        type=kind,
-        minimum=0,
-        maximum=maximum,
-        title=title,
-        description=description,
-        section="Quality gate after sfm",
-    )
+    schema: dict[str, Any] = {"type": kind, "minimum": 0, "maximum": maximum}
+    return Param(default, **schema, title=title, description=f"{description} {_limits(schema)}", section=_GATE)
 
 
 def _stage_params(stage: Stage) -> dict[str, Param]:
     """A stage's parameters as Params named `<stage>_<name>`; empty means the preset's value."""
-    schema = stage.params.model_json_schema()
+    fields = stage.params.model_json_schema().get("properties", {})
     presets = {preset: stage.resolve(preset, {}).model_dump(mode="json") for preset in PRESETS}
-    params = {}
-    for name, field in schema.get("properties", {}).items():
-        if (stage.name, name) in _FILLED:
-            continue
-        values = {preset: str(presets[preset][name]) for preset in PRESETS}
-        same = len(set(values.values())) == 1
-        usual = values["standard"] if same else ", ".join(f"{preset} {value}" for preset, value in values.items())
-        params[f"{stage.name}_{name}"] = Param(
-            None,
-            **_nullable(field),
-            title=field.get("title", name),
-            description=" ".join(filter(None, (field.get("description"), usual and f"Empty: {usual}."))),
-            section=SECTIONS[stage.name],
-        )
-    return params
+    return {
+        f"{stage.name}_{name}": _stage_param(stage, field, {preset: presets[preset][name] for preset in PRESETS})
+        for name, field in fields.items()
+        if (stage.name, name) not in _FILLED
+    }
+
+
+def _stage_param(stage: Stage, field: dict[str, Any], values: dict[str, Any]) -> Param:
+    """One parameter.
+
+    :param field: its JSON schema.
+    :param values: by preset.
+    """
+    shown = {"title": field["title"], "section": SECTIONS[stage.name]}
+    if field["type"] == "boolean":
+        # A switch is on or off, never empty: Airflow's form shows null as off.
+        (value,) = set(values.values())
+        return Param(value, type="boolean", description=field["description"], **shown)
+    schema = _nullable(field)
+    told = (field["description"], _limits(schema), _usual(values))
+    return Param(None, **schema, description=" ".join(filter(None, told)), **shown)
+
+
+def _limits(schema: Mapping[str, Any]) -> str:
+    """A sentence with a number's limits."""
+    least, most = schema.get("minimum"), schema.get("maximum")
+    if least is not None and most is not None:
+        return f"From {_number(least)} to {_number(most)}."
+    parts = {
+        "at least": least,
+        "above": schema.get("exclusiveMinimum"),
+        "at most": most,
+        "below": schema.get("exclusiveMaximum"),
+    }
+    told = " and ".join(f"{word} {_number(limit)}" for word, limit in parts.items() if limit is not None)
+    return f"{told.capitalize()}." if told else ""
+
+
+def _usual(values: Mapping[str, Any]) -> str:
+    """A sentence with what the presets say."""
+    told = {preset: _number(value) for preset, value in values.items() if value != ""}
+    if len(set(told.values())) > 1:
+        return f"Empty: {', '.join(f'{preset} {value}' for preset, value in told.items())}."
+    return f"Empty: {next(iter(told.values()))}." if told else ""
+
+
+def _number(value: Any) -> str:
+    """A number as people write it; anything else as it is."""
+    return f"{value:,}" if isinstance(value, int) else f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _nullable(field: dict[str, Any]) -> dict[str, Any]:
     """A pydantic field's JSON schema for a form in which it may stay empty."""
-    options = [option for option in field.get("anyOf", [field]) if option.get("type") != "null"]
-    limits = {key: value for option in options for key, value in option.items() if key in _LIMITS}
-    if "enum" in options[0]:
-        limits |= {"enum": [*options[0]["enum"], None], "values_display": {"null": "as the preset says"}}
-    return {"type": ["null", *(option["type"] for option in options)], **limits}
+    limits = {key: value for key, value in field.items() if key in _LIMITS}
+    if "enum" in field:
+        limits |= {"enum": [*field["enum"], None], "values_display": {"null": "as the preset says"}}
+    return {"type": ["null", field["type"]], **limits}
 
 
 def plan(values: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
@@ -163,9 +210,10 @@ def refuse_unknown(asked: Iterable[str], known: Collection[str]) -> None:
     """
     unknown = sorted(set(asked) - set(known))
     if unknown:
+        near = [name for wrong in unknown for name in get_close_matches(wrong, known, n=1)]
         raise InvalidRequest(
             f"There is no parameter {', '.join(map(repr, unknown))}.",
-            hint=f"The run knows: {', '.join(known)}.",
+            hint=f"Did you mean {', '.join(near)}?" if near else f"The run knows: {', '.join(known)}.",
         )
 
 
@@ -173,7 +221,7 @@ def resolved(values: dict[str, Any], profile: Profile) -> dict[str, Any]:
     """`plan` for values whose names are known, in a profile that is at hand."""
     capture = profile.admit(values["capture"])
     scene = valid_scene(values["scene"] or scene_of(capture))
-    plan = {"capture": capture, "scene": scene, "profile": values["profile"], "force": values["force"]}
+    plan = {"capture": capture, "scene": scene, "profile": values["profile"], "force": values["force"] or []}
     for stage in STAGES.values():
         prefix = f"{stage.name}_"
         given = {name[len(prefix) :]: value for name, value in values.items() if name.startswith(prefix)}
@@ -232,6 +280,7 @@ def estimate_run(
     retries=2,
     retry_delay=dt.timedelta(seconds=10),
     retry_policy=retry_policy(),
+    on_failure_callback=SceneFailed(),
 )
 def plan_task() -> dict[str, Any]:
     """Check everything that was asked, and tell what it will take, before anything is spent."""
@@ -246,7 +295,12 @@ def reconstruct_capture() -> PublishOperator:
     """The tasks of one reconstruction, inside a DAG with `reconstruction_params`; returns the last."""
     request: Any = plan_task()
     cpu, gpu = (conf.get("e2e3d", f"{kind}_pool", fallback="default_pool") for kind in ("cpu", "gpu"))
-    common: dict[str, Any] = {"profile": request["profile"], "force": request["force"], "pool": cpu}
+    common: dict[str, Any] = {
+        "profile": request["profile"],
+        "force": request["force"],
+        "pool": cpu,
+        "on_failure_callback": SceneFailed(),
+    }
     ingest = IngestOperator(
         task_id="ingest",
         task_display_name="Ingest the photos",
@@ -303,5 +357,6 @@ def reconstruct_capture() -> PublishOperator:
         compress=compress.output,
         evaluate=evaluate.output,
         parameters=request["publish"],
+        on_success_callback=SceneSucceeded(),
         **common,
     )

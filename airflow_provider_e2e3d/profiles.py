@@ -114,11 +114,14 @@ class Profile(Model):
         values, sizes = self._settings_and_sizes(stage)
         fitting = next((each for each in sizes if each.fits(size)), None)
         if fitting is None and sizes:
-            limits = ", ".join(f"{limit} {name}" for name, limit in sizes[-1].up_to.items())
+            assert size is not None
+            units = {"photos": "photos", "long_side": "px"}
+            limits = " and ".join(f"{limit} {units[name]}" for name, limit in sizes[-1].up_to.items())
             raise InvalidRequest(
-                f"{size} is too large for every one of the profile's sizes of {stage}, the last of which is for up to "
-                f"{limits}.",
-                hint="Give the stage a larger machine by one more entry in `sizes`, or choose a smaller preset.",
+                f"{size.photos} photos of up to {size.long_side} px are too many or too large for this profile, whose "
+                f"largest machine for {stage} is for up to {limits}.",
+                hint="Take fewer photos, choose a smaller preset or another profile, or have the profile's owner add a "
+                "larger machine to its `sizes`.",
             )
         return self._validated(merged(values, fitting.model_extra or {}) if fitting else values)
 
@@ -225,7 +228,7 @@ def read_profiles(file: Path, variables: Mapping[str, str]) -> dict[str, Profile
     try:
         content, tree = yaml.safe_load(text) or {}, yaml.compose(text)
     except yaml.YAMLError as error:
-        raise InvalidRequest(f"{file} is not YAML: {error}") from None
+        raise InvalidRequest(f"{file} is not YAML: {error}", hint="Correct the file there.") from None
     profiles: dict[str, Profile] = {}
     problems: list[_Problem] = []
     for name, values in content.items():
@@ -240,7 +243,8 @@ def read_profiles(file: Path, variables: Mapping[str, str]) -> dict[str, Profile
                 problems += [((name, "stages", stage, *place), words) for place, words in told]
     if problems:
         raise InvalidRequest(
-            "; ".join(f"{file}:{_line(tree, place)}: {'.'.join(map(str, place))}: {told}" for place, told in problems)
+            "; ".join(f"{file}:{_line(tree, place)}: {'.'.join(map(str, place))}: {told}" for place, told in problems),
+            hint="Correct the file there; deploy/profiles.example.yaml explains every setting.",
         )
     return profiles
 

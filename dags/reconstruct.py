@@ -12,14 +12,31 @@ DOC = """
 ### Photos → a 3D scene on a web page
 
 Give **capture** (a folder, a zip or an s3:// prefix of photos) and press *Trigger*. Every other field has a default:
-**preset** chooses speed or quality, **profile** where the stages run, and the folded sections set single parameters
-of a stage. The same by `airflow dags trigger reconstruct --conf`:
+**scene** names the result, **preset** chooses speed or quality, **profile** where the stages run. The folded sections
+set single parameters of a stage; an empty field means what the preset says.
 
-    {"capture": "s3://captures/town-hall", "scene": "town-hall", "preset": "draft"}
-    {"capture": "/data/captures/statue.zip", "train_iterations": 5000, "force": ["train"]}
+The same by `airflow dags trigger reconstruct --conf`, with the fields' names. Photos of a folder, quickly:
 
-A stage whose artifact is there already for the same photos and parameters is reused. The last task says where the
-page is.
+    {"capture": "s3://captures/town-hall", "preset": "draft"}
+
+As good as it gets, under a name of your own, for no more than 5 US dollars:
+
+    {"capture": "s3://captures/town-hall", "scene": "town-hall-2026", "preset": "high", "max_cost": 5}
+
+A zip, with a longer training, and training made anew although it is there:
+
+    {"capture": "s3://captures/statue.zip", "train_iterations": 20000, "force": ["train"]}
+
+Photos in the order of a walk, without SPZ files:
+
+    {"capture": "s3://captures/alley", "sfm_pairs": "sequential", "sfm_neighbors": 20, "compress_spz": false}
+
+Few photos, and a result that is poor but there; nobody is told:
+
+    {"capture": "s3://captures/shoe", "min_registered_share": 0.3, "min_photos": 3, "notify": false}
+
+A stage whose artifact is there already for the same photos and parameters is reused. When the run ends, its task
+*Publish the page* has a link *Open scene*; of a failed run the failed task's log ends with the reason and what to do.
 """
 
 

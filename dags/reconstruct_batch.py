@@ -13,10 +13,21 @@ DOC = """
 
 Give **captures**: a folder or an s3:// prefix with one folder or zip a scene, or a manifest file. Scenes that are new
 or whose photos or parameters changed get a run of `reconstruct` each; the others cost nothing. The same by
-`airflow dags trigger reconstruct_batch --conf`:
+`airflow dags trigger reconstruct_batch --conf`. Everything below a prefix, at most fifty scenes:
 
     {"captures": "s3://captures", "preset": "draft", "limit": 50}
-    {"captures": "s3://captures/tonight.csv", "parameters": {"train_iterations": 5000}}
+
+The rows of a manifest, with a parameter for all of them:
+
+    {"captures": "s3://captures/tonight.csv", "parameters": {"train_iterations": 5000, "compress_spz": false}}
+
+What failed before, once more:
+
+    {"captures": "s3://captures", "force": "failed"}
+
+Only captures whose uploader has written a file `_DONE` into them:
+
+    {"captures": "s3://captures", "marker": "_DONE"}
 
 A scene that fails stops no other. The task `report` says where the batch's page is; the batch itself fails when one of
 its scenes did, and is told again until its photos change or **force** asks for another try.

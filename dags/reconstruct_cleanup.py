@@ -19,7 +19,13 @@ It says in its log what it would remove, how large that is and why; with **dry_r
 - containers and pods of jobs that nobody will come back for.
 
 Never captures, scenes, or what a live run holds. `[e2e3d] cleanup_schedule` says when it runs by itself,
-`cleanup_dry_run` whether it then removes anything.
+`cleanup_dry_run` whether it then removes anything. By hand, remove what this would be:
+
+    {"dry_run": false}
+
+The same sooner:
+
+    {"dry_run": false, "attempt_days": 2, "artifact_days": 14}
 """
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from airflow.dag_processing.dagbag import DagBag
 from airflow.models.xcom import XComModel
+from airflow.serialization.serialized_objects import DagSerialization
 from airflow.utils.session import create_session
 from sqlalchemy import select
 
@@ -20,13 +21,16 @@ from tests.conftest import ROOT
 class Outcome:
     """How a DAG run ended.
 
+    :param links: by task, the addresses of its buttons.
     :param states: by task.
     :param tries: by task, how often it was tried.
     :param results: by task, what it returned.
     :param log: everything that was logged.
     """
 
+    run_id: str
     state: str
+    links: dict[str, dict[str, str]]
     states: dict[str, str]
     tries: dict[str, int]
     results: dict[str, Any]
@@ -68,8 +72,17 @@ def run_dag(
         ).all()
         results = {row.task_id: XComModel.deserialize_value(row) for row in found}
     instances = run.get_task_instances()
+    # As the API server finds them.
+    stored = DagSerialization.from_dict(DagSerialization.to_dict(dag))
+    links = {
+        ti.task_id: {name: task.get_extra_links(ti, name) for name in task.extra_links}
+        for ti in instances
+        if (task := stored.get_task(ti.task_id))
+    }
     return Outcome(
+        run_id=run.run_id,
         state=str(run.state),
+        links=links,
         states={ti.task_id: str(ti.state) for ti in instances},
         tries={ti.task_id: ti.try_number for ti in instances},
         results=results,

@@ -53,6 +53,13 @@ class AwsBackend(Backend):
         return Account(self.settings)
 
 
+def console_of(region: str) -> str:
+    """Address of AWS's console for a region; each partition of AWS has its own."""
+    domains = {"cn": "amazonaws.cn", "us-gov": "amazonaws-us-gov.com"}
+    domain = next((domain for name, domain in domains.items() if region.startswith(f"{name}-")), "aws.amazon.com")
+    return f"https://console.{domain}"
+
+
 def refuse_folders(job: JobSpec) -> None:
     """A job on AWS sees no folder of Airflow's machine.
 

@@ -92,7 +92,10 @@ class Account:
                 if error.response["Error"]["Code"] == "ResourceNotFoundException":
                     return [], cursor
                 if not cursor:
-                    raise InvalidRequest(f"CloudWatch does not give the job's log: {said(error)}") from error
+                    raise InvalidRequest(
+                        f"CloudWatch does not give the job's log: {said(error)}",
+                        hint="Correct the profile's settings of the log, or Airflow's rights to read it.",
+                    ) from error
                 # A token's time is over after a day: from the beginning.
                 cursor = 0
                 continue
@@ -116,7 +119,9 @@ class Account:
         try:
             self.call("cloudwatch", "put_metric_data", Namespace=namespace, MetricData=data)
         except ClientError as error:
-            raise InvalidRequest(f"CloudWatch refused the metrics: {said(error)}") from error
+            raise InvalidRequest(
+                f"CloudWatch refused the metrics: {said(error)}", hint="Correct metrics_namespace in the profile."
+            ) from error
 
 
 def said(error: ClientError) -> str:

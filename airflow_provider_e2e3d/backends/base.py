@@ -13,6 +13,7 @@ from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
+from urllib.parse import quote
 
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
@@ -45,6 +46,11 @@ class BackendSettings(Model):
     threads: int | None = Field(default=None, ge=1, description="Cores to use; all that there are when empty.")
     machine: str | None = Field(default=None, description="What it runs on, by its name in the profile's `prices`.")
     poll_seconds: float = Field(default=2, gt=0, description="Pause between two looks at the job.")
+    job_url: str | None = Field(
+        default=None,
+        description="Page that shows a job in a browser, as https://dashboard/#/pod/{namespace}/{pod}; names of the "
+        "job's handle are filled in.",
+    )
 
 
 class ImageSettings(BackendSettings):
@@ -220,6 +226,13 @@ class Backend(ABC):
 
     def discard(self, leftover: Leftover) -> None:  # noqa: B027 - not every place has something
         """Remove what a job left, running or not."""
+
+    def job_url(self, handle: Handle) -> str | None:
+        """The page that shows the job in a browser, while it runs and afterwards; None where nobody knows one."""
+        url = self.settings.job_url
+        for name, value in handle.items() if url else ():
+            url = url and url.replace(f"{{{name}}}", quote(str(value), safe=""))
+        return url
 
     @property
     def machine(self) -> str | None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import ConfigDict, Field, model_validator
 from typing_extensions import Self
 
-from airflow_provider_e2e3d.backends.aws import AwsBackend, AwsSettings, refuse_folders
+from airflow_provider_e2e3d.backends.aws import AwsBackend, AwsSettings, console_of, refuse_folders
 from airflow_provider_e2e3d.backends.aws_shapes import Problem, problems, refuse
 from airflow_provider_e2e3d.backends.base import Cursor, Handle, JobSpec, JobStatus
 from airflow_provider_e2e3d.backends.ecs_status import is_over, job_status, vanished
@@ -126,6 +126,14 @@ class EcsBackend(AwsBackend):
     def cancel(self, handle: Handle) -> None:
         """Stop the task: ECS sends SIGTERM, and SIGKILL when the container's stopTimeout is over."""
         self._cluster_of(handle).stop(handle["task"])
+
+    def job_url(self, handle: Handle) -> str:
+        """See `Backend.job_url`: ECS's console, which has the log, too."""
+        # arn:aws:ecs:<region>:<account>:task/<cluster>/<id>
+        region = handle["task"].split(":")[3]
+        cluster, task = (handle[name].rpartition("/")[2] for name in ("cluster", "task"))
+        page = f"{console_of(region)}/ecs/v2/clusters/{cluster}/tasks/{task}?region={region}"
+        return super().job_url(handle) or page
 
     def clear_away(self, handle: Handle, *, succeeded: bool) -> None:
         task = self._cluster_of(handle).describe(handle["task"])

@@ -37,7 +37,8 @@ def vanished(handle: Handle) -> JobStatus:
     failure = _failure(
         FailureCode.INFRASTRUCTURE,
         f"ECS does not know the task {handle['task']} any more, and its end was not seen.",
-        "ECS forgets tasks an hour after their end; the retry goes on from the newest checkpoint.",
+        "ECS forgets tasks an hour after their end. The next try goes on from the newest checkpoint; when none is "
+        "left, clear the task.",
     )
     return JobStatus(running=False, failure=failure)
 
@@ -81,7 +82,7 @@ def _why(task: dict[str, Any], main: dict[str, Any]) -> Failure | None:
         return _failure(
             FailureCode.INTERRUPTED,
             f"The task was taken away ({task.get('stopCode')}): {words}",
-            "The retry goes on from the newest checkpoint. If it happens again and again, use FARGATE instead of "
+            "The next try goes on from the newest checkpoint. If it happens again and again, use FARGATE instead of "
             "FARGATE_SPOT, or instances that are not reclaimed.",
         )
     return _never_began(words or "no reason is given") if "exitCode" not in main else None

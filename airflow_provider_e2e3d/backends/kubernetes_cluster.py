@@ -319,7 +319,9 @@ def _model(value: Any, kind: str, place: str) -> Any:
         model = api.deserialize(SimpleNamespace(data=json.dumps(value)), kind)
         lost = list(_lost(value, api.sanitize_for_serialization(model), place))
     except (AttributeError, TypeError, ValueError) as error:
-        raise InvalidRequest(f"The profile's {place} is no {kind}: {error}") from None
+        raise InvalidRequest(
+            f"The profile's {place} is no {kind}: {error}", hint="Write it as Kubernetes' API reference has it."
+        ) from None
     if lost:
         raise InvalidRequest(
             f"Kubernetes' {kind} has no {', '.join(lost)}.", hint="Write names as in Kubernetes' YAML: nodeAffinity."

@@ -37,7 +37,7 @@ def vanished(name: str) -> JobStatus:
     return _failed(
         FailureCode.INFRASTRUCTURE,
         f"The pod {name} is gone from the cluster before its end was seen.",
-        "Somebody deleted it, or the cluster cleaned up; the retry goes on from the newest checkpoint.",
+        "Somebody deleted it, or the cluster cleaned up. The next try goes on from the newest checkpoint.",
     )
 
 
@@ -127,7 +127,7 @@ def _interrupted(what: str, message: str | None) -> Failure:
     return Failure(
         code=FailureCode.INTERRUPTED,
         message=f"{what}: {message}" if message else f"{what}.",
-        hint="The retry goes on from the newest checkpoint. If it happens again and again, give the stage requests "
+        hint="The next try goes on from the newest checkpoint. If it happens again and again, give the stage requests "
         "that match its need, a priority_class_name, or nodes that are not reclaimed.",
     )
 
@@ -208,7 +208,7 @@ def _config_failed(pod: Any, reason: str, said: str) -> JobStatus | None:
         return _failed(
             FailureCode.INFRASTRUCTURE,
             "The worker died before it gave the pod its credentials.",
-            "The retry gives them to a new pod.",
+            "The next try gives them to a new pod.",
         )
     return _failed(
         FailureCode.INVALID_REQUEST,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import ConfigDict, model_validator
 from typing_extensions import Self
 
-from airflow_provider_e2e3d.backends.aws import AwsBackend, AwsSettings, refuse_folders
+from airflow_provider_e2e3d.backends.aws import AwsBackend, AwsSettings, console_of, refuse_folders
 from airflow_provider_e2e3d.backends.aws_shapes import Problem, problems, refuse
 from airflow_provider_e2e3d.backends.base import Cursor, Handle, JobSpec, JobStatus, merged
 from airflow_provider_e2e3d.backends.sagemaker_status import is_over, job_status, vanished
@@ -143,6 +143,12 @@ class SageMakerBackend(AwsBackend):
     def cancel(self, handle: Handle) -> None:
         """Stop the job: SageMaker sends SIGTERM, and SIGKILL 120 s later."""
         self._jobs.stop(handle["job"])
+
+    def job_url(self, handle: Handle) -> str:
+        """See `Backend.job_url`: SageMaker's console, which has the log and the metrics, too."""
+        region = self.account.region
+        page = f"{console_of(region)}/sagemaker/home?region={region}#/jobs/{handle['job']}"
+        return super().job_url(handle) or page
 
     def clear_away(self, handle: Handle, *, succeeded: bool) -> None:
         """See `Backend.clear_away`; an ended job stays in SageMaker's history, which nobody can delete."""

@@ -119,5 +119,5 @@ def _refusal(error: ClientError) -> StageError:
         )
     return Infrastructure(
         f"The account's instances are all in use: {words}",
-        hint="The retry may find one free; for more at a time, ask for an increase in Service Quotas.",
+        hint="The next try may find one free; for more at a time, ask for an increase in Service Quotas.",
     )

@@ -16,7 +16,8 @@ _OVER = {"Completed", "Failed", "Stopped"}
 _EXIT_CODE = re.compile(r",?\s*exit code: (\d+)\s*$", re.IGNORECASE)
 # As in "ClientError: Please use an instance type with more memory, or reduce the size of job data processed".
 _OUT_OF_MEMORY = re.compile(r"more memory|out ?of ?memory", re.IGNORECASE)
-_LONGER = "Raise StoppingCondition in the profile; the retry goes on from the newest checkpoint."
+_GOES_ON = "The next try goes on from the newest checkpoint; when none is left, clear the task."
+_LONGER = f"Raise StoppingCondition in the profile. {_GOES_ON}"
 _STOPPED = {
     "MaxRuntimeExceeded": ("The job took longer than its MaxRuntimeInSeconds; SageMaker stopped it.", _LONGER),
     "MaxWaitTimeExceeded": ("The job waited for spot instances until its MaxWaitTimeInSeconds was over.", _LONGER),
@@ -33,7 +34,7 @@ def vanished(name: str) -> JobStatus:
     return _ended(
         FailureCode.INFRASTRUCTURE,
         f"SageMaker knows no training job {name} any more.",
-        "Look whether the profile's region_name or account has changed; the retry goes on from the newest checkpoint.",
+        f"Look whether the profile's region_name or account has changed. {_GOES_ON}",
     )
 
 
@@ -47,7 +48,7 @@ def job_status(job: dict[str, Any]) -> JobStatus:
     if job["TrainingJobStatus"] == "Completed":
         status = JobStatus(running=False, exit_code=0)
     elif job["TrainingJobStatus"] == "Stopped":
-        somebody = ("Somebody stopped the training job.", "The retry goes on from the newest checkpoint.")
+        somebody = ("Somebody stopped the training job.", _GOES_ON)
         status = _ended(FailureCode.INTERRUPTED, *_STOPPED.get(job["SecondaryStatus"], somebody))
     else:
         status = _failed(job.get("FailureReason", ""))

@@ -13,7 +13,18 @@ from airflow.sdk import Asset, Param, get_current_context, task
 from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, DagRunTriggerException
 
-from airflow_provider_e2e3d.batch.plan import BatchFolder, BatchRequest, conf_of, plan_batch
+from airflow_provider_e2e3d.batch.notifier import BatchEnded
+from airflow_provider_e2e3d.batch.plan import (
+    NEXT_TASK,
+    OWN_TASKS,
+    PLAN_TASK,
+    REPORT_TASK,
+    SCENES_TASK,
+    BatchFolder,
+    BatchRequest,
+    conf_of,
+    plan_batch,
+)
 from airflow_provider_e2e3d.batch.report import ended, failed_scenes, recorded, write_report
 from airflow_provider_e2e3d.exceptions import retry_policy
 from airflow_provider_e2e3d.hooks.store import StoreHook
@@ -29,8 +40,6 @@ log = logging.getLogger(__name__)
 DAG_ID = "reconstruct_batch"
 # An event for every batch that ended, with its counts.
 BATCH_ENDED = Asset(name="e2e3d_batch")
-PLAN_TASK, SCENES_TASK, REPORT_TASK, NEXT_TASK = "plan", "reconstruct", "report", "next_page"
-OWN_TASKS = (PLAN_TASK, REPORT_TASK, NEXT_TASK)
 # For a worker that dies, and a store that is away for a while.
 TRIES: dict[str, Any] = {"retries": 3, "retry_delay": dt.timedelta(seconds=10)}
 
@@ -81,11 +90,11 @@ def batch_params() -> dict[str, Param]:
             type=["null", "integer"],
             minimum=1,
             title="Limit",
-            description="Most scenes that this batch starts; the others wait for the next. Empty: all.",
+            description="Most scenes that this batch starts, at least 1; the others wait for the next. Empty: all.",
         ),
         "marker": Param(
-            "",
-            type="string",
+            None,
+            type=["null", "string"],
             title="Marker",
             description="Name of a file that an uploader writes last. Empty: nothing came for a while.",
             section="When a capture is complete",
@@ -95,7 +104,7 @@ def batch_params() -> dict[str, Param]:
             type="number",
             minimum=0,
             title="Quiet seconds",
-            description="How long nothing must have come, where there is no marker.",
+            description="Seconds in which nothing came, where there is no marker. At least 0.",
             section="When a capture is complete",
         ),
         "least_photos": Param(
@@ -103,7 +112,7 @@ def batch_params() -> dict[str, Param]:
             type="integer",
             minimum=0,
             title="Least photos",
-            description="A folder with fewer is still arriving.",
+            description="A folder with fewer photos is still arriving. At least 0.",
             section="When a capture is complete",
         ),
         "continues": Param(
@@ -221,7 +230,14 @@ def next_page_task() -> None:
     )
 
 
-@task(task_id="judge", task_display_name="Judge the batch", trigger_rule="all_done", **TRIES)
+@task(
+    task_id="judge",
+    task_display_name="Judge the batch",
+    trigger_rule="all_done",
+    on_success_callback=BatchEnded("succeeded"),
+    on_failure_callback=BatchEnded("failed"),
+    **TRIES,
+)
 def judge_task() -> None:
     """The batch is as good as its scenes, and no better than its own tasks."""
     context = get_current_context()

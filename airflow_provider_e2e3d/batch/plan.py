@@ -23,6 +23,9 @@ from e2e3d_stages.presets import STAGES
 from e2e3d_stages.storage import NotFound, Storage
 
 FOLDER = "batches"
+# Tasks of the DAG.
+PLAN_TASK, SCENES_TASK, REPORT_TASK, NEXT_TASK = "plan", "reconstruct", "report", "next_page"
+OWN_TASKS = (PLAN_TASK, REPORT_TASK, NEXT_TASK)
 # Params of `reconstruct` that are no scene's parameters.
 OF_A_ROW = ("capture", "scene", "profile")
 
@@ -38,7 +41,7 @@ class BatchRequest(Model):
     parameters: dict[str, Any] = Field(default_factory=dict)
     force: Literal["none", "failed", "all"] = "none"
     limit: int | None = None
-    marker: str = ""
+    marker: str | None = None
     quiet_seconds: float = 60
     least_photos: int = 0
     continues: str | None = None
@@ -224,7 +227,7 @@ class _Planner:
         self.versions = {stage.name: stage.version for stage in STAGES.values()}
         self.digests: dict[bytes, str] = {}
         self._digest_of(self.common)
-        self.complete = Completeness(request.marker, request.quiet_seconds, request.least_photos)
+        self.complete = Completeness(request.marker or "", request.quiet_seconds, request.least_photos)
 
     def named(self, wanted: list[Wanted]) -> Iterable[tuple[str, Wanted]]:
         """Every scene with a name of its own, the same in every batch."""
@@ -346,5 +349,5 @@ def _nothing_there(address: str) -> StageError:
 
 
 def conf_of(row: Row, profile: str) -> dict[str, Any]:
-    """What a scene's run is asked."""
-    return {"capture": row.capture, "scene": row.scene, "profile": profile, **row.parameters}
+    """What a scene's run is asked; the batch tells of it, so the run itself does not."""
+    return {"capture": row.capture, "scene": row.scene, "profile": profile, "notify": False, **row.parameters}

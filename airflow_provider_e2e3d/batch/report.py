@@ -137,8 +137,8 @@ def _photos(row: Row, metrics: Mapping[str, Any]) -> str:
 def _why(reason: Reason | None) -> str:
     if reason is None:
         return ""
-    where = f"{reason.stage}: {reason.code}" if reason.stage else reason.code
-    return f"<pre>{escape(reason.message)}</pre><small>{escape(f'{where}. {reason.hint}'.strip())}</small>"
+    where = f"{reason.stage}, {reason.code}" if reason.stage else reason.code
+    return f"<pre>{escape(reason.message)}</pre><small>{escape(f'{reason.hint} ({where})'.strip())}</small>"
 
 
 def _clock(seconds: float) -> str:

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_e2e3d.exceptions import QualityGateFailed
+from airflow_provider_e2e3d.operators.links import ReportLink, SceneLink, is_on_the_web, scene_address
 from airflow_provider_e2e3d.operators.stage import StageOperator, owner_of
+from airflow_provider_e2e3d.outcome import FOLDER, METRICS, PAGE
 from airflow_provider_e2e3d.profiles import profile_named
 from e2e3d_stages.contract import Manifest, Reference, StageName
 from e2e3d_stages.publish.layout import key_metrics, lay_out
@@ -124,6 +126,7 @@ class PublishOperator(StageOperator):
     """
 
     template_fields: Sequence[str] = (*StageOperator.template_fields, "scene")
+    operator_extra_links = (SceneLink(), ReportLink(), *StageOperator.operator_extra_links)
 
     def __init__(
         self, *, scene: Any, ingest: Any, sfm: Any, train: Any, compress: Any, evaluate: Any, **kwargs: Any
@@ -147,7 +150,11 @@ class PublishOperator(StageOperator):
             owner=owner_of(context),
             reused=[stage for stage, each in references.items() if each.reused],
         )
-        page = f"{profile_named(self.profile).address(uri)}/index.html"
+        address = profile_named(self.profile).address(uri)
+        page = f"{address}/index.html"
+        SceneLink().push(context, scene_address(uri))
+        ReportLink().push(context, f"{address if is_on_the_web(address) else scene_address(uri)}/report.html")
         self.log.info("The scene is at %s", page)
-        context["ti"].xcom_push(key="page", value=page)
-        context["ti"].xcom_push(key="metrics", value=key_metrics(manifests))
+        told = {PAGE: page, METRICS: key_metrics(manifests), FOLDER: uri.removeprefix(f"{store.storage.uri}/")}
+        for key, value in told.items():
+            context["ti"].xcom_push(key=key, value=value)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
-from urllib.parse import quote
 
 from airflow.sdk import BaseOperator, BaseOperatorLink, DagRunState
-from airflow.sdk.configuration import conf as airflow_conf
 from airflow.sdk.exceptions import AirflowFailException, DagRunTriggerException
 
+from airflow_provider_e2e3d.operators.links import run_address
 from airflow_provider_e2e3d.outcome import DAG_ID, outcome_of
 from e2e3d_stages.contract import now
 
@@ -29,8 +28,7 @@ class SceneRunLink(BaseOperatorLink):
 
     def get_link(self, operator: Any, *, ti_key: Any) -> str:
         """See `BaseOperatorLink.get_link`."""
-        root = airflow_conf.get("api", "base_url", fallback="/").rstrip("/")
-        return f"{root}/dags/{DAG_ID}/runs/{quote(str(operator.run_id))}"
+        return run_address(DAG_ID, str(operator.run_id))
 
 
 class ReconstructSceneOperator(BaseOperator):

@@ -18,6 +18,7 @@ from airflow_provider_e2e3d.attempt import Attempt, AttemptState, kept_alive, pa
 from airflow_provider_e2e3d.backends.base import Away, Backend, Handle, JobSpec, JobStatus
 from airflow_provider_e2e3d.exceptions import retry_policy, stage_failed
 from airflow_provider_e2e3d.hooks.store import StoreHook
+from airflow_provider_e2e3d.operators.links import ArtifactLink, JobLink, PushedLink, folder_address
 from airflow_provider_e2e3d.outcome import telling
 from airflow_provider_e2e3d.profiles import CaptureSize, Profile, profile_named
 from airflow_provider_e2e3d.triggers.job import JobTrigger
@@ -67,6 +68,7 @@ class StageOperator(BaseOperator):
 
     template_fields: Sequence[str] = ("parameters", "inputs", "capture", "profile", "force")
     template_fields_renderers = {"parameters": "json", "inputs": "json"}
+    operator_extra_links: tuple[PushedLink, ...] = (ArtifactLink(), JobLink())
     ui_color = "#e8f0fa"
 
     def __init__(
@@ -105,7 +107,9 @@ class StageOperator(BaseOperator):
             owner = owner_of(context)
             request = self._request(store, profile, owner=owner)
             reference = store.reference(self.stage, request.key)
-            self.log.info("%s %s", self.stage, store.storage.uri_of(store.folder(self.stage, request.key)))
+            folder = store.folder(self.stage, request.key)
+            self.log.info("%s %s", self.stage, store.storage.uri_of(folder))
+            ArtifactLink().push(context, folder_address(store.storage, folder))
             if reference is not None:
                 store.note_read(self.stage, request.key)
                 self._clear_away_leftovers(store, profile, request, owner=owner)
@@ -115,6 +119,7 @@ class StageOperator(BaseOperator):
                 attempt = self._start(store, profile, request, hook.environment(), owner=owner)
                 self.log.info("::endgroup::")
                 if attempt is not None:
+                    JobLink().push(context, attempt.backend.job_url(attempt.state.handle))
                     return self._follow(context, attempt)
                 self._wait_for_another(store, request.key)
                 reference = store.reference(self.stage, request.key)
@@ -182,7 +187,11 @@ class StageOperator(BaseOperator):
         given = self.inputs or {}
         expected = STAGES[self.stage].inputs
         if set(given) != set(expected):
-            raise InvalidRequest(f"{self.stage} reads {list(expected)}, not {sorted(given)}.")
+            raise InvalidRequest(
+                f"{self.stage} reads what {', '.join(expected) or 'no stage'} made, and was given "
+                f"{', '.join(sorted(given)) or 'nothing'}.",
+                hint="Give the operator the outputs of these stages' operators.",
+            )
         return {name: Reference.model_validate(given[name]) for name in expected}
 
     def _ran_out_of_memory(self, store: ArtifactStore, key: str, owner: str) -> bool:
@@ -240,7 +249,10 @@ class StageOperator(BaseOperator):
             stage, wanted = next(iter(inputs.items()))
             manifest = store.manifest(stage, wanted.key, digest=wanted.digest)
             if manifest is None:
-                raise Infrastructure(f"The artifact {stage} {wanted.key} is gone.", hint="Clear that stage's task.")
+                raise Infrastructure(
+                    f"What {stage} made ({wanted.key}) is no longer in the store.",
+                    hint=f"Clear the run's task {stage}, and it is made again.",
+                )
             if stage == "ingest":
                 return CaptureSize.of(manifest.metrics)
             inputs = manifest.inputs
@@ -359,7 +371,7 @@ class StageOperator(BaseOperator):
         self.log.info("::group::(4/4) Collect the result")
         manifest = store.manifest(self.stage, reference.key, digest=reference.digest)
         if manifest is None:
-            raise Infrastructure(f"{reference.uri} vanished.", hint="Run the stage again with force.")
+            raise Infrastructure(f"{reference.uri} vanished.", hint="Clear this task, and it is made again.")
         claim = store.read_claim(self.stage, reference.key, manifest.attempt)
         reused = claim is None or claim.owner != owner_of(context)
         if reused:

@@ -96,7 +96,7 @@ def _gpu_kernels() -> str:
     from gsplat.cuda import _backend
 
     if _backend._C is not csrc:
-        raise StageError("gsplat does not use its compiled GPU kernels.")
+        raise StageError("gsplat does not use its compiled GPU kernels.", hint="Build the image anew: make images.")
     return f"CUDA {torch.version.cuda}, {_versions('gsplat')}"
 
 

@@ -239,7 +239,8 @@ class Failure(Model):
         return cls(
             code=FailureCode.CRASH,
             message=f"{type(error).__name__}: {error}",
-            hint="This is a fault of the stage program: its log has the traceback.",
+            hint="This is a fault of the program and not of your photos: clear the failed task to try again. If it "
+            "fails again, give the task's log, which has the traceback, to whoever runs this Airflow.",
             attempt=attempt,
         )
 

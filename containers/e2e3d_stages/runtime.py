@@ -115,7 +115,7 @@ class Job:
         :raises Interrupted: then.
         """
         if self.stopping:
-            raise Interrupted("The stage was stopped.", hint="A retry goes on from the last checkpoint.")
+            raise Interrupted("The stage was stopped.", hint="Clear its task to go on from the last checkpoint.")
 
     def stop(self) -> None:
         """Ask the stage to stop, as SIGTERM does; one that does not within the grace period is ended."""
@@ -224,7 +224,7 @@ def run(request_uri: str, *, ends: Callable[[Failure], bool] = lambda _failure: 
         store = ArtifactStore.open(root)
         request = store.read_request(f"artifacts/{path}")
         if request is None:
-            raise InvalidRequest(f"There is no request at {request_uri}.")
+            raise InvalidRequest(f"There is no request at {request_uri}.", hint="Give the address that Airflow wrote.")
     except StageError as error:
         log.error("%s %s", error.message, error.hint)
         ends(Failure.of(error, 0))
@@ -315,7 +315,7 @@ def _on_sigterm(work: Callable[[], None]) -> Iterator[None]:
 
 def _interrupt() -> None:
     """Leave a transfer at once: it has nothing to save."""
-    raise Interrupted("The stage was stopped while files were on their way.", hint="A retry does it again.")
+    raise Interrupted("The stage was stopped while files were on their way.", hint="Clear its task to do it again.")
 
 
 def _check(request: Request) -> StageParams:
@@ -324,9 +324,9 @@ def _check(request: Request) -> StageParams:
     asked = (request.contract_version, request.stage_version)
     if asked != (CONTRACT_VERSION, stage.version):
         raise InvalidRequest(
-            f"The request asks for {request.stage} version {request.stage_version} under contract "
-            f"{request.contract_version}; this program has version {stage.version} under contract {CONTRACT_VERSION}.",
-            hint="Use the provider and the images of one release.",
+            f"Airflow and the {request.stage} program are of different releases: version {request.stage_version} under "
+            f"contract {request.contract_version} was asked for, and this is {stage.version} under {CONTRACT_VERSION}.",
+            hint="Whoever runs this Airflow must install the provider and the images of one release.",
         )
     return stage.validate(request.params)
 
@@ -335,7 +335,10 @@ def _fetch_input(store: ArtifactStore, request: Request, stage: StageName, folde
     wanted = request.inputs[stage]
     manifest = store.manifest(stage, wanted.key, digest=wanted.digest)
     if manifest is None:
-        raise Infrastructure(f"The artifact {stage} {wanted.key} is not in the store.", hint="Run that stage again.")
+        raise Infrastructure(
+            f"What {stage} made ({wanted.key}) is no longer in the store.",
+            hint=f"Clear the run's task {stage}, and it is made again.",
+        )
     return InputArtifact(store.fetch(manifest, folder / "inputs" / stage), manifest, wanted.digest)
 
 

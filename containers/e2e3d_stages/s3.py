@@ -77,6 +77,8 @@ class S3Storage(Storage):
             region_name=environment.get("AWS_DEFAULT_REGION"),
             endpoint_url=environment.get("AWS_ENDPOINT_URL_S3"),
         )
+        if ".amazonaws." in self._client.meta.endpoint_url:
+            self.aws_region = self._client.meta.region_name
 
     def _key(self, path: str) -> str:
         return "/".join(part for part in (self.prefix, path) if part)
@@ -116,7 +118,9 @@ class S3Storage(Storage):
                 f"The store refused access to {self.uri_of(path)} ({code}).",
                 hint="Check the credentials and the bucket's policy.",
             )
-        return Infrastructure(f"The store failed on {self.uri_of(path)}: {error}")
+        return Infrastructure(
+            f"The store failed on {self.uri_of(path)}: {error}", hint="Look at the store, then clear the task."
+        )
 
     def clock(self) -> dt.datetime:
         answer: Any = self._patiently("", self._client.head_bucket, Bucket=self.bucket)

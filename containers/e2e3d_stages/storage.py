@@ -41,6 +41,9 @@ class Entry:
 class Storage(ABC):
     """A tree of objects below one root. Paths are relative, with `/`; a write is seen whole or not at all."""
 
+    # Of the bucket, where it is one of AWS itself.
+    aws_region: str | None = None
+
     def __init__(self, uri: str) -> None:
         self.uri = uri.rstrip("/")
 

@@ -131,7 +131,8 @@ class ArtifactStore:
         if digest is not None and hashlib.sha256(data).hexdigest() != digest:
             raise Infrastructure(
                 f"{self.storage.uri_of(path)} is not the manifest that was asked for.",
-                hint="A manifest never changes: restore it from a backup, or run the stage again with force.",
+                hint="It was changed, which nobody may: restore it from a backup, or trigger again with its stage "
+                "under Make anew (force).",
             )
         return Manifest.model_validate_json(data)
 
@@ -202,12 +203,14 @@ class ArtifactStore:
                 intact = target.stat().st_size == file.size and file_digest(target) == file.sha256
             except (NotFound, FileNotFoundError):
                 raise Infrastructure(
-                    f"{self.storage.uri_of(f'{base}/{file.path}')} is missing.", hint="Run the stage again with force."
+                    f"{self.storage.uri_of(f'{base}/{file.path}')} is missing.",
+                    hint="Trigger again with its stage under Make anew (force).",
                 ) from None
             if not intact:
                 raise Infrastructure(
                     f"{self.storage.uri_of(f'{base}/{file.path}')} is damaged: its digest is not the manifest's.",
-                    hint="Try again; if it stays so, run the stage that made it again with force.",
+                    hint="Clear the task to try again; if it stays so, trigger again with the stage that made it under "
+                    "Make anew (force).",
                 )
 
         in_parallel(fetch_one, files)

@@ -383,7 +383,7 @@ def test_a_program_that_crashes_is_told_in_its_own_words(place: SageMakerPlace) 
     until(lambda: not made.follow(print).running)
     status = made.backend.poll(made.state.handle)
     assert status.failure is not None
-    assert status.failure.message.startswith("ZeroDivisionError: division by zero This is a fault of the stage")
+    assert status.failure.message.startswith("ZeroDivisionError: division by zero This is a fault of the program")
     failure = made.failure(status)
     assert failure.message == "ZeroDivisionError: division by zero"
     assert "traceback" in failure.hint

@@ -20,6 +20,7 @@ import yaml
 
 from tests.conftest import ROOT, TOLD_IMAGE, until
 from tests.provider.conftest import Script, told_container, told_profiles
+from tests.web import Web
 
 
 class Airflow:
@@ -166,7 +167,15 @@ def settings(place: Path) -> tuple[str, dict[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def airflow(place: Path, script: Script) -> Iterator[Standalone]:
+def told() -> Iterator[Web]:
+    """A web server that Airflow tells of every end."""
+    server = Web()
+    yield server
+    server.server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def airflow(place: Path, script: Script, told: Web) -> Iterator[Standalone]:
     """Airflow's own components, healthy, with the provider's DAGs."""
     told_profiles(place / "profiles.yaml", place / "captures", script)
     containers = {
@@ -178,6 +187,8 @@ def airflow(place: Path, script: Script) -> Iterator[Standalone]:
     with (place / "profiles.yaml").open("a") as file:
         yaml.safe_dump({"docker": containers}, file)
     url, environment = settings(place)
+    environment["AIRFLOW_CONN_A_HOOK"] = json.dumps({"conn_type": "http", "host": f"{told.url}/hook"})
+    environment["AIRFLOW__E2E3D__NOTIFY_WEBHOOK_CONN_ID"] = "a_hook"
     # Batches of more scenes have several pages.
     environment["AIRFLOW__CORE__MAX_MAP_LENGTH"] = "4"
     environment["AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST"] = with_own_dag(place)

@@ -13,6 +13,7 @@ import pytest
 from e2e3d_stages.presets import STAGES
 from tests.end_to_end.conftest import Airflow, until
 from tests.provider.conftest import Script
+from tests.web import Web
 
 pytestmark = pytest.mark.slow
 
@@ -87,6 +88,14 @@ def test_what_can_be_made_is_made_once_and_what_cannot_stops_nothing(first: Batc
 def test_a_batch_above_the_limit_of_a_page_goes_on_by_itself(first: Batch) -> None:
     assert len(first.pages) == 2
     assert len(first.started) == 6
+
+
+def test_a_batch_of_several_pages_is_told_once_and_its_scenes_not_by_themselves(first: Batch, told: Web) -> None:
+    until(lambda: told.sent_to("/hook"))
+    (news,) = [news for news in told.sent_to("/hook") if news["run"] in {*first.pages, *first.started}]
+    assert (news["what"], news["state"], news["run"]) == ("batch", "failed", first.last)
+    assert news["figures"] == {"succeeded": 4, "failed": 2}
+    assert "fog (quality_gate)" in news["reason"]["message"]
 
 
 def test_the_batch_says_how_it_was(first: Batch, airflow: Airflow) -> None:

@@ -18,6 +18,7 @@ from e2e3d_stages.store import ArtifactStore
 from tests.conftest import until
 from tests.end_to_end.conftest import Airflow, Standalone
 from tests.provider.conftest import Script
+from tests.web import Web
 
 pytestmark = pytest.mark.slow
 
@@ -55,6 +56,38 @@ def test_a_job_outlives_its_killed_worker_and_the_next_try_takes_it_over(
     until(lambda: airflow.state(run) in ("success", "failed"))
     assert airflow.state(run) == "success"
     assert script.calls.count("train") == 1
+
+
+def test_the_buttons_work_while_the_task_runs_and_the_end_is_told_once(
+    airflow: Airflow, place: Path, script: Script, told: Web
+) -> None:
+    script.forget()
+    (script.folder / "go on").unlink(missing_ok=True)
+    script["train"] = ["wait"]
+    run = airflow.trigger(capture=str(place / "captures" / "statue"), train_iterations=1004)
+    until(lambda: "train" in script.calls)
+    place_of = f"/dags/reconstruct/dagRuns/{run}/taskInstances"
+    links = airflow.call("GET", f"{place_of}/train/links")["extra_links"]
+    assert Path(links["Artifact"].removeprefix("file://"), "attempts", "1", "request.json").exists()
+    assert links["Job"] is None
+    (script.folder / "go on").touch()
+    until(lambda: airflow.state(run) in ("success", "failed"))
+    until(lambda: [news for news in told.sent_to("/hook") if news["run"] == run])
+    (news,) = [news for news in told.sent_to("/hook") if news["run"] == run]
+    assert (news["state"], news["name"]) == ("succeeded", "statue")
+    assert news["page"].startswith(f"{airflow.url}/e2e3d/scenes/statue/")
+    assert "Told by webhook: The scene statue is ready." in airflow.log(place, run, "publish", 1)
+    assert airflow.call("GET", f"{place_of}/publish/links")["extra_links"]["Open scene"] == news["page"]
+
+
+def test_a_refused_run_is_told_with_the_reason_and_what_to_do(airflow: Airflow, place: Path, told: Web) -> None:
+    run = airflow.trigger(capture="/etc/church")
+    until(lambda: [news for news in told.sent_to("/hook") if news["run"] == run])
+    (news,) = [news for news in told.sent_to("/hook") if news["run"] == run]
+    assert (news["state"], news["name"], news["reason"]["code"]) == ("failed", "church", "invalid_request")
+    assert news["airflow"].startswith(f"{airflow.url}/dags/reconstruct/runs/")
+    log = airflow.log(place, run, "plan", 1)
+    assert f"{news['reason']['message']} {news['reason']['hint']}" in log
 
 
 def test_a_person_who_fails_a_task_ends_its_job_and_the_task_is_no_success(

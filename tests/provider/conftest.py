@@ -99,9 +99,9 @@ def profiles(tmp_path: Path, captures: Path, script: Script, monkeypatch: pytest
 def run(
     airflow_home: Path, profiles: Path, captures: Path, capfd: pytest.CaptureFixture[str]
 ) -> Callable[..., Outcome]:
-    """Runs the reconstruct DAG with a conf and tells how it ended."""
+    """Runs the reconstruct DAG with a conf, up to a stage, and tells how it ended."""
 
-    def go(**conf: Any) -> Outcome:
-        return run_dag("reconstruct", {"capture": str(captures / "statue"), **conf}, capfd)
+    def go(last: str = "publish", **conf: Any) -> Outcome:
+        return run_dag("reconstruct", {"capture": str(captures / "statue"), **conf}, capfd, last=last)
 
     return go

@@ -97,7 +97,8 @@ def test_every_new_capture_gets_a_run_with_an_id_that_stays(batches: Batches) ->
     assert [row.run for row in first.started] == ["statue__scheduled__1", "tower__scheduled__1"]
     assert first == again
     conf = conf_of(first.started[0], "local")
-    assert conf == {"capture": f"{batches.root}/captures/statue", "scene": "statue", "profile": "local"}
+    told = {"scene": "statue", "profile": "local", "notify": False}
+    assert conf == {"capture": f"{batches.root}/captures/statue", **told}
 
 
 def test_what_is_unchanged_is_reused_and_what_changed_is_run(batches: Batches) -> None:

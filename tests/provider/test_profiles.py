@@ -97,7 +97,9 @@ def test_the_first_size_that_fits_the_capture_is_taken(
 
 
 def test_a_capture_that_is_too_large_for_every_size_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InvalidRequest, match="the last of which is for up to 500 photos"):
+    with pytest.raises(
+        InvalidRequest, match="501 photos of up to 1000 px are too many .* for train is for up to 500 photos"
+    ):
         read(tmp_path, SIZED)["local"].backend("train", CaptureSize(photos=501, long_side=1000))
 
 

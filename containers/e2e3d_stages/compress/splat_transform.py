@@ -15,7 +15,7 @@ NAME = "splat-transform"
 HINT = (
     "Install it with `npm ci --prefix containers/compressor --omit=peer --ignore-scripts` and link "
     "node_modules/.bin/splat-transform into a folder of PATH or beside the Python interpreter, "
-    "or with `npm install --global @playcanvas/splat-transform@2.7.1`; or run the compress stage with spz=false."
+    "or with `npm install --global @playcanvas/splat-transform@2.7.1`; or switch Write SPZ (compress_spz) off."
 )
 
 
@@ -54,7 +54,7 @@ def convert(source: Path, target: Path, *, options: tuple[str, ...] = (), timeou
         if exit_status != 0 or size == 0:
             raise StageError(
                 f"splat-transform could not write {target.name}: exit status {exit_status}, {size} bytes written.",
-                hint="Its last words are in the details; spz=false leaves SPZ out.",
+                hint="Its last words are in the task's log; switch Write SPZ (compress_spz) off to do without.",
                 details={"output": output[-2000:]},
             )
         aside.replace(target)

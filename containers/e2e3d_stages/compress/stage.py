@@ -47,7 +47,8 @@ def run(job: Job) -> dict[str, Any]:
     if len(kept) == 0:
         raise StageError(
             f"None of the scene's {len(trained)} Gaussians is worth keeping.",
-            hint="Training did not end in a visible scene: look at its preview and at its warnings.",
+            hint="Training did not end in a visible scene: take sharper photos with more overlap, or train longer "
+            "(train_iterations).",
             details={"removals": [asdict(removal) for removal in removals]},
         )
 

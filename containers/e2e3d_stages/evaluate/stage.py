@@ -50,7 +50,10 @@ def run(job: Job) -> dict[str, Any]:
     views = json.loads((job.inputs["sfm"].folder / "views.json").read_text(encoding="utf-8"))
     training = json.loads((job.inputs["train"].folder / "training.json").read_text(encoding="utf-8"))
     if not views:
-        raise StageError("There is no photo with a known camera to compare with.", hint="See the sfm stage's warnings.")
+        raise StageError(
+            "There is no photo with a known camera to compare with.",
+            hint="Trigger again with sfm under Make anew (force).",
+        )
     held_out = [view for view in views if view["name"] in set(training["holdout"])]
     if not held_out:
         job.warn(

@@ -48,7 +48,7 @@ def take_poses(capture: Path, folder: str, output: Path) -> None:
     raise UnreadableCapture(
         f"There is no COLMAP model in the capture's {folder}.",
         hint=f"Upload a folder, not a zip, with {', '.join(NEEDED)} as .bin or .txt files in it, "
-        "or leave the parameter `poses` of ingest away.",
+        "or leave Own poses (ingest_poses) empty.",
     )
 
 

@@ -192,7 +192,8 @@ def _refuse_copy(photo: Prepared, seen: dict[str, str]) -> Prepared | Refused:
 
 def _too_few(prepared: list[Prepared], dropped: list[Refused]) -> UnreadableCapture:
     usable = ", ".join(photo.source for photo in prepared) or "none"
-    reasons = "; ".join(f"{item.source}: {item.reason} ({item.detail})" for item in dropped[:NAMED_IN_WARNING])
+    named = dropped[:NAMED_IN_WARNING]
+    reasons = "; ".join(f"{item.source}: {item.reason.replace('_', ' ')} ({item.detail})" for item in named)
     return UnreadableCapture(
         f"Only {len(prepared)} of {len(prepared) + len(dropped)} files are usable photos (usable: {usable})."
         + (f" Left out: {reasons}." if reasons else ""),

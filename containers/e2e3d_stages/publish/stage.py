@@ -26,7 +26,10 @@ def run(job: Job) -> dict[str, Any]:
     views = json.loads((job.inputs["sfm"].folder / "views.json").read_text(encoding="utf-8"))
     view = next((view for view in views if view["name"] == opening["name"]), None)
     if view is None:
-        raise StageError(f"The opening view {opening['name']} is not among sfm's views.", hint="Evaluate again.")
+        raise StageError(
+            f"The opening view {opening['name']} is not among sfm's views.",
+            hint="Trigger again with evaluate under Make anew (force).",
+        )
     sog = (job.inputs["compress"].folder / "scene.sog").read_bytes()
 
     job.progress(0, 2, "pages")

@@ -21,7 +21,7 @@ def read_model(folder: Path) -> pycolmap.Reconstruction:
     except (ValueError, RuntimeError) as error:
         raise UnreadableCapture(
             f"The capture's own poses are no COLMAP model that can be read: {error}",
-            hint="Upload the model anew, as COLMAP writes it, or leave the parameter `poses` of ingest away.",
+            hint="Upload the model anew, as COLMAP writes it, or leave Own poses (ingest_poses) empty.",
         ) from error
 
 

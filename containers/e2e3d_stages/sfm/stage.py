@@ -98,13 +98,15 @@ def _failure(returncode: int, log_path: Path, told: Path) -> StageError:
     if returncode == -signal.SIGKILL or "bad_alloc" in text or "MemoryError" in text:
         return OutOfMemory(
             "Structure from motion ran out of memory (its process was killed).",
-            hint="Use fewer features a photo, smaller photos, or a machine with more memory.",
+            hint="Choose a smaller preset, fewer features a photo (sfm_max_features), smaller photos "
+            "(ingest_max_size), or a machine with more memory.",
             details={"log": lines},
         )
     how = f"signal {signal.Signals(-returncode).name}" if returncode < 0 else f"status {returncode}"
     return StageError(
         f"Structure from motion ended with {how}: {lines[-1] if lines else 'it left no message'}",
-        hint="The last lines of its log are in the details.",
+        hint="This is a fault of the program and not of your photos: clear the task to try again. If it fails again, "
+        "give the task's log to whoever runs this Airflow.",
         details={"log": lines},
     )
 

@@ -99,7 +99,7 @@ def load_scene(folder: Path, long_side: int, holdout: int) -> Scene:
     everything = json.loads((folder / "views.json").read_text())
     training, heldout = split_heldout(everything, holdout)
     if not training:
-        raise InvalidRequest("No photo is left to train on.", hint="Hold out fewer photos, or none (holdout 0).")
+        raise InvalidRequest("No photo is left to train on.", hint="Hold out fewer photos, or none (train_holdout 0).")
     views = []
     for view in training:
         width, height = fitted_size(view["width"], view["height"], long_side)

@@ -25,7 +25,7 @@ def seed(scene: Scene, max_gaussians: int, sh_degree: int, rng: np.random.Genera
     if len(points.xyz) < _FEWEST_POINTS:
         raise StageError(
             f"Only {len(points.xyz)} points are seen by two training photos: nothing to start from.",
-            hint="Take more photos with more overlap, or hold out fewer.",
+            hint="Take more photos with more overlap, or hold out fewer (train_holdout).",
         )
     xyz, rgb, size = _cover(scene.views, points)
     filled = len(xyz)

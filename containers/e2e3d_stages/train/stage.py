@@ -54,7 +54,9 @@ def run(job: Job) -> dict[str, Any]:
         return Trainer(job, scene, device).train()
     except torch.OutOfMemoryError as error:
         raise OutOfMemory(
-            f"GPU memory ran out: {error}", hint="Lower max_gaussians or long_side, or take a larger GPU."
+            f"GPU memory ran out: {error}",
+            hint="Choose a smaller preset, fewer Gaussians (train_max_gaussians), a smaller training size "
+            "(train_long_side), or a larger GPU.",
         ) from error
 
 
@@ -151,7 +153,8 @@ class Trainer:
         if not (np.isfinite(loss) and self.model.is_finite()):
             raise StageError(
                 f"The training diverged at step {self.step}: the loss is {loss}.",
-                hint="Try another seed; if that fails too, the camera poses may be wrong: look at sfm's report.",
+                hint="Try another seed (train_seed). If that fails, too, the camera poses may be wrong: take more "
+                "photos with more overlap.",
             )
         self.curve.append(
             {

@@ -72,7 +72,7 @@ def test_an_empty_file_is_refused_though_it_says_success(tmp_path: Path, imposto
     with pytest.raises(StageError, match="0 bytes") as failure:
         splat_transform.convert(tmp_path / "scene.ply", tmp_path / "scene.spz")
 
-    assert "spz=false" in failure.value.hint
+    assert "compress_spz" in failure.value.hint
     assert list(tmp_path.glob("*.spz")) == []
 
 

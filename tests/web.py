@@ -1,0 +1,42 @@
+"""A web server for tests: what Airflow tells goes here."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+
+class Web:
+    """A web server that remembers what it was sent.
+
+    :param status: that it answers.
+    :param delay: seconds before it does.
+    """
+
+    def __init__(self) -> None:
+        self.status, self.delay = 200, 0.0
+        self.requests: list[tuple[str, dict[str, str], Any]] = []
+        web = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                content = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                web.requests.append((self.path, dict(self.headers), content))
+                time.sleep(web.delay)
+                self.send_response(web.status)
+                self.end_headers()
+
+            def log_message(self, *args: Any) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def sent_to(self, path: str) -> list[Any]:
+        """What came there."""
+        return [content for to, _, content in self.requests if to == path]
