@@ -110,6 +110,7 @@ class FakeJob:
         self.stop_at: int | None = None
         self.done = 0.0
         self.gaussians: list[float] = []
+        self.shown: list[tuple[str, bytes]] = []
         self.warnings: list[str] = []
 
     @property
@@ -124,6 +125,9 @@ class FakeJob:
         assert message
         assert advice
         self.warnings.append(code)
+
+    def show(self, name: str, data: bytes) -> None:
+        self.shown.append((name, data))
 
     def progress(self, done: float, total: float, unit: str, **figures: float) -> None:
         self.done = done
