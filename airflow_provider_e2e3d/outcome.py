@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 DAG_ID = "reconstruct"
-# XComs of a run's tasks: why one failed; where the page is, and the numbers of `publish.layout.key_metrics`.
+# XComs of a run's tasks: why one failed; where the page is, and the numbers of `publish.record.key_metrics`.
 FAILURE, PAGE, METRICS = "failure", "page", "metrics"
 QUALITY_GATE, UNKNOWN = "quality_gate", "unknown"
 # These say nothing about the capture, so the same may work another time.

@@ -138,7 +138,7 @@ def _publish() -> str:
     from jinja2 import Environment, FileSystemLoader
 
     from e2e3d_stages.publish import fetch_viewer
-    from e2e3d_stages.publish.report import TEMPLATES
+    from e2e3d_stages.publish.page import TEMPLATES
     from e2e3d_stages.publish.viewer_page import viewer_page
 
     for name in ("report.html", "report.css"):

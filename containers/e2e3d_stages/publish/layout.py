@@ -14,13 +14,15 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from e2e3d_stages.contract import Manifest
+from e2e3d_stages.publish.page import with_run
 from e2e3d_stages.publish.record import Run, record_of
 from e2e3d_stages.storage import NotFound
 from e2e3d_stages.store import ArtifactStore, in_parallel
 
+REPORT = "report.html"
 # What a person gets of each stage; a file that ends in / names a folder, and one may be missing (no GPS, no georef).
 DELIVERABLES: dict[str, tuple[str, ...]] = {
-    "publish": ("index.html", "report.html", "thumbnail.jpg"),
+    "publish": ("index.html", REPORT, "thumbnail.jpg"),
     "train": ("scene.ply",),
     "compress": ("scene.sog", "scene.spz"),
     "sfm": ("sparse/0/", "georef.json", "photos.json"),
@@ -45,6 +47,8 @@ def folder_of(scene: str, run: str) -> str:
 def lay_out(store: ArtifactStore, run: Run, manifests: Mapping[str, Manifest]) -> str:
     """Copy the page and the deliverables of one run to their place, and make the run the newest result.
 
+    The report is told what its artifact cannot know: which run this is, what it reused and what it cost.
+
     Doing it again changes nothing; files of an earlier try that this one did not make are removed. An older run that
     ends late does not replace a newer one in `latest.json`. Where another owner's run has the same name, this one's
     folder gets a longer one.
@@ -54,12 +58,16 @@ def lay_out(store: ArtifactStore, run: Run, manifests: Mapping[str, Manifest]) -
     """
     folder = _own_folder(store, folder_of(run.scene, run.id), run.owner)
     sources = _deliverables(store, manifests)
-    in_parallel(lambda name: store.storage.copy(sources[name].path, f"{folder}/{name}"), sources)
+    sizes = {name: source.size for name, source in sources.items()}
+    record = record_of(store, run, manifests, folder=folder, files=sizes)
+    copied = [name for name in sources if name != REPORT]
+    in_parallel(lambda name: store.storage.copy(sources[name].path, f"{folder}/{name}"), copied)
+    if REPORT in sources:
+        page = store.storage.read(sources[REPORT].path).decode()
+        store.storage.write(f"{folder}/{REPORT}", with_run(page, record).encode())
     wanted = {f"{folder}/{name}" for name in (*sources, "owner", "run.json", "estimate.json")}
     for stale in [entry.path for entry in store.storage.list(folder) if entry.path not in wanted]:
         store.storage.delete(stale)
-    sizes = {name: source.size for name, source in sources.items()}
-    record = record_of(store, run, manifests, folder=folder, files=sizes)
     store.storage.write(f"{folder}/run.json", _json(record))
     if not _is_older(store, run):
         _make_latest(store, run.scene, record)

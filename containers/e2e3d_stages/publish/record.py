@@ -7,11 +7,14 @@ dollars; what nobody knows is null.
 from __future__ import annotations
 
 import datetime as dt
+import json
+import shlex
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from e2e3d_stages.contract import JobRecord, Manifest
+from e2e3d_stages.presets import STAGES
 from e2e3d_stages.store import ArtifactStore
 
 METRICS = {
@@ -59,7 +62,7 @@ def record_of(
     :param folder: where the run's results lie below the root.
     :param files: their sizes by name.
     """
-    stages = {stage: _stage(store, manifest, reused=stage in run.reused) for stage, manifest in manifests.items()}
+    stages = {stage: _stage(store, manifest, run) for stage, manifest in manifests.items()}
     return {
         "scene": run.scene,
         "run": folder.rpartition("/")[2],
@@ -70,6 +73,7 @@ def record_of(
         "preset": run.preset,
         "capture": manifests["ingest"].capture if "ingest" in manifests else None,
         "conf": dict(run.conf),
+        "command": _command(run),
         "started": _utc(run.started),
         "ended": _utc(run.ended),
         "seconds": round((run.ended - run.started).total_seconds(), 3),
@@ -89,26 +93,56 @@ def key_metrics(manifests: Mapping[str, Manifest]) -> dict[str, Any]:
     return found
 
 
-def _stage(store: ArtifactStore, manifest: Manifest, *, reused: bool) -> dict[str, Any]:
-    """What one stage's artifact is and what it took, whichever run made it."""
-    jobs = _jobs(store, manifest)
-    last = jobs[-1] if jobs else None
+def artifact_facts(manifest: Manifest) -> dict[str, Any]:
+    """What an artifact says of itself, whichever run made it."""
     return {
         "key": manifest.key,
         "attempt": manifest.attempt,
-        "reused": reused,
         "degraded_from": manifest.degraded_from,
         "seconds": manifest.usage.wall_seconds,
+        "cpu_seconds": manifest.usage.cpu_seconds,
         "peak_memory_bytes": manifest.usage.peak_memory_bytes,
+        "image": manifest.program.image,
+        "version": manifest.program.version,
+        "stage_version": manifest.stage_version,
+        "params": manifest.params,
+        "warnings": [warning.model_dump() for warning in manifest.warnings],
+    }
+
+
+def _stage(store: ArtifactStore, manifest: Manifest, run: Run) -> dict[str, Any]:
+    """The same with what the run knows of it, and what making it took and cost, whichever run that was."""
+    jobs = _jobs(store, manifest)
+    last = jobs[-1] if jobs else None
+    return {
+        **artifact_facts(manifest),
+        "reused": manifest.stage in run.reused,
+        "changed": _changed(manifest, run.preset),
         "profile": last.profile if last else None,
         "backend": last.backend if last else None,
         "machine": last.machine if last else None,
         "billed_seconds": _total([job.billable_seconds for job in jobs]) if jobs else None,
         "price": _total([job.price for job in jobs]) if jobs else None,
-        "image": manifest.program.image,
-        "version": manifest.program.version,
-        "warnings": [warning.model_dump() for warning in manifest.warnings],
     }
+
+
+def _changed(manifest: Manifest, preset: str | None) -> dict[str, Any]:
+    """The parameters that are not the preset's, with the preset's values."""
+    # The pages' title is the scene's name.
+    if preset is None or manifest.stage == "publish":
+        return {}
+    usual = STAGES[manifest.stage].resolve(preset, {}).model_dump(mode="json")
+    return {name: usual.get(name) for name, value in manifest.params.items() if value != usual.get(name)}
+
+
+def _command(run: Run) -> str:
+    """What a person types to have the run again."""
+    # A form sends every field; an empty one stands for the preset's value.
+    asked = {name: value for name, value in run.conf.items() if value is not None}
+    if run.preset:
+        # What a profile's owner may change until then.
+        asked |= {"profile": run.profile, "preset": run.preset}
+    return f"airflow dags trigger {shlex.quote(run.dag_id)} --conf {shlex.quote(json.dumps(asked, ensure_ascii=False))}"
 
 
 def _jobs(store: ArtifactStore, manifest: Manifest) -> list[JobRecord]:

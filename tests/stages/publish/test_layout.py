@@ -127,6 +127,19 @@ def test_the_run_says_what_it_is_made_of_and_what_was_reused(store, manifests) -
     assert record["files"]["scene.sog"] == len("scene.sog")
 
 
+def test_the_report_is_told_which_run_it_is_of_and_its_artifact_stays_as_it_is(store, manifests) -> None:
+    place = store.file_path(manifests["publish"], "report.html")
+    page = b"<p>before</p><!--run-->what was made<!--/run--><p>after</p>"
+    store.storage.write(place, page)
+    lay_out(store, run("run-1", profile="cloud"), manifests)
+    laid = store.storage.read("scenes/yard/run-1/report.html").decode()
+    assert laid.startswith("<p>before</p><!--run-->")
+    assert laid.endswith("<!--/run--><p>after</p>")
+    assert "what was made" not in laid
+    assert "<dd>cloud</dd>" in laid
+    assert store.storage.read(place) == page
+
+
 def test_a_run_costs_what_ran_and_not_what_was_reused(store, manifests, job) -> None:
     for stage, price in {"sfm": 0.25, "train": 1.5, "compress": 0.125, "publish": 0.0625}.items():
         job(stage, 1, price)
