@@ -11,6 +11,7 @@ import signal
 import tempfile
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -46,6 +47,8 @@ from e2e3d_stages.store import ArtifactStore
 log = logging.getLogger("e2e3d")
 
 PROGRESS_EVERY_SECONDS = 2.0
+# What is measured to tell the rate.
+RATE_SECONDS = 30.0
 _LIBRARIES = ("pycolmap", "torch", "gsplat", "numba", "numpy", "pillow", "faiss-cpu")
 
 
@@ -172,8 +175,7 @@ class _Reporter:
         self._lock = threading.Lock()
         self._latest: Progress | None = None
         self._phase = ""
-        self._phase_started = time.monotonic()
-        self._phase_base = 0.0
+        self._marks: deque[tuple[float, float]] = deque()
         self._closed = threading.Event()
         self._stored: Progress | None = None
         self._shown: dict[str, bytes] = {}
@@ -184,11 +186,11 @@ class _Reporter:
         moment = time.monotonic()
         with self._lock:
             if self._latest is None or phase != self._phase:
-                self._phase, self._phase_started, self._phase_base = phase, moment, done
+                self._phase = phase
+                self._marks.clear()
             else:
                 done = max(done, self._latest.done)
-            elapsed, gained = moment - self._phase_started, done - self._phase_base
-            rate = gained / elapsed if elapsed > 0.5 and gained > 0 else None
+            rate = self._rate(moment, done)
             self._latest = Progress(
                 stage=self._request.stage,
                 attempt=self._request.attempt,
@@ -201,6 +203,16 @@ class _Reporter:
                 figures=figures,
                 updated=now(),
             )
+
+    def _rate(self, moment: float, done: float) -> float | None:
+        """Units a second of late: work that becomes slower, as training does, would never end on time by the mean."""
+        marks = self._marks
+        if not marks or moment - marks[-1][0] >= RATE_SECONDS / 100:
+            marks.append((moment, done))
+        while len(marks) > 2 and marks[1][0] <= moment - RATE_SECONDS:
+            marks.popleft()
+        elapsed, gained = moment - marks[0][0], done - marks[0][1]
+        return gained / elapsed if elapsed > 0.5 and gained > 0 else None
 
     def show(self, name: str, data: bytes) -> None:
         with self._lock:

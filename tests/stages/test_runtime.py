@@ -205,6 +205,29 @@ def test_progress_never_goes_back_and_tells_rate_and_eta(
     assert "20/100 steps (20 %)" in str(last)
 
 
+def test_the_rate_is_that_of_late_so_that_work_which_slows_down_tells_the_time_that_is_left(
+    tmp_path: Path, play: Callable[[StageProgram], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime, "RATE_SECONDS", 0.5)
+    monkeypatch.setattr(runtime, "PROGRESS_EVERY_SECONDS", 0.01)
+    store = ArtifactStore.open(tmp_path.as_uri())
+
+    def program(job: Job) -> dict[str, Any]:
+        for pause, steps in ((0.01, range(50)), (0.1, range(50, 61))):
+            for done in steps:
+                time.sleep(pause)
+                job.progress(done, 100, "steps")
+        time.sleep(0.1)
+        rates.append(store.progress("ingest", KEY, 1))
+        return {}
+
+    rates: list[Any] = []
+    play(program)
+    assert runtime.run(ask(store)) == 0
+    assert rates[0].rate == pytest.approx(10, rel=0.3)
+    assert rates[0].eta_seconds == pytest.approx(40 / rates[0].rate)
+
+
 def test_every_part_of_the_work_tells_how_far_it_is(
     tmp_path: Path, play: Callable[[StageProgram], None], monkeypatch: pytest.MonkeyPatch, s3_root: str
 ) -> None:

@@ -45,6 +45,7 @@ def run(job: Job) -> dict[str, Any]:
     :raises OutOfMemory: when the GPU's memory is too small.
     :raises StageError: when the training diverges.
     """
+    job.progress(0, 1, "scene", phase="getting ready")
     use_threads(job.threads)
     scene = load_scene(job.inputs["sfm"].folder, job.params.long_side, job.params.holdout)
     device = best_device()

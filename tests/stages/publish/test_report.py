@@ -133,7 +133,7 @@ def test_what_each_format_costs_is_said_or_that_nobody_measured_it(run) -> None:
     words = Page(report_page("Yard", run.inputs)).words
     assert re.search(r"scene\.sog .*? 0\.020 dB", words)
     assert re.search(r"scene\.spz .*? 70 kB not measured", words)
-    assert re.search(r"scene\.ply .*? 300 kB 0\.000 dB", words)
+    assert re.search(r"scene\.ply .*? 300 kB nothing", words)
 
 
 def test_the_page_s_own_warning_is_in_it(run) -> None:

@@ -68,7 +68,7 @@ def test_a_run_s_time_and_money_are_those_of_what_ran(run, record) -> None:
 def test_an_unknown_price_is_no_price(run, record) -> None:
     told = words(run, record(train_price=None))
     assert "this run, price unknown" in told
-    assert "which does not know all of them" in told
+    assert "does not know every price" in told
 
 
 def test_the_command_asks_for_the_same_in_any_shell(run, record) -> None:
@@ -96,12 +96,12 @@ def test_parameters_that_are_not_the_preset_s_are_named(run, record) -> None:
 
     for stage in run.inputs:
         run.change(stage, params=params(stage))
-    assert "nothing: every parameter is" in words(run, record())
+    assert "all as in the preset" in words(run, record())
     run.change("train", params=params("train", iterations=123))
     told = record()
     assert told["stages"]["train"]["changed"] == {"iterations": 2500}
     assert told["stages"]["sfm"]["changed"] == {}
-    assert "Not the preset's train iterations = 123 instead of 2500" in words(run, told)
+    assert "Parameters train iterations = 123, not 2500 as in the preset" in words(run, told)
 
 
 def test_nothing_that_was_asked_brings_markup_into_the_page(run, record) -> None:

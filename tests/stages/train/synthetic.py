@@ -129,7 +129,9 @@ class FakeJob:
     def show(self, name: str, data: bytes) -> None:
         self.shown.append((name, data))
 
-    def progress(self, done: float, total: float, unit: str, **figures: float) -> None:
+    def progress(self, done: float, total: float, unit: str, phase: str = "", **figures: float) -> None:
+        if phase:
+            return
         self.done = done
         self.gaussians.append(figures["gaussians"])
 
