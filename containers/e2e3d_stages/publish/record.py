@@ -102,6 +102,7 @@ def artifact_facts(manifest: Manifest) -> dict[str, Any]:
         "seconds": manifest.usage.wall_seconds,
         "cpu_seconds": manifest.usage.cpu_seconds,
         "peak_memory_bytes": manifest.usage.peak_memory_bytes,
+        "peak_gpu_memory_bytes": manifest.metrics.get("peak_gpu_memory_bytes"),
         "image": manifest.program.image,
         "version": manifest.program.version,
         "stage_version": manifest.stage_version,

@@ -121,6 +121,7 @@ class Trainer:
             "sh_degree": params.sh_degree,
             "long_side": max(max(view.photo.shape[:2]) for view in self.scene.views),
             "device": torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu",
+            "peak_gpu_memory_bytes": torch.cuda.max_memory_allocated() if self.device.type == "cuda" else None,
             "threads": self.job.threads,
             "steps_per_second": round((self.step - first) / max(seconds, 1e-9), 2),
         }

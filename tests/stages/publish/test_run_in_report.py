@@ -65,6 +65,13 @@ def test_a_run_s_time_and_money_are_those_of_what_ran(run, record) -> None:
     assert "all stages together" not in told
 
 
+def test_the_gpu_s_memory_is_told_where_there_is_one(run, record) -> None:
+    assert "GPU" not in words(run, record())
+    metrics = run.inputs["train"].manifest.metrics
+    run.change("train", metrics={**metrics, "peak_gpu_memory_bytes": 9_400_000_000})
+    assert "512 MB GPU 9.4 GB" in words(run, record())
+
+
 def test_an_unknown_price_is_no_price(run, record) -> None:
     told = words(run, record(train_price=None))
     assert "this run, price unknown" in told

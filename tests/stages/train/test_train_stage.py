@@ -299,4 +299,5 @@ def test_presets_are_valid(name: str) -> None:
 def test_the_same_loop_trains_on_a_gpu(cuda: torch.device, sfm: Path, tmp_path: Path) -> None:
     metrics = stage.run(FakeJob(sfm, tmp_path, iterations=500, sh_degree=1))
     assert metrics["device"] != "cpu"
+    assert metrics["peak_gpu_memory_bytes"] > 1_000_000
     assert metrics["psnr_training"] > 24
