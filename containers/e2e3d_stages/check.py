@@ -141,7 +141,7 @@ def _publish() -> str:
     from e2e3d_stages.publish.page import TEMPLATES
     from e2e3d_stages.publish.viewer_page import viewer_page
 
-    for name in ("report.html", "report.css"):
+    for name in ("report.html", "run.html", "run_card.html", "report.css", "report.js"):
         FileSystemLoader(TEMPLATES).get_source(Environment(autoescape=True), name)
     viewer_page("check", b"", {})
     return _versions("jinja2") + f", viewer {fetch_viewer.VERSION}"
