@@ -45,9 +45,10 @@ def run(job: Job) -> dict[str, Any]:
     :raises OutOfMemory: when the GPU's memory is too small.
     :raises StageError: when the training diverges.
     """
-    job.progress(0, 1, "scene", phase="getting ready")
+    job.progress(0, 3, "parts", phase="getting ready")
     use_threads(job.threads)
     scene = load_scene(job.inputs["sfm"].folder, job.params.long_side, job.params.holdout)
+    job.progress(1, 3, "parts", phase="getting ready")
     device = best_device()
     if device.type == "cpu" and GPU_DRIVER.exists():
         job.warn(
@@ -56,7 +57,10 @@ def run(job: Job) -> dict[str, Any]:
             "Build the 3dgs image for the GPU (make images CUDA_ARCHITECTURES=...), or update the GPU's driver.",
         )
     try:
-        return Trainer(job, scene, device).train()
+        trainer = Trainer(job, scene, device)
+        # The third part is the first step, before which the rasteriser is compiled.
+        job.progress(2, 3, "parts", phase="getting ready")
+        return trainer.train()
     except torch.OutOfMemoryError as error:
         raise OutOfMemory(
             f"GPU memory ran out: {error}", hint="Lower max_gaussians or long_side, or take a larger GPU."
