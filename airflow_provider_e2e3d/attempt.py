@@ -169,14 +169,14 @@ class Attempt:
 
         :param metrics: of the artifact, if there is one.
         """
-        stage, machine = self.state.stage, self.backend.machine
+        stage = self.state.stage
         record = JobRecord(
             profile=self.state.profile,
             backend=self.backend.settings.backend,
             handle=self.state.handle,
-            machine=machine,
+            machine=self.backend.machine,
             billable_seconds=status.billable_seconds,
-            price=profile.price(machine, status.billable_seconds),
+            price=profile.price(self.backend, status.billable_seconds),
         )
         self.store.write_job(stage, self.state.key, self.state.claim.attempt, record)
         quality = {name: metrics[name] for name in ("psnr", "ssim") if name in metrics}

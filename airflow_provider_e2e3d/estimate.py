@@ -225,14 +225,12 @@ def _stage_estimate(
     same = [each for each in history if (each.stage, each.machine) == (stage, machine)]
     billed = [each.billed / each.expected for each in same if each.billed is not None]
     seconds = expected * (median(each.took / each.expected for each in same) if same else 1)
-    price = profile.price(machine, expected * median(billed) if billed else seconds)
     return StageEstimate(
         stage=stage,
         seconds=round(seconds, 1),
         backend=backend.settings.backend,
         machine=machine,
-        # Airflow's own machines are paid for whether they work or not.
-        price=0.0 if machine is None and backend.own_machine else price,
+        price=profile.price(backend, expected * median(billed) if billed else seconds),
         measured=len(same),
     )
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 DAG_ID = "reconstruct"
-# XComs of a run's tasks: why one failed; where the page is, the numbers of `publish.layout.key_metrics`, and the folder
+# XComs of a run's tasks: why one failed; where the page is, the numbers of `publish.record.key_metrics`, and the folder
 # below the store's root that the results lie in.
 FAILURE, PAGE, METRICS, FOLDER = "failure", "page", "metrics", "folder"
 QUALITY_GATE, UNKNOWN = "quality_gate", "unknown"

@@ -196,7 +196,7 @@ def plan(values: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
 
     :param values: every Param's value.
     :param asked: the names that the run's conf used; unknown ones are refused.
-    :returns: capture, scene, profile, force, and each stage's parameters under its name.
+    :returns: capture, scene, profile, preset, force, and each stage's parameters under its name.
     :raises InvalidRequest: when it cannot work.
     """
     refuse_unknown(asked, reconstruction_params())
@@ -221,14 +221,16 @@ def resolved(values: dict[str, Any], profile: Profile) -> dict[str, Any]:
     """`plan` for values whose names are known, in a profile that is at hand."""
     capture = profile.admit(values["capture"])
     scene = valid_scene(values["scene"] or scene_of(capture))
-    plan = {"capture": capture, "scene": scene, "profile": values["profile"], "force": values["force"] or []}
+    preset = values["preset"] or profile.preset
+    plan = {"capture": capture, "scene": scene, "profile": values["profile"], "preset": preset}
+    plan["force"] = values["force"] or []
     for stage in STAGES.values():
         prefix = f"{stage.name}_"
         given = {name[len(prefix) :]: value for name, value in values.items() if name.startswith(prefix)}
         overrides = {name: value for name, value in given.items() if value is not None}
         if stage.name == "publish":
             overrides["title"] = scene
-        plan[stage.name] = stage.resolve(values["preset"] or profile.preset, overrides).model_dump(mode="json")
+        plan[stage.name] = stage.resolve(preset, overrides).model_dump(mode="json")
     return plan
 
 
@@ -351,6 +353,7 @@ def reconstruct_capture() -> PublishOperator:
         task_display_name="Publish the page",
         doc_md="The viewer, the report and the files, under scenes/<scene>/<run>/.",
         scene=request["scene"],
+        preset=request["preset"],
         ingest=ingest.output,
         sfm=sfm.output,
         train=train.output,

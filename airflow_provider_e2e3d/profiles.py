@@ -158,11 +158,14 @@ class Profile(Model):
         settings = self.settings(stage, size)
         return backend_class(settings.backend)(settings)
 
-    def price(self, machine: str | None, seconds: float | None) -> float | None:
-        """What the use of a machine costs in US dollars, where `prices` knows it."""
-        if machine not in self.prices or seconds is None:
+    def price(self, backend: Backend, seconds: float | None) -> float | None:
+        """What a job costs in US dollars, where `prices` knows its machine."""
+        if backend.machine is None and backend.own_machine:
+            # Airflow's own machines are paid for whether they work or not.
+            return 0.0
+        if backend.machine not in self.prices or seconds is None:
             return None
-        return round(self.prices[machine] * seconds / 3600, 6)
+        return round(self.prices[backend.machine] * seconds / 3600, 6)
 
     def address(self, uri: str) -> str:
         """Where a person opens a file of the store: on the web, if the profile says where that is."""

@@ -6,13 +6,16 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from airflow.sdk.log import redact  # type: ignore[attr-defined]  # where common.compat has it from
+
 from airflow_provider_e2e3d.exceptions import QualityGateFailed
 from airflow_provider_e2e3d.operators.links import ReportLink, SceneLink, is_on_the_web, scene_address
 from airflow_provider_e2e3d.operators.stage import StageOperator, owner_of
 from airflow_provider_e2e3d.outcome import FOLDER, METRICS, PAGE
 from airflow_provider_e2e3d.profiles import profile_named
-from e2e3d_stages.contract import Manifest, Reference, StageName
-from e2e3d_stages.publish.layout import key_metrics, lay_out
+from e2e3d_stages.contract import Manifest, Reference, StageName, now
+from e2e3d_stages.publish.layout import lay_out
+from e2e3d_stages.publish.record import Run, key_metrics
 from e2e3d_stages.store import ArtifactStore
 
 if TYPE_CHECKING:
@@ -123,17 +126,28 @@ class PublishOperator(StageOperator):
 
     :param scene: a slug. (templated)
     :param ingest: what `IngestOperator` returned; so for the other stages. (templated)
+    :param preset: what filled in the parameters that nobody gave, for the report to tell them apart. (templated)
     """
 
-    template_fields: Sequence[str] = (*StageOperator.template_fields, "scene")
+    template_fields: Sequence[str] = (*StageOperator.template_fields, "scene", "preset")
     operator_extra_links = (SceneLink(), ReportLink(), *StageOperator.operator_extra_links)
 
     def __init__(
-        self, *, scene: Any, ingest: Any, sfm: Any, train: Any, compress: Any, evaluate: Any, **kwargs: Any
+        self,
+        *,
+        scene: Any,
+        ingest: Any,
+        sfm: Any,
+        train: Any,
+        compress: Any,
+        evaluate: Any,
+        preset: Any = None,
+        **kwargs: Any,
     ) -> None:
         inputs = {"ingest": ingest, "sfm": sfm, "train": train, "compress": compress, "evaluate": evaluate}
         super().__init__(stage="publish", inputs=inputs, **kwargs)
         self.scene = scene
+        self.preset = preset
 
     def after_collect(self, context: Context, store: ArtifactStore, manifest: Manifest, reference: Reference) -> None:
         """Lay the page and the deliverables out for people."""
@@ -141,15 +155,21 @@ class PublishOperator(StageOperator):
         references: dict[StageName, Reference] = {**self._references(), "publish": reference}
         found = {stage: store.manifest(stage, each.key, digest=each.digest) for stage, each in references.items()}
         manifests: dict[str, Manifest] = {stage: manifest for stage, manifest in found.items() if manifest is not None}
-        uri = lay_out(
-            store,
-            self.scene,
-            run.run_id,
-            manifests,
-            started=run.start_date or run.run_after,
+        # As in Airflow's own pages, what is named like a secret is not told.
+        conf: Any = redact(run.conf or {})
+        asked = Run(
+            scene=self.scene,
+            id=run.run_id,
             owner=owner_of(context),
+            started=run.start_date or run.run_after,
+            ended=now(),
+            dag_id=run.dag_id,
+            profile=self.profile,
+            preset=self.preset,
+            conf=conf,
             reused=[stage for stage, each in references.items() if each.reused],
         )
+        uri = lay_out(store, asked, manifests)
         address = profile_named(self.profile).address(uri)
         page = f"{address}/index.html"
         SceneLink().push(context, scene_address(uri))

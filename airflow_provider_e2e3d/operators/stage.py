@@ -355,7 +355,7 @@ class StageOperator(BaseOperator):
         failure = attempt.failure(status) if reference is None else None
         metrics = reference.metrics if reference else {}
         record = attempt.record(profile_named(attempt.state.profile), status, metrics)
-        if record.price is not None:
+        if record.price:
             self.log.info("About %.2f USD for %.0f s on %s", record.price, record.billable_seconds, record.machine)
         attempt.clear_away(succeeded=failure is None)
         if reference is None:

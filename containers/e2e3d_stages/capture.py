@@ -7,7 +7,7 @@ from pathlib import Path
 
 from e2e3d_stages.contract import UnreadableCapture, canonical
 from e2e3d_stages.storage import Entry, Storage, open_storage
-from e2e3d_stages.store import in_parallel
+from e2e3d_stages.store import Tell, in_parallel, untold
 
 
 def is_hidden(path: str) -> bool:
@@ -34,23 +34,29 @@ def capture_digest(storage: Storage) -> str:
     return hashlib.sha256(canonical(listing)).hexdigest()
 
 
-def fetch_capture(uri: str, into: Path) -> Path:
-    """A local folder with the capture's files, or the path of its one zip; a local capture is used in place."""
+def fetch_capture(uri: str, into: Path, tell: Tell = untold) -> Path:
+    """A local folder with the capture's files, or the path of its one zip; a local capture is used in place.
+
+    :param tell: as in `ArtifactStore.fetch`.
+    """
     storage = open_storage(uri)
     in_place = storage.local_path("")
     if in_place is not None:
         return in_place
     entries = _entries(storage)
+    hear = tell(sum(entry.size for entry in entries))
     if len(entries) == 1 and not entries[0].path:
         into.mkdir(parents=True)
         target = into / Path(uri).name
         storage.download("", target)
+        hear(entries[0].size)
         return target
 
     def fetch_one(entry: Entry) -> None:
         target = into / entry.path
         target.parent.mkdir(parents=True, exist_ok=True)
         storage.download(entry.path, target)
+        hear(entry.size)
 
     in_parallel(fetch_one, entries)
     return into

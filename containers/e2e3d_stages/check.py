@@ -138,10 +138,10 @@ def _publish() -> str:
     from jinja2 import Environment, FileSystemLoader
 
     from e2e3d_stages.publish import fetch_viewer
-    from e2e3d_stages.publish.report import TEMPLATES
+    from e2e3d_stages.publish.page import TEMPLATES
     from e2e3d_stages.publish.viewer_page import viewer_page
 
-    for name in ("report.html", "report.css"):
+    for name in ("report.html", "run.html", "run_card.html", "report.css", "report.js"):
         FileSystemLoader(TEMPLATES).get_source(Environment(autoescape=True), name)
     viewer_page("check", b"", {})
     return _versions("jinja2") + f", viewer {fetch_viewer.VERSION}"

@@ -11,9 +11,11 @@ import signal
 import tempfile
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -45,6 +47,8 @@ from e2e3d_stages.store import ArtifactStore
 log = logging.getLogger("e2e3d")
 
 PROGRESS_EVERY_SECONDS = 2.0
+# What is measured to tell the rate.
+RATE_SECONDS = 30.0
 _LIBRARIES = ("pycolmap", "torch", "gsplat", "numba", "numpy", "pillow", "faiss-cpu")
 
 
@@ -99,6 +103,26 @@ class Job:
         """
         self._reporter.update(done, total, unit, phase, figures)
 
+    def show(self, name: str, data: bytes) -> None:
+        """Let people see the work while it is done: a file beside `progress.json`, which the next of its name replaces.
+
+        It is no part of the artifact, and costs the stage nothing: it is stored with the next progress, or not at all.
+        """
+        self._reporter.show(name, data)
+
+    def transfer(self, phase: str, total: int) -> Callable[[int], None]:
+        """Report a transfer of so many bytes; returns what hears of each part that was moved."""
+        lock, moved = threading.Lock(), 0
+
+        def hear(count: int) -> None:
+            nonlocal moved
+            with lock:
+                moved += count
+                self.progress(round(moved / 1e6, 1), round(total / 1e6, 1), "MB", phase=phase)
+
+        hear(0)
+        return hear
+
     def warn(self, code: str, message: str, advice: str = "") -> None:
         """Add a warning for the report, in a photographer's words."""
         log.warning("%s %s", message, advice)
@@ -143,7 +167,7 @@ class Job:
 
 
 class _Reporter:
-    """Stores the newest progress every few seconds, beside the work, and logs it as one line."""
+    """Stores the newest progress, and what is shown with it, every few seconds beside the work; logs it as one line."""
 
     def __init__(self, store: ArtifactStore, request: Request) -> None:
         self._store = store
@@ -151,10 +175,10 @@ class _Reporter:
         self._lock = threading.Lock()
         self._latest: Progress | None = None
         self._phase = ""
-        self._phase_started = time.monotonic()
-        self._phase_base = 0.0
+        self._marks: deque[tuple[float, float]] = deque()
         self._closed = threading.Event()
         self._stored: Progress | None = None
+        self._shown: dict[str, bytes] = {}
         self._thread = threading.Thread(target=self._loop, name="progress", daemon=True)
         self._thread.start()
 
@@ -162,11 +186,11 @@ class _Reporter:
         moment = time.monotonic()
         with self._lock:
             if self._latest is None or phase != self._phase:
-                self._phase, self._phase_started, self._phase_base = phase, moment, done
+                self._phase = phase
+                self._marks.clear()
             else:
                 done = max(done, self._latest.done)
-            elapsed, gained = moment - self._phase_started, done - self._phase_base
-            rate = gained / elapsed if elapsed > 0.5 and gained > 0 else None
+            rate = self._rate(moment, done)
             self._latest = Progress(
                 stage=self._request.stage,
                 attempt=self._request.attempt,
@@ -180,6 +204,20 @@ class _Reporter:
                 updated=now(),
             )
 
+    def _rate(self, moment: float, done: float) -> float | None:
+        """Units a second of late: work that becomes slower, as training does, would never end on time by the mean."""
+        marks = self._marks
+        if not marks or moment - marks[-1][0] >= RATE_SECONDS / 100:
+            marks.append((moment, done))
+        while len(marks) > 2 and marks[1][0] <= moment - RATE_SECONDS:
+            marks.popleft()
+        elapsed, gained = moment - marks[0][0], done - marks[0][1]
+        return gained / elapsed if elapsed > 0.5 and gained > 0 else None
+
+    def show(self, name: str, data: bytes) -> None:
+        with self._lock:
+            self._shown[name] = data
+
     def close(self) -> None:
         self._closed.set()
         self._thread.join(timeout=30)
@@ -189,9 +227,12 @@ class _Reporter:
         while not closing:
             closing = self._closed.wait(PROGRESS_EVERY_SECONDS)
             with self._lock:
-                latest = self._latest
+                latest, shown = self._latest, self._shown
+                self._shown = {}
             try:
                 self._report(latest)
+                for name, data in shown.items():
+                    self._store.show(self._request, name, data)
             except Exception as error:  # a lost progress report must not end hours of work
                 log.warning("Progress could not be stored: %s", error)
 
@@ -251,20 +292,24 @@ def _run(store: ArtifactStore, request: Request) -> None:
     # Named after its process: what a killed one leaves can be told from what is in use.
     with tempfile.TemporaryDirectory(prefix=f"e2e3d-{request.stage}-{os.getpid()}-") as name:
         folder = Path(name)
-        inputs: dict[str, InputArtifact] = {
-            stage: _fetch_input(store, request, stage, folder) for stage in request.inputs
-        }
-        capture = fetch_capture(request.capture, folder / "capture") if request.capture else None
-        job = Job(store=store, request=request, params=params, inputs=inputs, capture=capture, folder=folder)
+        job = Job(store=store, request=request, params=params, inputs={}, capture=None, folder=folder)
         try:
+            for stage in request.inputs:
+                job.inputs[stage] = _fetch_input(store, request, job, stage, folder)
+            if request.capture:
+                job.capture = fetch_capture(
+                    request.capture, folder / "capture", partial(job.transfer, "fetching photos")
+                )
             with _on_sigterm(job.stop):
                 stage_clock = time.monotonic()
                 metrics = _work(request.stage, job)
                 stage_seconds = time.monotonic() - stage_clock
                 job.check_stop()
+            files = store.upload(
+                job.output, request.stage, request.key, request.attempt, partial(job.transfer, "storing")
+            )
         finally:
             job.close()
-        files = store.upload(job.output, request.stage, request.key, request.attempt)
         manifest = Manifest(
             stage=request.stage,
             stage_version=request.stage_version,
@@ -331,7 +376,7 @@ def _check(request: Request) -> StageParams:
     return stage.validate(request.params)
 
 
-def _fetch_input(store: ArtifactStore, request: Request, stage: StageName, folder: Path) -> InputArtifact:
+def _fetch_input(store: ArtifactStore, request: Request, job: Job, stage: StageName, folder: Path) -> InputArtifact:
     wanted = request.inputs[stage]
     manifest = store.manifest(stage, wanted.key, digest=wanted.digest)
     if manifest is None:
@@ -339,7 +384,8 @@ def _fetch_input(store: ArtifactStore, request: Request, stage: StageName, folde
             f"What {stage} made ({wanted.key}) is no longer in the store.",
             hint=f"Clear the run's task {stage}, and it is made again.",
         )
-    return InputArtifact(store.fetch(manifest, folder / "inputs" / stage), manifest, wanted.digest)
+    files = store.fetch(manifest, folder / "inputs" / stage, partial(job.transfer, f"fetching {stage}"))
+    return InputArtifact(files, manifest, wanted.digest)
 
 
 def _usage(started: Any, clock: float, stage_seconds: float) -> Usage:

@@ -3,7 +3,8 @@
 <root>/artifacts/<stage>/<key>/manifest.json               written last, create-only: the commit
 <root>/artifacts/<stage>/<key>/read.json                   when somebody last reused it, to a day
 <root>/artifacts/<stage>/<key>/generations/<n>.json        who asked by `force` for it to be made again
-<root>/artifacts/<stage>/<key>/attempts/<n>/               claim, request, progress, failure, job, files/
+<root>/artifacts/<stage>/<key>/attempts/<n>/               claim, request, progress, failure, job, files/;
+                                                           preview.jpg and curve.json while it trains
 <root>/artifacts/<stage>/<key>/checkpoints/<step>-<n>/     complete when checkpoint.json is there
 <root>/scenes/<scene>/<run>/                               what publish lays out for people, and the run's estimate
 <root>/history/<profile>/<stage>/<machine>/                what stages took, for the next estimate
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -58,6 +59,15 @@ class _Generation(Model):
 
 class _Read(Model):
     read: dt.datetime
+
+
+# Told how many bytes a transfer has; returns what hears of each part that was moved.
+Tell = Callable[[int], Callable[[int], None]]
+
+
+def untold(_total: int) -> Callable[[int], None]:
+    """Nobody is told."""
+    return lambda _count: None
 
 
 def file_digest(path: Path) -> str:
@@ -176,23 +186,25 @@ class ArtifactStore:
             raise NotFound(f"{manifest.stage} {manifest.key} has no {path}")
         return f"{self.attempt_folder(manifest.stage, manifest.key, manifest.attempt)}/files/{path}"
 
-    def fetch(self, manifest: Manifest, into: Path) -> Path:
+    def fetch(self, manifest: Manifest, into: Path, tell: Tell = untold) -> Path:
         """A local folder with the artifact's files, every digest verified; to be read only.
 
         A store on this machine's disk gives its own folder, without copies.
 
+        :param tell: is told how many bytes there are in all, and returns what hears of those that are there.
         :raises Infrastructure: when a file is missing or is not what the manifest says.
         """
         base = f"{self.attempt_folder(manifest.stage, manifest.key, manifest.attempt)}/files"
-        return self._fetch(base, manifest.files, into)
+        return self._fetch(base, manifest.files, into, tell)
 
-    def upload(self, source: Path, stage: str, key: str, attempt: int) -> tuple[StoredFile, ...]:
-        """Store every file below a folder as the attempt's files."""
-        return self._upload(source, f"{self.attempt_folder(stage, key, attempt)}/files")
+    def upload(self, source: Path, stage: str, key: str, attempt: int, tell: Tell = untold) -> tuple[StoredFile, ...]:
+        """Store every file below a folder as the attempt's files; `tell` as for `fetch`."""
+        return self._upload(source, f"{self.attempt_folder(stage, key, attempt)}/files", tell)
 
-    def _fetch(self, base: str, files: Iterable[StoredFile], into: Path) -> Path:
+    def _fetch(self, base: str, files: Sequence[StoredFile], into: Path, tell: Tell = untold) -> Path:
         in_place = self.storage.local_path(base)
         folder = in_place or into
+        hear = tell(sum(file.size for file in files))
 
         def fetch_one(file: StoredFile) -> None:
             target = folder / file.path
@@ -212,18 +224,23 @@ class ArtifactStore:
                     hint="Clear the task to try again; if it stays so, trigger again with the stage that made it under "
                     "Make anew (force).",
                 )
+            hear(file.size)
 
         in_parallel(fetch_one, files)
         return folder
 
-    def _upload(self, source: Path, base: str) -> tuple[StoredFile, ...]:
+    def _upload(self, source: Path, base: str, tell: Tell = untold) -> tuple[StoredFile, ...]:
+        found = sorted(file for file in source.rglob("*") if file.is_file())
+        hear = tell(sum(file.stat().st_size for file in found))
+
         def upload_one(file: Path) -> StoredFile:
             path = file.relative_to(source).as_posix()
             stored = StoredFile(path=path, size=file.stat().st_size, sha256=file_digest(file))
             self.storage.upload(file, f"{base}/{path}")
+            hear(stored.size)
             return stored
 
-        return tuple(in_parallel(upload_one, sorted(file for file in source.rglob("*") if file.is_file())))
+        return tuple(in_parallel(upload_one, found))
 
     # Attempts and claims
 
@@ -287,6 +304,10 @@ class ArtifactStore:
     def write_progress(self, key: str, progress: Progress) -> None:
         """Say how far an attempt is."""
         self._save(f"{self.attempt_folder(progress.stage, key, progress.attempt)}/progress.json", progress)
+
+    def show(self, request: Request, name: str, data: bytes) -> None:
+        """Leave a picture or figures of an attempt's work beside its progress; the next of that name replaces it."""
+        self.storage.write(f"{self.attempt_folder(request.stage, request.key, request.attempt)}/{name}", data)
 
     def failure(self, stage: str, key: str, attempt: int) -> Failure | None:
         """Why an attempt failed, or None."""

@@ -134,11 +134,18 @@ def test_a_profile_s_image_is_that_of_every_stage_that_names_none(tmp_path: Path
     assert profile.settings("sfm").model_dump().get("image") is None
 
 
-def test_a_price_is_an_hour_s_for_the_machine(tmp_path: Path) -> None:
-    profile = read(tmp_path, GOOD.replace("  stages:", "  prices: {ml.g5.xlarge: 1.8}\n  stages:"))["local"]
-    assert profile.price("ml.g5.xlarge", 600) == 0.3
-    assert profile.price("ml.g6.xlarge", 600) is None
-    assert profile.price("ml.g5.xlarge", None) is None
+def test_a_price_is_an_hour_s_for_the_machine_and_airflow_s_own_cost_nothing_more(tmp_path: Path) -> None:
+    prices = "  prices: {ml.g5.xlarge: 1.8}\n  stages:"
+
+    def price(machine: str, seconds: float | None = 600) -> float | None:
+        text = GOOD.replace("  stages:", prices).replace("backend: local", f"backend: local{machine}", 1)
+        profile = read(tmp_path, text)["local"]
+        return profile.price(profile.backend("sfm"), seconds)
+
+    assert price(", machine: ml.g5.xlarge") == 0.3
+    assert price(", machine: ml.g6.xlarge") is None
+    assert price(", machine: ml.g5.xlarge", None) is None
+    assert price("") == 0
 
 
 def test_variables_are_filled_in(tmp_path: Path) -> None:

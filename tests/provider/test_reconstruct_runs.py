@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -42,13 +43,23 @@ def test_the_same_again_reuses_every_stage_and_says_so(run: Run, script: Script,
     assert len(runs) == 2
 
 
-def test_another_training_parameter_reuses_ingest_and_sfm(run: Run, script: Script) -> None:
+def test_another_training_parameter_reuses_ingest_and_sfm_and_the_record_says_so(
+    run: Run, script: Script, captures: Path, tmp_path: Path
+) -> None:
     run()
     script.forget()
     outcome = run(train_iterations=123)
     assert script.calls == ALL[2:]
     assert sorted(outcome.reused) == ["ingest", "sfm"]
     assert manifest_of(outcome, "train").params["iterations"] == 123
+    record = json.loads((tmp_path / "store/scenes/statue/latest.json").read_text())
+    assert [stage for stage, made in record["stages"].items() if made["reused"]] == ["ingest", "sfm"]
+    assert record["stages"]["train"]["backend"] == "local"
+    assert record["conf"] == {"capture": str(captures / "statue"), "train_iterations": 123}
+    assert record["capture"] == (captures / "statue").as_uri()
+    assert (record["dag_id"], record["profile"], record["preset"]) == ("reconstruct", "local", "draft")
+    assert record["price"] == 0
+    assert 0 < record["seconds"] < 600
 
 
 def test_force_makes_a_stage_and_what_follows_anew_and_keeps_the_older(run: Run, script: Script) -> None:

@@ -81,9 +81,6 @@ def test_a_stage_leaves_files_metrics_warnings_and_what_it_took(
     assert manifest.warnings[0].advice == "Take it again."
     assert manifest.usage.peak_memory_bytes > 10_000_000
     assert manifest.usage.wall_seconds >= manifest.usage.stage_seconds > 0
-    progress = store.progress("ingest", KEY, 1)
-    assert progress is not None
-    assert (progress.done, progress.total) == (1, 1)
 
 
 @pytest.mark.parametrize(
@@ -206,6 +203,89 @@ def test_progress_never_goes_back_and_tells_rate_and_eta(
     assert last.eta_seconds == pytest.approx(80 / last.rate)
     assert last.figures == {"psnr": 10}
     assert "20/100 steps (20 %)" in str(last)
+
+
+def test_the_time_left_goes_by_what_happened_of_late(
+    tmp_path: Path, play: Callable[[StageProgram], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(runtime, "time", types.SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr(runtime, "PROGRESS_EVERY_SECONDS", 0.01)
+    store = ArtifactStore.open(tmp_path.as_uri())
+    told = []
+
+    def program(job: Job) -> dict[str, Any]:
+        for done in range(601):
+            job.progress(done, 1000, "steps")
+            # Ten steps a second, then one.
+            clock[0] += 0.1 if done < 550 else 1
+        while not told or told[-1] is None or told[-1].done < 600:
+            told.append(store.progress("ingest", KEY, 1))
+        return {}
+
+    play(program)
+    assert runtime.run(ask(store)) == 0
+    assert told[-1].rate == pytest.approx(1, abs=0.1)
+    assert told[-1].eta_seconds == pytest.approx(400 / told[-1].rate)
+
+
+def test_every_part_of_the_work_tells_how_far_it_is(
+    tmp_path: Path, play: Callable[[StageProgram], None], monkeypatch: pytest.MonkeyPatch, s3_root: str
+) -> None:
+    told = []
+    write = ArtifactStore.write_progress
+    monkeypatch.setattr(ArtifactStore, "write_progress", lambda *words: told.append(words[-1]) or write(*words))
+    monkeypatch.setattr(runtime, "PROGRESS_EVERY_SECONDS", 0.01)
+    capture = ArtifactStore.open(f"{s3_root}/capture").storage
+    for number in range(4):
+        capture.write(f"{number}.jpg", bytes(300_000))
+
+    def program(job: Job) -> dict[str, Any]:
+        job.progress(1, 1, "photos", phase="preparing photos")
+        time.sleep(0.3)
+        (job.output / "model").write_bytes(bytes(500_000))
+        return {}
+
+    play(program)
+    assert runtime.run(ask(ArtifactStore.open(tmp_path.as_uri()), capture=capture.uri)) == 0
+    last = {item.phase: (item.done, item.total, item.unit) for item in told}
+    assert list(last) == ["fetching photos", "preparing photos", "storing"]
+    assert last["preparing photos"] == (1, 1, "photos")
+    assert last["storing"] == (0.5, 0.5, "MB")
+    assert last["fetching photos"][1:] == (1.2, "MB")
+
+
+def test_what_a_stage_shows_lies_beside_its_progress_and_is_no_part_of_the_artifact(
+    store: ArtifactStore, play: Callable[[StageProgram], None]
+) -> None:
+    def program(job: Job) -> dict[str, Any]:
+        job.show("preview.jpg", b"first")
+        job.show("preview.jpg", b"last")
+        return {}
+
+    play(program)
+    assert runtime.run(ask(store)) == 0
+    assert store.storage.read(f"{store.attempt_folder('ingest', KEY, 1)}/preview.jpg") == b"last"
+    manifest = store.manifest("ingest", KEY)
+    assert manifest is not None
+    assert manifest.files == ()
+
+
+def test_what_cannot_be_shown_ends_no_work(
+    tmp_path: Path, play: Callable[[StageProgram], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise Infrastructure("The bucket did not answer.")
+
+    def program(job: Job) -> dict[str, Any]:
+        job.show("preview.jpg", b"picture")
+        return {}
+
+    monkeypatch.setattr(ArtifactStore, "show", broken)
+    play(program)
+    store = ArtifactStore.open(tmp_path.as_uri())
+    assert runtime.run(ask(store)) == 0
+    assert store.manifest("ingest", KEY) is not None
 
 
 def test_sigterm_lets_the_stage_stop_by_itself(tmp_path: Path) -> None:

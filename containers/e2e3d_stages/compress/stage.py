@@ -33,6 +33,7 @@ def run(job: Job) -> dict[str, Any]:
     :raises StageError: when no Gaussian is worth keeping, or splat-transform is missing or fails.
     """
     params: Params = job.params
+    job.progress(0, 1, "scene", phase="cleaning")
     if params.spz:
         splat_transform.command()  # a missing program is worth knowing before the work
     source = job.inputs["train"].folder / "scene.ply"
@@ -117,6 +118,7 @@ def _write_sog(job: Job, gaussians: Gaussians, path: Path) -> sog.Encoding:
         job.progress(len(written), total, "files", phase="SOG")
 
     params: Params = job.params
+    job.progress(0, total, "files", phase="SOG")
     return sog.encode(
         gaussians,
         path,

@@ -30,4 +30,4 @@ class Params(StageParams):
     )
 
 
-PRESETS: dict[str, dict[str, Any]] = {"draft": {"pictures": 2}, "standard": {}, "high": {"pictures": 6}}
+PRESETS: dict[str, dict[str, Any]] = {"draft": {}, "standard": {}, "high": {"pictures": 6}}

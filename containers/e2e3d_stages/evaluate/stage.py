@@ -62,17 +62,17 @@ def run(job: Job) -> dict[str, Any]:
             "For PSNR and SSIM give at least 8 photos and leave the train stage's parameter holdout above 0.",
         )
     shown = held_out or _evenly(views, TRAINING_VIEWS)
+    job.progress(0, len(shown), "photos", phase="comparing")
     trained = Renderer(read_ply(job.inputs["train"].folder / "scene.ply")).image
     compressed = Renderer(sog.decode(job.inputs["compress"].folder / "scene.sog")).image
     photos = job.inputs["sfm"].folder / "images"
 
     records = []
-    for done, view in enumerate(shown):
+    for done, view in enumerate(shown, start=1):
         job.check_stop()
-        job.progress(done, len(shown), "views")
         records.append(measure(view, photos / view["name"], trained, compressed, training["long_side"]))
+        job.progress(done, len(shown), "photos", phase="comparing")
     opening = _draw(job, params, views, shown, records, trained, compressed)
-    job.progress(len(shown), len(shown), "views")
     report = {
         "basis": "held-out" if held_out else "training",
         "long_side": training["long_side"],
@@ -135,7 +135,9 @@ def _draw(
     folder = job.output / "pictures"
     folder.mkdir()
     ranking = sorted(range(len(shown)), key=lambda i: records[i]["psnr"])
-    for i in sorted(_evenly(ranking, params.pictures)):
+    drawn_views = sorted(_evenly(ranking, params.pictures))
+    for done, i in enumerate(drawn_views):
+        job.progress(done, len(drawn_views) + 1, "pictures", phase="drawing")
         photo = read_photo(job.inputs["sfm"].folder / "images" / shown[i]["name"])
         size = fitted_size(*photo.size, params.picture_size)
         truth, render = resized(photo, *size), trained(shown[i], *size)
@@ -144,10 +146,12 @@ def _draw(
         for kind, picture in drawn.items():
             save(picture, folder / f"{stem}-{kind}.jpg", params.picture_size)
         records[i]["pictures"] = {kind: f"pictures/{stem}-{kind}.jpg" for kind in drawn}
+    job.progress(len(drawn_views), len(drawn_views) + 1, "pictures", phase="drawing")
     with np.load(job.inputs["sfm"].folder / "points.npz") as points:
         index, depth = opening_view(views, points["xyz"], points["view"], points["point"])
     view = views[index]
     save_thumbnail(compressed(view, view["width"], view["height"]), job.output / "thumbnail.jpg")
+    job.progress(len(drawn_views) + 1, len(drawn_views) + 1, "pictures", phase="drawing")
     return {"name": view["name"], "depth": round(depth, 4)}
 
 

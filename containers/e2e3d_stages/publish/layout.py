@@ -9,21 +9,31 @@ import datetime as dt
 import hashlib
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from e2e3d_stages.contract import Manifest
+from e2e3d_stages.publish.page import with_run
+from e2e3d_stages.publish.record import Run, record_of
 from e2e3d_stages.storage import NotFound
 from e2e3d_stages.store import ArtifactStore, in_parallel
 
+REPORT = "report.html"
 # What a person gets of each stage; a file that ends in / names a folder, and one may be missing (no GPS, no georef).
 DELIVERABLES: dict[str, tuple[str, ...]] = {
-    "publish": ("index.html", "report.html", "thumbnail.jpg"),
+    "publish": ("index.html", REPORT, "thumbnail.jpg"),
     "train": ("scene.ply",),
     "compress": ("scene.sog", "scene.spz"),
     "sfm": ("sparse/0/", "georef.json", "photos.json"),
 }
+
+
+class _Source(NamedTuple):
+    """A stored file: its path below the root, and its size in bytes."""
+
+    path: str
+    size: int
 
 
 def folder_of(scene: str, run: str) -> str:
@@ -34,50 +44,33 @@ def folder_of(scene: str, run: str) -> str:
     return f"scenes/{scene}/{re.sub(r'[^A-Za-z0-9_.-]+', '-', run).strip('.')}"
 
 
-def lay_out(
-    store: ArtifactStore,
-    scene: str,
-    run: str,
-    manifests: Mapping[str, Manifest],
-    *,
-    started: dt.datetime,
-    owner: str,
-    reused: Collection[str] = (),
-) -> str:
+def lay_out(store: ArtifactStore, run: Run, manifests: Mapping[str, Manifest]) -> str:
     """Copy the page and the deliverables of one run to their place, and make the run the newest result.
 
-    Doing it again changes nothing; files of an earlier try that this one did not make are removed. An older run that
-    ends late does not replace a newer one in `latest.json`.
+    The report is told what its artifact cannot know: which run this is, what it reused and what it cost.
 
-    :param scene: a slug.
-    :param run: the run's name; where another owner's run has it, this one's folder gets a longer one.
+    Doing it again changes nothing; files of an earlier try that this one did not make are removed. An older run that
+    ends late does not replace a newer one in `latest.json`. Where another owner's run has the same name, this one's
+    folder gets a longer one.
+
     :param manifests: by stage; all that `DELIVERABLES` names.
-    :param started: when the run started, with a time zone: newer wins.
-    :param owner: whose run it is; two Airflows on one store may have runs of the same name.
-    :param reused: stages whose artifacts were there before this run.
     :returns: the folder's URI.
     """
-    folder = _own_folder(store, folder_of(scene, run), owner)
+    folder = _own_folder(store, folder_of(run.scene, run.id), run.owner)
     sources = _deliverables(store, manifests)
-    in_parallel(lambda name: store.storage.copy(sources[name], f"{folder}/{name}"), sources)
+    sizes = {name: source.size for name, source in sources.items()}
+    record = record_of(store, run, manifests, folder=folder, files=sizes)
+    copied = [name for name in sources if name != REPORT]
+    in_parallel(lambda name: store.storage.copy(sources[name].path, f"{folder}/{name}"), copied)
+    if REPORT in sources:
+        page = store.storage.read(sources[REPORT].path).decode()
+        store.storage.write(f"{folder}/{REPORT}", with_run(page, record).encode())
     wanted = {f"{folder}/{name}" for name in (*sources, "owner", "run.json", "estimate.json")}
     for stale in [entry.path for entry in store.storage.list(folder) if entry.path not in wanted]:
         store.storage.delete(stale)
-    record = {
-        "scene": scene,
-        "run": folder.rpartition("/")[2],
-        "uri": store.storage.uri_of(folder),
-        "started": started.astimezone(dt.timezone.utc).isoformat(),
-        "files": sorted(sources),
-        "metrics": key_metrics(manifests),
-        "stages": {
-            stage: {"key": manifest.key, "attempt": manifest.attempt, "reused": stage in reused}
-            for stage, manifest in manifests.items()
-        },
-    }
     store.storage.write(f"{folder}/run.json", _json(record))
-    if not _is_older(store, scene, started):
-        _make_latest(store, scene, record)
+    if not _is_older(store, run):
+        _make_latest(store, run.scene, record)
     return store.storage.uri_of(folder)
 
 
@@ -117,36 +110,21 @@ def _started(record: Mapping[str, Any]) -> str:
     return str(record.get("started", ""))
 
 
-def _deliverables(store: ArtifactStore, manifests: Mapping[str, Manifest]) -> dict[str, str]:
-    """Name in the run's folder → path in the store, for every wanted file that its stage made."""
+def _deliverables(store: ArtifactStore, manifests: Mapping[str, Manifest]) -> dict[str, _Source]:
+    """Name in the run's folder → where it is, for every wanted file that its stage made."""
     sources = {}
     for stage, wanted in DELIVERABLES.items():
         manifest = manifests[stage]
         for file in manifest.files:
             if any(file.path == name or (name.endswith("/") and file.path.startswith(name)) for name in wanted):
-                sources[file.path] = store.file_path(manifest, file.path)
+                sources[file.path] = _Source(store.file_path(manifest, file.path), file.size)
     return sources
 
 
-def key_metrics(manifests: Mapping[str, Manifest]) -> dict[str, Any]:
-    """The few numbers that tell how good a scene is."""
-    names = {
-        "sfm": ("photos_given", "photos_registered", "photos_supported"),
-        "train": ("gaussians",),
-        "compress": ("sog_bytes",),
-        "evaluate": ("views", "psnr", "ssim", "psnr_400", "ssim_400", "psnr_full", "ssim_full", "compression_loss_db"),
-    }
-    found: dict[str, Any] = {}
-    for stage, wanted in names.items():
-        metrics = manifests[stage].metrics if stage in manifests else {}
-        found |= {name: metrics[name] for name in wanted if name in metrics}
-    return found
-
-
-def _is_older(store: ArtifactStore, scene: str, started: dt.datetime) -> bool:
+def _is_older(store: ArtifactStore, run: Run) -> bool:
     """Whether a newer run is the scene's latest result."""
     try:
-        latest = json.loads(store.storage.read(f"scenes/{scene}/latest.json"))
+        latest = json.loads(store.storage.read(f"scenes/{run.scene}/latest.json"))
     except NotFound:
         return False
-    return dt.datetime.fromisoformat(latest["started"]) > started
+    return dt.datetime.fromisoformat(latest["started"]) > run.started

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from e2e3d_stages.contract import StageParams
 
-VERSION = 1
+VERSION = 2
 
 
 class Params(StageParams):

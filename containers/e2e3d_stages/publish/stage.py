@@ -42,7 +42,7 @@ def run(job: Job) -> dict[str, Any]:
             "Lower max_gaussians of the train stage, or sh_degree of the compress stage.",
         )
     job.progress(1, 2, "pages")
-    report = report_page(params.title, job.inputs).encode()
+    report = report_page(params.title, job.inputs, job.warnings).encode()
     (job.output / "report.html").write_bytes(report)
     shutil.copyfile(evaluated / "thumbnail.jpg", job.output / "thumbnail.jpg")
     job.progress(2, 2, "pages")

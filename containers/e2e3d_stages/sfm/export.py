@@ -12,6 +12,8 @@ import numpy as np
 import pycolmap
 
 JPEG_QUALITY = 95
+# Where in the scratch folder pycolmap puts the photos first.
+UNDISTORTED = "undistorted"
 
 
 def write_scene(
@@ -48,7 +50,7 @@ def _undistort(
     model: pycolmap.Reconstruction, images: Path, output: Path, scratch: Path, threads: int
 ) -> pycolmap.Reconstruction:
     """Pinhole photos, cropped so that no pixel is blank."""
-    distorted, folder = scratch / "distorted", scratch / "undistorted"
+    distorted, folder = scratch / "distorted", scratch / UNDISTORTED
     distorted.mkdir()
     model.write(distorted)
     pycolmap.undistort_images(

@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,7 @@ EVENT_SECONDS = 0.5
 GREY_SIZE = 64
 
 Models = list[pycolmap.Reconstruction]
+Counter = AbstractContextManager[Callable[[], int]]
 
 
 @dataclass
@@ -96,15 +97,18 @@ class Task:
             events.write(line + "\n")
 
     @contextmanager
-    def counting(self, phase: str, unit: str, total: int, count: Callable[[pycolmap.Database], int]) -> Iterator[None]:
-        """Report progress of a pycolmap call that has no callback by counting the database's rows beside it."""
+    def counting(self, phase: str, unit: str, total: int, counter: Counter) -> Iterator[None]:
+        """Report progress of a pycolmap call that has no callback by counting what it leaves.
+
+        :param counter: opened in a thread beside the call.
+        """
         done = threading.Event()
 
         def watch() -> None:
-            with closing(pycolmap.Database.open(self.database)) as database:
-                start = count(database)
+            with counter as count:
+                start = count()
                 while not done.wait(EVENT_SECONDS):
-                    self.tell(phase, min(count(database) - start, total), total, unit)
+                    self.tell(phase, min(count() - start, total), total, unit)
 
         watcher = threading.Thread(target=watch, daemon=True)
         self.tell(phase, 0, total, unit)
@@ -115,6 +119,12 @@ class Task:
             done.set()
             watcher.join()
         self.tell(phase, total, total, unit)
+
+    @contextmanager
+    def rows(self, count: Callable[[pycolmap.Database], int]) -> Iterator[Callable[[], int]]:
+        """Counts rows of the database."""
+        with closing(pycolmap.Database.open(self.database)) as database:
+            yield lambda: count(database)
 
 
 def main(path: str) -> None:
@@ -146,10 +156,20 @@ def find_scene(task: Task) -> None:
         "orientations": task.params.orientations,
         "first_octave": task.params.first_octave,
         **place_in_world(task, model),
-        **export.write_scene(model, task.images, task.names, task.output, task.scratch, task.threads),
+        **write_scene(task, model),
     }
     write_photos(task, evidence, found.features)
     (task.scratch / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
+
+
+def write_scene(task: Task, model: pycolmap.Reconstruction) -> dict[str, Any]:
+    """Write the scene's files; returns metrics."""
+
+    def count() -> int:
+        return sum(1 for _ in (task.scratch / export.UNDISTORTED / "images").glob("*"))
+
+    with task.counting("undistorting photos", "photos", model.num_reg_images(), nullcontext(count)):
+        return export.write_scene(model, task.images, task.names, task.output, task.scratch, task.threads)
 
 
 @dataclass
@@ -229,7 +249,7 @@ def extract(task: Task) -> None:
     options.sift.max_num_orientations = task.params.orientations
     options.sift.max_num_features = task.params.max_features
     options.sift.first_octave = task.params.first_octave
-    with task.counting("finding features", "photos", len(task.photos), lambda database: database.num_images()):
+    with task.counting("finding features", "photos", len(task.photos), task.rows(lambda found: found.num_images())):
         for group in sorted({photo["camera"] for photo in task.photos}):
             photos = [photo for photo in task.photos if photo["camera"] == group]
             reader = pycolmap.ImageReaderOptions(camera_model=CAMERA_MODEL)
@@ -274,7 +294,7 @@ def match(task: Task, pairs: Sequence[Pair], phase: str, *, lenient: bool = Fals
     options = pycolmap.FeatureMatchingOptions(num_threads=task.threads)
     if lenient:
         options.sift.max_ratio, options.sift.max_distance = LENIENT_RATIO, LENIENT_DISTANCE
-    with task.counting(phase, "pairs", len(pairs), lambda database: database.num_matched_image_pairs()):
+    with task.counting(phase, "pairs", len(pairs), task.rows(lambda found: found.num_matched_image_pairs())):
         pycolmap.match_image_pairs(
             task.database,
             matching_options=options,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import time
@@ -19,7 +20,7 @@ from e2e3d_stages.train.loss import photometric_loss
 from e2e3d_stages.train.model import Model
 from e2e3d_stages.train.params import Params
 from e2e3d_stages.train.rasterizer import best_device
-from e2e3d_stages.train.scene import Scene, load_scene
+from e2e3d_stages.train.scene import Scene, fitted_size, load_scene
 from e2e3d_stages.train.seeding import seed
 
 log = logging.getLogger("e2e3d")
@@ -29,6 +30,9 @@ REFINE_FROM = 300
 REFINE_UNTIL = 0.6  # share of the iterations after which the number of Gaussians stays
 COARSE_UNTIL = 0.4
 SH_SHARE = 0.1  # one more band after each such share of the iterations
+PREVIEW_SECONDS = 12.0  # between two previews, or longer
+PREVIEW_SHARE = 0.01  # where they would take more than this share of the time
+PREVIEW_LONG_SIDE = 640
 PLATEAU_DB = 0.05  # less gain than this between two tenths of the training is a plateau
 
 # There wherever NVIDIA's driver is, also in containers that were given a GPU.
@@ -41,8 +45,10 @@ def run(job: Job) -> dict[str, Any]:
     :raises OutOfMemory: when the GPU's memory is too small.
     :raises StageError: when the training diverges.
     """
+    job.progress(0, 3, "parts", phase="getting ready")
     use_threads(job.threads)
     scene = load_scene(job.inputs["sfm"].folder, job.params.long_side, job.params.holdout)
+    job.progress(1, 3, "parts", phase="getting ready")
     device = best_device()
     if device.type == "cpu" and GPU_DRIVER.exists():
         job.warn(
@@ -51,7 +57,10 @@ def run(job: Job) -> dict[str, Any]:
             "Build the 3dgs image for the GPU (make images CUDA_ARCHITECTURES=...), or update the GPU's driver.",
         )
     try:
-        return Trainer(job, scene, device).train()
+        trainer = Trainer(job, scene, device)
+        # The third part is the first step, before which the rasteriser is compiled.
+        job.progress(2, 3, "parts", phase="getting ready")
+        return trainer.train()
     except torch.OutOfMemoryError as error:
         raise OutOfMemory(
             f"GPU memory ran out: {error}",
@@ -84,6 +93,7 @@ class Trainer:
         self.queue: list[int] = []
         self.psnr = np.full(len(scene.views), np.nan)
         self.curve: list[dict[str, float]] = []
+        self.next_preview = 0.0
         self._resume()
 
     def train(self) -> dict[str, Any]:
@@ -99,7 +109,8 @@ class Trainer:
                 self._record(loss)
             if self.step % params.checkpoint_every == 0 and self.step < params.iterations:
                 self._checkpoint()
-                self._write_preview()
+            if time.monotonic() >= self.next_preview:
+                self._show_preview()
             self.job.progress(
                 self.step, params.iterations, "steps", psnr=round(self._psnr(), 2), gaussians=len(self.model)
             )
@@ -116,6 +127,7 @@ class Trainer:
             "sh_degree": params.sh_degree,
             "long_side": max(max(view.photo.shape[:2]) for view in self.scene.views),
             "device": torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu",
+            "peak_gpu_memory_bytes": torch.cuda.max_memory_allocated() if self.device.type == "cuda" else None,
             "threads": self.job.threads,
             "steps_per_second": round((self.step - first) / max(seconds, 1e-9), 2),
         }
@@ -164,6 +176,7 @@ class Trainer:
                 "loss": round(loss, 5),
             }
         )
+        self._show_curve()
 
     def _psnr(self) -> float:
         """Mean over the training views of the PSNR that each had when it was last trained on, in dB."""
@@ -203,18 +216,32 @@ class Trainer:
         self.psnr, self.curve = np.array(state["psnr"]), state["curve"]
         self.rng.bit_generator.state = json.loads(state["rng"])
         self.resumed_from = self.step
+        self._show_curve()
         log.info("resuming from step %d of %d", self.step, self.params.iterations)
 
+    def _show_curve(self) -> None:
+        self.job.show("curve.json", json.dumps(self.curve).encode())
+
+    def _show_preview(self) -> None:
+        """Let people see how far the scene is: always the same view, seldom enough to cost next to nothing."""
+        started = time.monotonic()
+        file = io.BytesIO()
+        self._preview(PREVIEW_LONG_SIDE).save(file, "JPEG", quality=85)
+        self.job.show("preview.jpg", file.getvalue())
+        ended = time.monotonic()
+        self.next_preview = ended + max(PREVIEW_SECONDS, (ended - started) / PREVIEW_SHARE)
+
     @torch.no_grad()
-    def _write_preview(self) -> None:
+    def _preview(self, long_side: int) -> Image.Image:
+        """What the middle one of the training views sees, no larger than that."""
         camera = self.scene.views[len(self.scene.views) // 2].camera
+        camera = camera.resized(*fitted_size(camera.width, camera.height, long_side))
         image = self.model.render(camera, self.params.sh_degree, self.background).image
-        picture = (image.clamp(0, 1) * 255).round().byte().cpu().numpy()
-        Image.fromarray(picture).save(self.job.output / "preview.jpg", quality=90)
+        return Image.fromarray((image.clamp(0, 1) * 255).round().byte().cpu().numpy())
 
     def _write_results(self) -> None:
         write_ply(self.job.output / "scene.ply", self.model.gaussians())
-        self._write_preview()
+        self._preview(self.params.long_side).save(self.job.output / "preview.jpg", quality=90)
         record = {
             "long_side": self.params.long_side,
             "holdout": self.scene.heldout,

@@ -73,6 +73,7 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     sog.encode(cloud(), folders["compress"] / "scene.sog")
     monkeypatch.setattr(PhotoRenderer, "photos", folders["sfm"] / "images", raising=False)
     warnings: list[str] = []
+    steps: list[tuple[str, float, float]] = []
     job = SimpleNamespace(
         params=Params(pictures=3, picture_size=200),
         inputs={name: SimpleNamespace(folder=folders[name]) for name in ("sfm", "train", "compress")},
@@ -80,7 +81,8 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         threads=2,
         warnings=warnings,
         check_stop=lambda: None,
-        progress=lambda done, total, unit: None,
+        steps=steps,
+        progress=lambda done, total, unit, phase: steps.append((phase, done, total)),
         warn=lambda code, message, advice="": warnings.append(code),
     )
     hold_out(job, [])
@@ -108,6 +110,10 @@ def test_quality_is_measured_on_the_held_out_photos_only(job, draws_photos) -> N
     assert metrics["psnr"] == metrics["psnr_400"] == pytest.approx(40, abs=0.01)
     assert metrics["psnr_full"] == pytest.approx(40, abs=0.01)
     assert job.warnings == []
+    assert job.steps == [
+        *(("comparing", done, 2) for done in range(3)),
+        *(("drawing", done, 3) for done in range(4)),
+    ]
 
 
 def test_without_held_out_photos_no_quality_is_claimed_but_compression_is_measured(job, draws_photos) -> None:

@@ -137,6 +137,9 @@ _VIEWS = [look_at([x, -1.5, -5], [0, 0, 0], f"{i}.jpg", i) for i, x in enumerate
 def _write_ingest(folder: Path, _: Path) -> None:
     photos = [{"name": view["name"], "source": f"DSC_{view['order']}.jpg"} for view in _VIEWS]
     (folder / "photos.json").write_text(json.dumps({"photos": photos, "cameras": [], "dropped": []}))
+    (folder / "images").mkdir()
+    for view in _VIEWS:
+        Image.new("RGB", (1200, 900), (10, 20, 30)).save(folder / "images" / view["name"])
 
 
 def _write_sfm(folder: Path, _: Path) -> None:
@@ -148,6 +151,7 @@ def _write_sfm(folder: Path, _: Path) -> None:
         folder / "points.npz",
         xyz=random.normal(size=(40, 3)).astype(np.float32),
         rgb=random.integers(0, 255, (40, 3), dtype=np.uint8),
+        error=np.full(40, 0.4, np.float32),
         view=np.zeros(40, np.int32),
         point=np.arange(40, dtype=np.int32),
     )
@@ -171,8 +175,9 @@ def _write_evaluate(folder: Path, _: Path) -> None:
     names = {kind: f"{kind}.jpg" for kind in ("photo", "render", "difference")}
     for name in [*names.values(), "thumbnail.jpg"]:
         Image.new("RGB", (32, 18), (90, 120, 60)).save(folder / name)
-    view = {"name": "0.jpg", "psnr": 31.66, "ssim": 0.912, "pictures": names}
-    record = {"basis": "held-out", "long_side": 400, "opening_view": {"name": "1.jpg", "depth": 5.2}, "views": [view]}
+    view = {"name": "0.jpg", "psnr": 31.66, "ssim": 0.912, "psnr_compressed": 31.64, "pictures": names}
+    opening = {"name": "1.jpg", "depth": 5.2}
+    record = {"basis": "held-out", "long_side": 400, "opening_view": opening, "views": [view]}
     (folder / "evaluation.json").write_text(json.dumps(record))
 
 

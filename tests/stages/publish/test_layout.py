@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from e2e3d_stages.contract import Manifest, Program, Usage
+from e2e3d_stages.contract import Advice, JobRecord, Manifest, Program, Usage
 from e2e3d_stages.publish.layout import lay_out
+from e2e3d_stages.publish.record import Run
 from e2e3d_stages.store import ArtifactStore
 
 MORNING = dt.datetime(2026, 11, 1, 8, 0, tzinfo=dt.timezone.utc)
@@ -31,7 +34,7 @@ def manifests(store: ArtifactStore, tmp_path: Path) -> dict[str, Manifest]:
             (tmp_path / stage / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / stage / name).write_text(name)
         usage = Usage(
-            started=MORNING, finished=MORNING, wall_seconds=1, stage_seconds=1, cpu_seconds=1, peak_memory_bytes=1
+            started=MORNING, finished=MORNING, wall_seconds=1, stage_seconds=1, cpu_seconds=1, peak_memory_bytes=2048
         )
         made[stage] = Manifest(
             stage=stage,
@@ -42,10 +45,32 @@ def manifests(store: ArtifactStore, tmp_path: Path) -> dict[str, Manifest]:
             inputs={},
             files=store.upload(tmp_path / stage, stage, f"key-of-{stage}", 1),
             metrics={"photos_given": 31, "secret": 1},
+            warnings=(Advice(code="blurred", message="Two photos are blurred."),) if stage == "sfm" else (),
             usage=usage,
-            program=Program(version="1", python="3", platform="x"),
+            program=Program(version="1", python="3", platform="x", image=f"{stage}@sha256:1"),
         )
     return made
+
+
+@pytest.fixture
+def job(store: ArtifactStore) -> Callable[..., None]:
+    """Leaves what collecting an attempt's job leaves: job(stage, attempt, price, owner=...)."""
+
+    def leave(stage: str, attempt: int, price: float | None, owner: str = "me") -> None:
+        claim = store.claim(stage, f"key-of-{stage}", owner, stale_after=dt.timedelta(0))
+        assert claim is not None
+        assert claim.attempt == attempt
+        record = JobRecord(profile="cloud", backend="ecs", handle={}, machine="large", billable_seconds=60, price=price)
+        store.write_job(stage, f"key-of-{stage}", attempt, record)
+
+    return leave
+
+
+def run(id: str, **others: Any) -> Run:
+    """A run of the scene `yard` that took an hour."""
+    started = others.get("started", MORNING)
+    usual = {"scene": "yard", "owner": "me", "started": started, "ended": started + dt.timedelta(hours=1)}
+    return Run(id=id, **{**usual, "dag_id": "reconstruct", "profile": "local", **others})
 
 
 def latest(store: ArtifactStore) -> dict:
@@ -53,7 +78,7 @@ def latest(store: ArtifactStore) -> dict:
 
 
 def test_a_run_gets_the_pages_and_the_deliverables_and_nothing_else(store, manifests) -> None:
-    uri = lay_out(store, "yard", "run-1", manifests, started=MORNING, owner="me")
+    uri = lay_out(store, run("run-1"), manifests)
     assert uri == store.storage.uri_of("scenes/yard/run-1")
     laid = {entry.path.removeprefix("scenes/yard/run-1/") for entry in store.storage.list("scenes/yard/run-1")}
     assert laid == {
@@ -71,62 +96,126 @@ def test_a_run_gets_the_pages_and_the_deliverables_and_nothing_else(store, manif
     assert store.storage.read("scenes/yard/run-1/scene.sog") == b"scene.sog"
 
 
+def test_the_run_says_who_asked_for_what(store, manifests) -> None:
+    asked = run("manual__2026-11-01T08:00:00+00:00", preset="draft", conf={"capture": "/photos/yard"})
+    lay_out(store, asked, manifests)
+    record = latest(store)
+    told = {name: record[name] for name in ("scene", "run", "dag_id", "run_id", "profile", "preset", "conf")}
+    assert told == {
+        "scene": "yard",
+        "run": "manual__2026-11-01T08-00-00-00-00",
+        "dag_id": "reconstruct",
+        "run_id": "manual__2026-11-01T08:00:00+00:00",
+        "profile": "local",
+        "preset": "draft",
+        "conf": {"capture": "/photos/yard"},
+    }
+    assert (record["started"], record["ended"]) == ("2026-11-01T08:00:00+00:00", "2026-11-01T09:00:00+00:00")
+    assert record["seconds"] == 3600
+    assert json.loads(store.storage.read(f"scenes/yard/{record['run']}/run.json")) == record
+
+
 def test_the_run_says_what_it_is_made_of_and_what_was_reused(store, manifests) -> None:
-    lay_out(store, "yard", "run-1", manifests, started=MORNING, owner="me", reused={"sfm"})
-    record = json.loads(store.storage.read("scenes/yard/run-1/run.json"))
-    assert record["stages"]["sfm"] == {"key": "key-of-sfm", "attempt": 1, "reused": True}
+    lay_out(store, run("run-1", reused={"sfm"}), manifests)
+    record = latest(store)
+    sfm = record["stages"]["sfm"]
+    assert (sfm["key"], sfm["attempt"], sfm["reused"]) == ("key-of-sfm", 1, True)
+    assert (sfm["seconds"], sfm["peak_memory_bytes"], sfm["image"], sfm["version"]) == (1, 2048, "sfm@sha256:1", "1")
+    assert sfm["warnings"] == [{"code": "blurred", "message": "Two photos are blurred.", "advice": ""}]
     assert record["stages"]["train"]["reused"] is False
     assert record["metrics"] == {"photos_given": 31}
+    assert record["files"]["scene.sog"] == len("scene.sog")
+
+
+def test_the_report_is_told_which_run_it_is_of_and_its_artifact_stays_as_it_is(store, manifests) -> None:
+    place = store.file_path(manifests["publish"], "report.html")
+    page = b"<p>before</p><!--run-->what was made<!--/run--><p>after</p>"
+    store.storage.write(place, page)
+    lay_out(store, run("run-1", profile="cloud"), manifests)
+    laid = store.storage.read("scenes/yard/run-1/report.html").decode()
+    assert laid.startswith("<p>before</p><!--run-->")
+    assert laid.endswith("<!--/run--><p>after</p>")
+    assert "what was made" not in laid
+    assert "<dd>cloud</dd>" in laid
+    assert store.storage.read(place) == page
+
+
+def test_a_run_costs_what_ran_and_not_what_was_reused(store, manifests, job) -> None:
+    for stage, price in {"sfm": 0.25, "train": 1.5, "compress": 0.125, "publish": 0.0625}.items():
+        job(stage, 1, price)
+    lay_out(store, run("run-1", reused={"sfm", "compress"}), manifests)
+    assert latest(store)["price"] == 1.5625
+    sfm = latest(store)["stages"]["sfm"]
+    assert (sfm["price"], sfm["billed_seconds"]) == (0.25, 60)
+    assert (sfm["backend"], sfm["machine"]) == ("ecs", "large")
+
+
+def test_a_run_of_which_one_part_has_no_price_has_none(store, manifests, job) -> None:
+    for stage in ("sfm", "train", "compress"):
+        job(stage, 1, 1.0)
+    job("publish", 1, None)
+    lay_out(store, run("run-1"), manifests)
+    assert latest(store)["price"] is None
+
+
+def test_what_the_same_task_lost_before_costs_too(store, manifests, job) -> None:
+    job("train", 1, 3.0, owner="somebody else")
+    job("train", 2, 1.0)
+    job("train", 3, 0.5)
+    train = manifests["train"].model_copy(update={"attempt": 3, "files": ()})
+    lay_out(store, run("run-1"), {**manifests, "train": train})
+    told = latest(store)["stages"]["train"]
+    assert (told["price"], told["billed_seconds"]) == (1.5, 120)
 
 
 def test_laying_out_twice_changes_nothing(store, manifests) -> None:
     def everything() -> dict[str, bytes]:
         return {entry.path: store.storage.read(entry.path) for entry in store.storage.list("scenes")}
 
-    lay_out(store, "yard", "run-1", manifests, started=MORNING, owner="me")
+    lay_out(store, run("run-1"), manifests)
     once = everything()
-    lay_out(store, "yard", "run-1", manifests, started=MORNING, owner="me")
+    lay_out(store, run("run-1"), manifests)
     assert everything() == once
 
 
 def test_a_run_that_is_done_again_keeps_nothing_of_the_first_try(store, manifests) -> None:
-    lay_out(store, "yard", "run-1", manifests, started=MORNING, owner="me")
+    lay_out(store, run("run-1"), manifests)
     compress = manifests["compress"]
     fewer = tuple(file for file in compress.files if file.path != "scene.spz")
     again = {**manifests, "compress": compress.model_copy(update={"files": fewer})}
-    lay_out(store, "yard", "run-1", again, started=MORNING, owner="me")
+    lay_out(store, run("run-1"), again)
     laid = {entry.path for entry in store.storage.list("scenes/yard/run-1")}
     assert "scenes/yard/run-1/scene.spz" not in laid
     assert "scenes/yard/run-1/scene.sog" in laid
 
 
 def test_a_newer_run_becomes_the_latest(store, manifests) -> None:
-    lay_out(store, "yard", "morning", manifests, started=MORNING, owner="me")
-    lay_out(store, "yard", "evening", manifests, started=EVENING, owner="me")
+    lay_out(store, run("morning"), manifests)
+    lay_out(store, run("evening", started=EVENING), manifests)
     assert latest(store)["run"] == "evening"
 
 
 def test_an_older_run_that_ends_late_does_not_become_the_latest(store, manifests) -> None:
     elsewhere = EVENING.astimezone(dt.timezone(dt.timedelta(hours=-8)))
-    lay_out(store, "yard", "evening", manifests, started=elsewhere, owner="me")
-    lay_out(store, "yard", "morning", manifests, started=MORNING, owner="me")
+    lay_out(store, run("evening", started=elsewhere), manifests)
+    lay_out(store, run("morning"), manifests)
     assert latest(store)["run"] == "evening"
     assert store.storage.read("scenes/yard/morning/index.html") == b"index.html"
 
 
 def test_scenes_do_not_share_their_latest(store, manifests) -> None:
-    lay_out(store, "yard", "evening", manifests, started=EVENING, owner="me")
-    lay_out(store, "roof", "morning", manifests, started=MORNING, owner="me")
+    lay_out(store, run("evening", started=EVENING), manifests)
+    lay_out(store, run("morning", scene="roof"), manifests)
     assert latest(store)["scene"] == "yard"
     assert json.loads(store.storage.read("scenes/roof/latest.json"))["run"] == "morning"
 
 
 def test_runs_of_the_same_name_of_two_airflows_lie_beside_each_other(store, manifests) -> None:
-    first = lay_out(store, "yard", "nightly", manifests, started=MORNING, owner="me")
-    other = lay_out(store, "yard", "nightly", manifests, started=MORNING, owner="somebody else")
+    first = lay_out(store, run("nightly"), manifests)
+    other = lay_out(store, run("nightly", owner="somebody else"), manifests)
     assert first != other
-    assert lay_out(store, "yard", "nightly", manifests, started=MORNING, owner="me") == first
-    assert lay_out(store, "yard", "nightly", manifests, started=MORNING, owner="somebody else") == other
+    assert lay_out(store, run("nightly"), manifests) == first
+    assert lay_out(store, run("nightly", owner="somebody else"), manifests) == other
     assert len(list(store.storage.folders("scenes/yard"))) == 2
 
 
@@ -136,10 +225,10 @@ def test_of_two_runs_that_end_at_the_same_moment_the_newer_is_the_latest(store, 
     def write_after_another(path: str, data: bytes) -> None:
         if path.endswith("latest.json") and not done:
             done.append(path)
-            lay_out(store, "yard", "evening", manifests, started=EVENING, owner="somebody else")
+            lay_out(store, run("evening", started=EVENING, owner="somebody else"), manifests)
         write(path, data)
 
     monkeypatch.setattr(store.storage, "write", write_after_another)
-    lay_out(store, "yard", "morning", manifests, started=MORNING, owner="me")
+    lay_out(store, run("morning"), manifests)
     assert done
     assert latest(store)["run"] == "evening"

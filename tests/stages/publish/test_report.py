@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import re
 from html.parser import HTMLParser
@@ -14,9 +16,11 @@ from PIL import Image
 
 from e2e3d_stages.contract import Advice
 from e2e3d_stages.publish import stage
-from e2e3d_stages.publish.drawings import plan, training_curve
+from e2e3d_stages.publish.curve import training_curve
+from e2e3d_stages.publish.page import as_duration, as_money, as_size
 from e2e3d_stages.publish.params import Params
-from e2e3d_stages.publish.report import as_duration, as_size, report_page
+from e2e3d_stages.publish.plans import Cloud, drawn
+from e2e3d_stages.publish.report import report_page
 
 
 class Page(HTMLParser):
@@ -90,7 +94,7 @@ def test_names_and_messages_cannot_bring_markup_into_the_page(run) -> None:
     dropped = [{"source": evil, "reason": "unreadable", "detail": evil}]
     edit(run, "ingest", "photos.json", lambda record: {**record, "dropped": dropped})
     page = Page(report_page(evil, run.inputs))
-    assert page.tags.count("script") == plain == 0
+    assert page.tags.count("script") == plain == 1
     assert page.words.count(evil) >= 7
 
 
@@ -101,8 +105,50 @@ def test_photos_that_were_not_used_are_named_with_the_reason(run) -> None:
     edit(run, "sfm", "photos.json", lambda record: [*record[:2], {**record[2], **lost}])
     words = Page(report_page("Yard", run.inputs)).words
     assert "2 / 4" in words
-    assert "broken.jpg not a picture" in words
+    assert "broken.jpg Cannot be read: not a picture" in words
     assert "DSC_2.jpg blurred" in words
+
+
+def test_a_photo_that_was_not_placed_is_shown_small(run) -> None:
+    plain = report_page("Yard", run.inputs)
+    lost = {"registered": False, "supported": False, "reason": "blurred"}
+    edit(run, "sfm", "photos.json", lambda record: [*record[:2], {**record[2], **lost}])
+    page = Page(report_page("Yard", run.inputs))
+    added = [address for address in page.loads if address not in Page(plain).loads]
+    (picture,) = (Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2]))) for address in added)
+    assert picture.size == (240, 180)
+
+
+def test_each_photo_kept_from_training_is_named_as_in_the_capture_with_its_figures(run) -> None:
+    others = [{"name": "2.jpg", "psnr": 28.11, "ssim": 0.856, "psnr_compressed": 28.04}]
+    edit(run, "evaluate", "evaluation.json", lambda record: {**record, "views": [*record["views"], *others]})
+    words = Page(report_page("Yard", run.inputs)).words
+    assert "DSC_0.jpg 31.66 dB 0.912 31.64 dB DSC_2.jpg 28.11 dB 0.856 28.04 dB" in words
+
+
+def test_what_each_format_costs_is_said_or_that_nobody_measured_it(run) -> None:
+    compress = run.inputs["compress"].manifest
+    spz = compress.files[0].model_copy(update={"path": "scene.spz", "size": 70_000})
+    run.change("compress", files=(*compress.files, spz))
+    words = Page(report_page("Yard", run.inputs)).words
+    assert re.search(r"scene\.sog .*? 0\.020 dB", words)
+    assert re.search(r"scene\.spz .*? 70 kB not measured", words)
+    assert re.search(r"scene\.ply .*? 300 kB nothing", words)
+
+
+def test_the_page_s_own_warning_is_in_it(run) -> None:
+    words = Page(report_page("Yard", run.inputs, [Advice(code="large_page", message="It has 200 MB.")])).words
+    assert "It has 200 MB. (Make the pages: large_page)" in words
+
+
+def test_without_scripts_photo_render_and_difference_stand_side_by_side(run) -> None:
+    html = report_page("Yard", run.inputs)
+    assert re.search(r'<div class="controls" hidden>', html)
+    assert [label for label in ("Photo", "Render", "Difference") if f"<figcaption>{label}</figcaption>" in html] == [
+        "Photo",
+        "Render",
+        "Difference",
+    ]
 
 
 def test_a_scene_without_held_out_photos_shows_no_quality(run) -> None:
@@ -136,12 +182,68 @@ def test_a_curve_needs_two_points_and_ends_at_its_last_value() -> None:
     assert "27.4 dB" in training_curve([point, {**point, "step": 200, "psnr_training": 27.4}])
 
 
-def test_the_plan_puts_a_camera_that_is_farther_along_z_higher_up(camera) -> None:
-    views = [camera([0, -1, z], [0, 0, z + 2], f"{z}.jpg") for z in (0, 4)]
-    drawing = plan(np.zeros((0, 3), np.float32), np.zeros((0, 3), np.uint8), views, {"4.jpg"})
-    near, far = (float(y) for y in re.findall(r'<circle[^>]* cy="([\d.]+)"', drawing))
+def cloud(*errors: float) -> Cloud:
+    """Points in a row along x, all seen by the first camera, the last by the second too."""
+    count = len(errors)
+    return Cloud(
+        xyz=np.array([[i, 0, 0] for i in range(count)], np.float32).reshape(-1, 3),
+        rgb=np.zeros((count, 3), np.uint8),
+        error=np.array(errors, np.float32),
+        view=np.array([*[0] * count, *[1] * bool(count)], np.int32),
+        point=np.array([*range(count), *[count - 1] * bool(count)], np.int32),
+    )
+
+
+def circles(drawing: str) -> list[tuple[float, float]]:
+    """Where the cameras are, in the capture's order."""
+    return [(float(x), float(y)) for x, y in re.findall(r'<circle cx="([\d.]+)" cy="([\d.]+)"', drawing)]
+
+
+def pixels(drawing: str, kind: str) -> np.ndarray:
+    """The colours of a drawing's points, one row each."""
+    data = re.search(rf'class="{kind}"[^>]*base64,([^"]+)"', drawing)
+    assert data
+    picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(data[1]))).convert("RGBA")).reshape(-1, 4)
+    return np.unique(picture[picture[:, 3] > 0][:, :3], axis=0)
+
+
+def test_from_above_what_is_farther_along_z_is_higher_up_and_from_the_side_what_is_higher(camera) -> None:
+    views = [camera([0, -1, 0], [0, 0, 2], "low.jpg"), camera([0, -3, 4], [0, 0, 6], "high.jpg", 1)]
+    found = drawn(cloud(), views, {"high.jpg"}, {}, metric=False)
+    (_, near), (_, far) = circles(found.top)
+    (_, low), (_, high) = circles(found.side)
     assert far < near
-    assert drawing.count('<circle class="heldout"') == 1
+    assert high < low
+    assert near - far == pytest.approx(2 * (low - high), abs=0.2)  # at one scale
+    assert found.top.count('<g class="heldout"') == 1
+
+
+def test_points_and_cameras_have_the_colour_of_their_error(camera) -> None:
+    views = [camera([0, 0, -3], [0, 0, 0], "a.jpg"), camera([2, 0, -3], [2, 0, 0], "b.jpg", 1)]
+    found = drawn(cloud(0.0, 0.0, 2.0), views, set(), {"b.jpg": "DSC_2.jpg"}, metric=False)
+    assert found.worst == 2
+    good, bad = (56, 132, 232), (250, 130, 20)
+    assert {tuple(colour) for colour in pixels(found.top, "by-error").tolist()} == {good, bad}
+    assert "--error:rgb(250,130,20)" in found.top
+    assert "<title>DSC_2.jpg: 2.00 px</title>" in found.top
+    assert "<title>a.jpg: 0.67 px</title>" in found.top
+
+
+def test_a_scene_in_metres_has_a_scale_and_its_north_up(camera) -> None:
+    views = [camera([0, -1, 0], [0, 0, 2], "a.jpg"), camera([40, -1, 4], [0, 0, 6], "b.jpg", 1)]
+    assert "m</text>" not in drawn(cloud(0.5, 0.5), views, set(), {}, metric=False).top
+    found = drawn(cloud(0.5, 0.5), views, set(), {}, metric=True)
+    bar = re.search(r'class="scale" d="M12,[\d.]+v5h([\d.]+)v-5"/><text[^>]*>(\d+) m<', found.top)
+    assert bar
+    (left, _), (right, _) = circles(found.top)
+    assert float(bar[1]) / float(bar[2]) == pytest.approx((right - left) / 40, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(None, "–"), (0, "0.00 USD"), (0.004, "under 0.01 USD"), (1234.5, "1,234.50 USD")]
+)
+def test_money_reads_well(value: float | None, text: str) -> None:
+    assert as_money(value) == text
 
 
 @pytest.mark.parametrize(("value", "text"), [(950, "950 B"), (51_234, "51.2 kB"), (2e6, "2 MB"), (1.5e9, "1.5 GB")])
@@ -160,7 +262,11 @@ def test_the_stage_makes_both_pages_and_the_thumbnail(run, tmp_path, monkeypatch
     monkeypatch.setattr(stage, "viewer_page", lambda title, sog, settings: f"{title} {len(sog)}")
     (tmp_path / "output").mkdir()
     job = SimpleNamespace(
-        params=Params(title="Yard"), inputs=run.inputs, output=tmp_path / "output", progress=lambda *_: None
+        params=Params(title="Yard"),
+        inputs=run.inputs,
+        output=tmp_path / "output",
+        warnings=[],
+        progress=lambda *_: None,
     )
     metrics = stage.run(job)
     assert (job.output / "index.html").read_text().startswith("Yard ")

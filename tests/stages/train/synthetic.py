@@ -110,6 +110,7 @@ class FakeJob:
         self.stop_at: int | None = None
         self.done = 0.0
         self.gaussians: list[float] = []
+        self.shown: list[tuple[str, bytes]] = []
         self.warnings: list[str] = []
 
     @property
@@ -125,7 +126,12 @@ class FakeJob:
         assert advice
         self.warnings.append(code)
 
-    def progress(self, done: float, total: float, unit: str, **figures: float) -> None:
+    def show(self, name: str, data: bytes) -> None:
+        self.shown.append((name, data))
+
+    def progress(self, done: float, total: float, unit: str, phase: str = "", **figures: float) -> None:
+        if phase:
+            return
         self.done = done
         self.gaussians.append(figures["gaussians"])
 

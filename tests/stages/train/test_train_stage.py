@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -133,6 +135,53 @@ def test_checkpoints_are_written_at_the_asked_steps(make_job: MakeJob) -> None:
     assert sorted(folder.name for folder in job.checkpoints.iterdir()) == ["000020", "000040"]
 
 
+def test_people_see_the_scene_and_its_curve_while_it_trains(
+    sfm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stage, "PREVIEW_SECONDS", 0)
+    monkeypatch.setattr(stage, "PREVIEW_SHARE", 1)
+    monkeypatch.setattr(stage, "PREVIEW_LONG_SIDE", 48)
+    job = FakeJob(sfm, tmp_path, iterations=300)
+    stage.run(job)
+    previews = [Image.open(io.BytesIO(data)) for name, data in job.shown if name == "preview.jpg"]
+    assert {preview.size for preview in previews} == {(48, 36)}
+    middle = json.loads((sfm / "views.json").read_text())[4]["name"]
+    photo = np.asarray(Image.open(sfm / "images" / middle).resize((48, 36))) / 255
+    first, last = (psnr(np.asarray(preview) / 255, photo) for preview in (previews[0], previews[-1]))
+    assert last > first + 3
+    curves = [json.loads(data) for name, data in job.shown if name == "curve.json"]
+    assert [len(curve) for curve in curves] == [1, 2, 3]
+    assert curves[-1] == job.record["curve"]
+
+
+def test_previews_that_take_long_are_made_seldom(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    preview, made = stage.Trainer._preview, []
+
+    def slow(self: stage.Trainer, long_side: int) -> Image.Image:
+        made.append(long_side)
+        time.sleep(0.1)
+        return preview(self, long_side)
+
+    monkeypatch.setattr(stage, "PREVIEW_SECONDS", 0)
+    monkeypatch.setattr(stage, "PREVIEW_SHARE", 0.1)
+    monkeypatch.setattr(stage.Trainer, "_preview", slow)
+    started = time.monotonic()
+    stage.run(make_job(iterations=200))
+    # One comes at the start, and one is the artifact's own.
+    assert (len(made) - 2) * 0.1 <= 0.1 * (time.monotonic() - started)
+
+
+def test_a_resumed_training_shows_the_curve_so_far(make_job: MakeJob) -> None:
+    job = make_job(iterations=160)
+    job.stop_at = 150
+    with pytest.raises(Interrupted):
+        stage.run(job)
+    again = make_job(iterations=160)
+    stage.run(again)
+    assert [name for name, _ in again.shown] == ["curve.json", "preview.jpg"]
+    assert [point["step"] for point in json.loads(again.shown[0][1])] == [100]
+
+
 def test_held_out_photos_are_chosen_by_their_place_in_the_capture() -> None:
     views = [{"name": str(order), "order": order} for order in range(31) if order != 12]
     training, heldout = split_heldout(views, 8)
@@ -250,4 +299,5 @@ def test_presets_are_valid(name: str) -> None:
 def test_the_same_loop_trains_on_a_gpu(cuda: torch.device, sfm: Path, tmp_path: Path) -> None:
     metrics = stage.run(FakeJob(sfm, tmp_path, iterations=500, sh_degree=1))
     assert metrics["device"] != "cpu"
+    assert metrics["peak_gpu_memory_bytes"] > 1_000_000
     assert metrics["psnr_training"] > 24

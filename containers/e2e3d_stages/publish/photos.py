@@ -1,0 +1,85 @@
+"""The photos that did not become part of the scene: which, how they look, and why."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from e2e3d_stages.runtime import InputArtifact
+
+MOST_THUMBNAILS = 60
+THUMBNAIL_SIZE = 240
+# What ingest's reasons mean, before the detail.
+DROPPED = {
+    "unreadable": "Cannot be read",
+    "duplicate": "A copy",
+    "too_small": "Too small",
+    "too_large": "Has too many pixels",
+    "outside": "A link to a file outside the capture",
+    "unsupported_format": "In a format that is not supported",
+    "not_a_photo": "Not a photo",
+}
+
+
+def photo_facts(inputs: Mapping[str, InputArtifact]) -> dict[str, Any]:
+    """How many photos were given, placed and used, and each that was not, with the reason.
+
+    `unused` has name, reason, and a picture where there is one: ingest keeps none of what it drops.
+    """
+    prepared = _json(inputs["ingest"].folder / "photos.json")
+    placed = _json(inputs["sfm"].folder / "photos.json")
+    source = source_names(inputs)
+    dropped = [item for item in prepared["dropped"] if item["reason"] != "not_a_photo"]
+    unused = [photo for photo in placed if not photo["supported"]]
+    return {
+        "given": len(placed) + len(dropped),
+        "registered": sum(photo["registered"] for photo in placed),
+        "used": len(placed) - len(unused),
+        "unused": [
+            {
+                "name": source.get(photo["name"], photo["name"]),
+                "reason": photo["reason"] or "too little in common with the others",
+                "picture": _thumbnail(inputs["ingest"].folder / "images" / photo["name"])
+                if number < MOST_THUMBNAILS
+                else None,
+            }
+            for number, photo in enumerate(unused)
+        ],
+        "dropped": [
+            {"name": item["source"], "reason": ": ".join(filter(None, (DROPPED.get(item["reason"]), item["detail"])))}
+            for item in prepared["dropped"]
+        ],
+    }
+
+
+def source_names(inputs: Mapping[str, InputArtifact]) -> dict[str, str]:
+    """The name that a photo has in the capture, by the name that ingest gave it."""
+    prepared = _json(inputs["ingest"].folder / "photos.json")
+    return {photo["name"]: photo["source"] for photo in prepared["photos"]}
+
+
+def data_uri(jpeg: bytes) -> str:
+    """A JPEG as an address that needs no file."""
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
+
+
+def _thumbnail(path: Path) -> str | None:
+    if not path.is_file():
+        return None
+    with Image.open(path) as photo:
+        photo.draft("RGB", (THUMBNAIL_SIZE, THUMBNAIL_SIZE))
+        small = photo.convert("RGB")
+    small.thumbnail((THUMBNAIL_SIZE, THUMBNAIL_SIZE), Image.Resampling.LANCZOS)
+    file = io.BytesIO()
+    small.save(file, "JPEG", quality=72, optimize=True)
+    return data_uri(file.getvalue())
+
+
+def _json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
