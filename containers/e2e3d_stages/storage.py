@@ -41,6 +41,9 @@ class Entry:
 class Storage(ABC):
     """A tree of objects below one root. Paths are relative, with `/`; a write is seen whole or not at all."""
 
+    # How long a store that is busy or away is asked again; None: as long as a stage may well wait.
+    patience_seconds: float | None = None
+
     def __init__(self, uri: str) -> None:
         self.uri = uri.rstrip("/")
 
