@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 from airflow.plugins_manager import AirflowPlugin
@@ -40,7 +41,7 @@ class E2E3DPlugin(AirflowPlugin):
         },
     ]
 
-    @property
+    @cached_property
     def fastapi_apps(self) -> list[Any]:  # type: ignore[override]
         """Made only where it is served: every component loads plugins, and few need a web framework."""
         from airflow_provider_e2e3d.ui.api import create_app

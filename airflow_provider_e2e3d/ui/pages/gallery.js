@@ -35,7 +35,7 @@ function card(each) {
   return h(
     "li",
     { class: "card" },
-    h("div", { class: "picture" }, picture, each.state !== "success" && chip(each.state)),
+    h("div", { class: "picture" }, picture, run && airflowLink(`${runPath(run.dag_id, run.run_id)}/plugin/scene`, chip(each.state))),
     h("div", { class: "text" },
       h("h2", {}, name),
       h("p", { class: "quiet" }, date(each.started)),

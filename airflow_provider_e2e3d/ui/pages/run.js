@@ -3,7 +3,7 @@
 import { address, ask, watch } from "./api.js";
 import { curve } from "./curve.js";
 import { h, replace, say, show } from "./dom.js";
-import { chip, failure, sign } from "./parts.js";
+import { airflowLink, chip, failure, sign } from "./parts.js";
 import { result } from "./result.js";
 import { date, duration, headline, isRunning, left, money, number, since, state } from "./words.js";
 
@@ -89,10 +89,11 @@ export async function open(query) {
     document.title = `${found.scene ?? "Scene"} · E2E3D`;
     const ended = ENDED.includes(found.state);
     const done = found.stages.filter((each) => each.state === "success").length;
-    const guess = found.estimate && !ended ? ` · about ${duration(found.estimate.seconds)} in all${found.estimate.price === null ? "" : `, ${money(found.estimate.price)}`}` : "";
+    const guess = found.estimate && !ended ? ` · estimated ${duration(found.estimate.seconds)} in all${found.estimate.price === null ? "" : `, ${money(found.estimate.price)}`}` : "";
     replace(head, h("div", {},
       h("h1", {}, found.scene ?? "Scene", " ", chip(found.state)),
-      h("p", { class: "quiet" }, date(found.started), " · ", ended ? duration(since(found.started, found.ended)) : found.started ? `${duration(Math.round(since(found.started)))} so far${guess}` : "not started yet")));
+      h("p", { class: "quiet" }, date(found.started), " · ", ended ? duration(since(found.started, found.ended)) : found.started ? `${duration(Math.round(since(found.started)))} so far${guess}` : "not started yet",
+        found.result && [" · ", airflowLink(`plugin/scenes${new URL(document.baseURI).pathname}scenes/${found.result.scene}`, "all runs of this scene")])));
     replace(notices, h("div", {}, found.failures.map((each) => failure(each))));
     for (const each of found.stages) {
       const name = `${each.task_id}/${each.map_index}`;
@@ -108,7 +109,7 @@ export async function open(query) {
       finished = found.result.mark;
       // What came of it says more than how it was made.
       place.replaceChildren(...result(found.result).flat(Infinity).filter(Boolean));
-      list.classList.add("ended");
+      list.hidden = true;
     }
     const words = found.failures.length ? `Failed: ${found.failures[0].message}` : ended ? "The run is done." : `${done} of ${found.stages.length} stages done. ${found.stages.filter((each) => isRunning(each.state)).map((each) => each.name).join(", ")}`;
     if (words !== spoken) say(spoken = words);

@@ -28,11 +28,21 @@ const read = (found) => [
     h("tr", {}, h("th", { scope: "row" }, STAGES[each.stage] ?? each.stage), h("td", {}, h("code", {}, each.key)), h("td", { class: "n" }, number(each.files)), h("td", { class: "n" }, size(each.size))))),
 ];
 
-const written = (found) => [
-  h("p", {}, h("code", {}, found.artifact.uri)),
-  found.written && table("Written", ["File", ">Size"], found.written.files.map((each) => h("tr", {}, h("th", { scope: "row" }, h("code", {}, each.path)), h("td", { class: "n" }, size(each.size))))),
-  found.written && found.written.count > found.written.files.length && h("p", { class: "quiet" }, `and ${number(found.written.count - found.written.files.length)} more`),
-];
+const FIRST = 8;
+const files = (label, each) =>
+  table(label, ["File", ">Size"], each.map(({ path, size: bytes }) => h("tr", {}, h("th", { scope: "row" }, h("code", {}, path)), h("td", { class: "n" }, size(bytes)))));
+
+function written(found) {
+  const all = found.written?.files ?? [];
+  const more = (found.written?.count ?? 0) - all.length;
+  // One more line would not be worth a click.
+  const first = all.length > FIRST + 1 ? FIRST : all.length;
+  return [
+    all.length > 0 && files("Written", all.slice(0, first)),
+    all.length > first && h("details", {}, h("summary", {}, `${number(found.written.count - first)} more files`), files("More files", all.slice(first)), more > 0 && h("p", { class: "quiet" }, `and ${number(more)} more`)),
+    h("p", { class: "quiet" }, h("code", {}, found.artifact.uri)),
+  ];
+}
 
 const params = (found) =>
   table("Parameters", ["Parameter", "Value"], Object.entries(found.params).map(([name, value]) =>

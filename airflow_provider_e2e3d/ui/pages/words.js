@@ -35,7 +35,7 @@ export const number = (value, digits = 0) =>
     : value.toLocaleString("en", { maximumFractionDigits: digits, minimumFractionDigits: digits });
 
 export const decibels = (value) => (value === null || value === undefined ? DASH : `${value.toFixed(1)} dB`);
-export const money = (value) => (value === null || value === undefined ? DASH : `$${value.toFixed(2)}`);
+export const money = (value) => (value === null || value === undefined ? DASH : value > 0 && value < 0.005 ? "< $0.01" : `$${value.toFixed(2)}`);
 
 export function date(told, withTime = true) {
   if (!told) return DASH;
