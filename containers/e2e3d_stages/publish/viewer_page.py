@@ -40,7 +40,7 @@ _BAR = """
 # debug panel is open.
 _FRAMED = """
         <style>.sse-debug-panel { display: none !important; }</style>
-        <script>
+        <script type="module">
             if (window.parent !== window) {
                 document.getElementById('e2e3d').hidden = true;
                 window.sse.options.debug = true;
