@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from html import escape
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from airflow_provider_e2e3d.ui import gallery, runs
 from airflow_provider_e2e3d.ui.access import of_any_dag, of_run, of_scenes, of_task
-from airflow_provider_e2e3d.ui.files import answer
+from airflow_provider_e2e3d.ui.files import answer, cached
 from airflow_provider_e2e3d.ui.places import below, in_thread, places, scene_folder
 from e2e3d_stages.contract import Infrastructure, StageError
 from e2e3d_stages.storage import NotFound
@@ -103,7 +104,10 @@ def _told(request: Request, error: StageError) -> Response:
 
 
 def _add_pages(app: FastAPI) -> None:
-    shell = (PAGES / "page.html").read_text()
+    own = {file.name: file for file in PAGES.iterdir()}
+    # In the address of every script, so that a browser keeps them until they change, and asks for no login each time.
+    mark = hashlib.sha256(b"".join(own[name].read_bytes() for name in sorted(own))).hexdigest()[:12]
+    shell = own["page.html"].read_text().replace("{mark}", mark)
 
     def page(request: Request) -> HTMLResponse:
         return HTMLResponse(shell.replace("{base}", escape(f"{request.scope['root_path']}/")))
@@ -113,12 +117,11 @@ def _add_pages(app: FastAPI) -> None:
     app.get("/run", dependencies=[of_run])(page)
     app.get("/task", dependencies=[of_task])(page)
 
-    @app.get("/static/{name}", dependencies=[of_any_dag])
-    def static(name: str) -> FileResponse:
-        known = {file.name: file for file in PAGES.iterdir()}
-        if name not in known:
+    @app.get("/static/{of}/{name}", dependencies=[of_any_dag])
+    def static(of: str, name: str) -> FileResponse:
+        if name not in own:
             raise NotFound(name)
-        return FileResponse(known[name], headers={"Cache-Control": "private, no-cache"})
+        return FileResponse(own[name], headers={"Cache-Control": cached(lasting=of == mark)})
 
 
 # Scenes

@@ -51,6 +51,11 @@ async def answer(request: Request, store: ArtifactStore, path: str, *, lasting: 
     return StreamingResponse(_parts(store, path, start, end), 200 if whole else 206, headers)
 
 
+def cached(*, lasting: bool) -> str:
+    """How long a browser may keep an answer: for good, or until it has asked whether it changed."""
+    return f"private, max-age={YEAR}, immutable" if lasting else "private, no-cache"
+
+
 def _entry(store: ArtifactStore, path: str) -> Entry:
     refuse_link(store, path)
     found = next(iter(store.storage.list(path)), None)
@@ -66,7 +71,7 @@ def _headers(entry: Entry, *, lasting: bool) -> dict[str, str]:
         "ETag": f'"{entry.tag}"',
         "Content-Type": f"{kind}; charset=utf-8" if kind == "text/html" else kind,
         "Content-Security-Policy": _MADE,
-        "Cache-Control": f"private, max-age={YEAR}, immutable" if lasting else "private, no-cache",
+        "Cache-Control": cached(lasting=lasting),
         "Accept-Ranges": "bytes",
         # Airflow compresses what does not say how it is encoded, and a part of a file must come as it is.
         "Content-Encoding": "identity",

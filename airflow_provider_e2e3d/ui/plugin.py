@@ -9,7 +9,7 @@ from airflow.plugins_manager import AirflowPlugin
 
 PREFIX = "/e2e3d"
 # Relative to the `<base>` of Airflow's page, so that they are right behind a proxy's prefix too.
-_ICONS = {"icon": "e2e3d/static/icon.svg", "icon_dark_mode": "e2e3d/static/icon-dark.svg"}
+_ICONS = {"icon": "e2e3d/static/newest/icon.svg", "icon_dark_mode": "e2e3d/static/newest/icon-dark.svg"}
 
 
 class E2E3DPlugin(AirflowPlugin):

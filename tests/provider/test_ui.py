@@ -51,7 +51,7 @@ ROUTES = {
     "/compare/{scene}": f"/compare/statue?left={RUN}&right={RUN}",
     "/run": f"/run?{RUN_QUERY}",
     "/task": f"/task?{RUN_QUERY}&task_id=train",
-    "/static/{name}": "/static/main.js",
+    "/static/{of}/{name}": "/static/newest/main.js",
     "/api/scenes": "/api/scenes",
     "/api/scenes/{scene}": "/api/scenes/statue",
     "/api/scenes/{scene}/{run}": f"/api/scenes/statue/{RUN}",
@@ -234,7 +234,7 @@ def test_permission_on_another_dag_opens_its_runs_and_nothing_else(
     monkeypatch.setattr(airflow_app._AuthManagerState, "instance", PerDag())
     other = Browser(api, user("admin", "only-other"))
     refused = [path for path in ROUTES.values() if other.get(path).status_code != 403]
-    assert refused == ["/static/main.js"]
+    assert refused == ["/static/newest/main.js"]
     assert other.json("/api/run?dag_id=other&run_id=x")["ours"] is False
     # Asking for two DAGs at once must not have one checked and the other shown.
     assert other.get(f"/api/run?dag_id=other&{RUN_QUERY}").status_code == 403

@@ -39,7 +39,10 @@ _BAR = """
 # that a person moves tells where it is. Nothing else is told or taken. The viewer gives its camera out only while its
 # debug panel is open.
 _FRAMED = """
-        <style>.sse-debug-panel { display: none !important; }</style>
+        <style>
+            .sse-debug-panel { display: none !important; }
+            @media (max-width: 700px) { .sse-controlsHint { display: none !important; } }
+        </style>
         <script type="module">
             if (window.parent !== window) {
                 document.getElementById('e2e3d').hidden = true;
