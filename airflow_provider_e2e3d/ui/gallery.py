@@ -52,8 +52,9 @@ def record(place: Place, path: str) -> Record | None:
 
 
 def run_record(place: Place, scene: str, run: str) -> Record | None:
-    """What is known of one run."""
-    return record(place, below(scene_folder(scene, run), "run.json"))
+    """What is known of one run, by the names of its folders, whatever the record says."""
+    found = record(place, below(scene_folder(scene, run), "run.json"))
+    return found and {**found, "scene": scene, "run": run}
 
 
 def first_record(places: Iterable[Place], scene: str, run: str) -> tuple[Place, Record]:
@@ -115,7 +116,9 @@ class Shelf:
         try:
             names = list(self.place.store.storage.folders("scenes"))
             read = side_by_side(*(partial(record, self.place, f"scenes/{name}/latest.json") for name in names))
-            self._scenes = {name: found for name, found in zip(names, read, strict=True) if found is not None}
+            self._scenes = {
+                name: {**found, "scene": name} for name, found in zip(names, read, strict=True) if found is not None
+            }
             self._problem = ""
         except StageError as error:
             log.warning("The scenes of %s could not be read: %s", self.place.store.storage.uri, error.message)

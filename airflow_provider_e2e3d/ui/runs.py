@@ -13,6 +13,7 @@ from airflow.models.task_state_store import TaskStateStoreModel
 from airflow.models.taskinstance import TaskInstance
 from airflow.models.xcom import XComModel
 from airflow.utils.session import create_session
+from pydantic import ValidationError
 from sqlalchemy import and_, select
 
 from airflow_provider_e2e3d.operators.stage import ARTIFACT
@@ -201,8 +202,8 @@ def _stage_view(task: Task) -> dict[str, Any]:
         return view
     try:
         return {**view, **_stored(task)}
-    except (StageError, NotFound) as error:
-        # The store is away for a moment: what Airflow knows is shown all the same.
+    except (StageError, NotFound, ValidationError) as error:
+        # The store is away, or another version's: what Airflow knows is shown all the same.
         return {**view, "problem": str(error)}
 
 
@@ -250,7 +251,7 @@ def _training(task: Task) -> dict[str, Any] | None:
     try:
         place, folder = _attempt_folder(task)
         curve, preview = side_by_side(partial(_curve, place, folder), partial(_tag, place, f"{folder}/preview.jpg"))
-    except (StageError, NotFound):
+    except (StageError, NotFound, ValueError):
         return None
     if not curve and not preview:
         return None
@@ -313,21 +314,23 @@ def task_view(run: Run, task_id: str, map_index: int) -> dict[str, Any]:
     if task is None:
         raise NotFound(f"There is no task {task_id} in this run.")
     view = {**_stage_view(task), "ours": task.stage is not None, "dag_id": run.dag_id, "run_id": run.run_id}
-    if task.artifact is None:
+    if task.artifact is None or view["problem"]:
         return view
-    place, stage, key = place_of(task.artifact["profile"]), task.artifact["stage"], task.artifact["key"]
+    return {**view, **_artifact_view(task.artifact)}
+
+
+def _artifact_view(artifact: dict[str, Any]) -> dict[str, Any]:
+    """What an artifact is made of, and every attempt at it."""
+    place, stage, key = place_of(artifact["profile"]), artifact["stage"], artifact["key"]
     store = place.store
     last = store.last_attempt(stage, key)
-    manifest, *attempts = side_by_side(
-        partial(manifest_of, place, stage, key), *(partial(_attempt, place, stage, key, n) for n in range(1, last + 1))
-    )
-    assert manifest is None or isinstance(manifest, Manifest)
+    manifest = manifest_of(place, stage, key)
+    attempts = side_by_side(*(partial(_attempt, place, stage, key, number) for number in range(1, last + 1)))
     request = store.read_request(f"{store.attempt_folder(stage, key, last)}/request.json") if last else None
     asked = manifest or request
     inputs = asked.inputs if asked else {}
     return {
-        **view,
-        "artifact": {**task.artifact, "uri": store.storage.uri_of(store.folder(stage, key))},
+        "artifact": {**artifact, "uri": store.storage.uri_of(store.folder(stage, key))},
         "capture": asked.capture if asked else None,
         "params": asked.params if asked else None,
         "degraded_from": asked.degraded_from if asked else None,

@@ -178,7 +178,7 @@ def training(own_store: ArtifactStore, runs: None) -> ArtifactStore:
     )
     own_store.claim("train", KEY, "reconstruct/x/train/-1/m", stale_after=dt.timedelta(seconds=90))
     progress = Progress(
-        stage="train", attempt=1, phase="optimise", done=30, total=120, unit="iterations", rate=2, updated=now()
+        stage="train", attempt=1, phase="optimise", done=30, total=120, unit="steps", rate=2, updated=now()
     )
     own_store.write_progress(KEY, progress)
     folder = own_store.attempt_folder("train", KEY, 1)
@@ -621,7 +621,7 @@ def test_a_run_that_trains_shows_its_bar_its_preview_and_its_curve(viewer: Brows
     assert (found["ours"], found["scene"], found["state"], found["result"]) == (True, "statue", "running", None)
     assert [each["stage"] for each in found["stages"]] == ["ingest", "sfm", "train", "compress", "evaluate", "publish"]
     progress = found["stages"][2]["progress"]
-    assert (progress["done"], progress["total"], progress["unit"]) == (30, 120, "iterations")
+    assert (progress["done"], progress["total"], progress["unit"]) == (30, 120, "steps")
     assert found["training"]["curve"] == [{"step": 10, "psnr_training": 17.5, "gaussians": 100}]
     preview = viewer.get(f"/api/preview?{RUN_QUERY}&task_id=train")
     assert preview.content == b"a preview"
@@ -682,6 +682,7 @@ def test_a_run_is_shown_though_its_store_is_gone(viewer: Browser, training: Arti
     found = viewer.json(f"/api/run?{RUN_QUERY}")
     assert "no profile 'local'" in found["stages"][2]["problem"]
     assert found["training"] is None
+    assert "no profile 'local'" in viewer.json(f"/api/task?{RUN_QUERY}&task_id=train")["problem"]
 
 
 @pytest.mark.slow

@@ -58,8 +58,7 @@ class StageRow {
 function training(found, run) {
   const { curve: points, preview, task_id, map_index } = found.training;
   const train = found.stages.find((each) => each.task_id === task_id && each.map_index === map_index);
-  const total = train?.progress?.unit === "iterations" ? train.progress.total : undefined;
-  const drawn = curve(points, total);
+  const drawn = curve(points, train?.progress?.total);
   const source = preview && address("api/preview", { ...run, task_id, map_index, tag: preview });
   return h("section", { class: "training", "aria-label": "Training" },
     source && h("figure", {}, h("img", { src: source, alt: "The scene as training sees it now" }), h("figcaption", {}, "The newest look at the scene")),

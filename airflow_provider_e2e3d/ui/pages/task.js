@@ -53,7 +53,7 @@ function page(found) {
     return h("section", { class: "notice" }, h("h1", {}, "No artifact here"), h("p", {}, "This task makes no part of a scene; Airflow's other tabs say what it does."));
   const head = h("header", {}, h("h1", {}, found.name, " ", chip(found.state)));
   const sorry = found.failure && found.state !== "success" && failure(found.failure);
-  if (!found.artifact) return [head, sorry, h("p", { class: "quiet" }, "It has not begun: nothing is read or written yet.")];
+  if (!found.artifact) return [head, sorry, h("p", { class: "quiet" }, found.problem || "It has not begun: nothing is read or written yet.")];
   const usage = found.written?.usage;
   return [
     head,
