@@ -41,7 +41,7 @@ _BAR = """
 _FRAMED = """
         <style>
             .sse-debug-panel { display: none !important; }
-            @media (max-width: 700px) { .sse-controlsHint { display: none !important; } }
+            @media (max-width: 700px), (max-height: 480px) { .sse-controlsHint { display: none !important; } }
         </style>
         <script type="module">
             if (window.parent !== window) {
