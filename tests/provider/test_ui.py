@@ -482,6 +482,7 @@ def five_hundred(store: ArtifactStore, profile_file: Path) -> ArtifactStore:
     return store
 
 
+@pytest.mark.parametrize("store_uri", ["file", pytest.param("s3", marks=pytest.mark.soak)], indirect=True)
 def test_five_hundred_scenes_come_by_page_in_under_300_ms(
     viewer: Browser, five_hundred: ArtifactStore, runs: None, record_property: Callable[[str, object], None]
 ) -> None:
