@@ -424,6 +424,9 @@ def test_a_file_comes_whole_in_parts_or_not_again(viewer: Browser, store: Artifa
     middle = viewer.get(path, Range=f"bytes=100-{files.CHUNK + 200}", Accept_Encoding="gzip")
     assert middle.status_code == 206
     assert middle.content == PAGE[100 : files.CHUNK + 201]
+    # A browser counts a part's bytes as they are sent: Airflow must not have compressed them.
+    assert middle.headers["content-encoding"] == "identity"
+    assert middle.headers["content-length"] == str(files.CHUNK + 101)
     assert middle.headers["content-range"] == f"bytes 100-{files.CHUNK + 200}/{len(PAGE)}"
     assert viewer.get(path, Range="bytes=-7").content == PAGE[-7:]
     assert viewer.get(path, Range=f"bytes={len(PAGE) - 7}-").content == PAGE[-7:]
