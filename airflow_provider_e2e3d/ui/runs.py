@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
@@ -297,7 +298,11 @@ def _result(tasks: list[Task]) -> dict[str, Any] | None:
         page, place = task.told.get(PAGE), task.artifact
         if task.state != "success" or not isinstance(page, str) or place is None:
             continue
-        *_, scene, folder, _ = page.split("/")
+        # Wherever the page is served, its address ends as its folder in the store does.
+        names = re.findall(r"/scenes/([^/?#]+)/([^/?#]+)", page)
+        if not names:
+            continue
+        scene, folder = names[-1]
         with suppress(NotFound, StageError):
             found = run_record(place_of(place["profile"]), scene, folder)
             if found is not None:
