@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import logging
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -46,9 +47,13 @@ from e2e3d_stages.store import STALE_AFTER, ArtifactStore
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+log = logging.getLogger(__name__)
+
 WAIT_SECONDS = 5.0
 # How soon a stopped task sees that it was.
 GLANCE_SECONDS = 0.5
+# In the task state store: which artifact this task makes or waits for, as the UI reads it.
+ARTIFACT = "e2e3d_artifact"
 
 
 class StageOperator(BaseOperator):
@@ -110,6 +115,7 @@ class StageOperator(BaseOperator):
             folder = store.folder(self.stage, request.key)
             self.log.info("%s %s", self.stage, store.storage.uri_of(folder))
             ArtifactLink().push(context, folder_address(store.storage, folder))
+            remember_artifact(context, self.profile, self.stage, request.key, attempt=None)
             if reference is not None:
                 store.note_read(self.stage, request.key)
                 self._clear_away_leftovers(store, profile, request, owner=owner)
@@ -120,6 +126,9 @@ class StageOperator(BaseOperator):
                 self.log.info("::endgroup::")
                 if attempt is not None:
                     JobLink().push(context, attempt.backend.job_url(attempt.state.handle))
+                    remember_artifact(
+                        context, self.profile, self.stage, request.key, attempt=attempt.state.claim.attempt
+                    )
                     return self._follow(context, attempt)
                 self._wait_for_another(store, request.key)
                 reference = store.reference(self.stage, request.key)
@@ -404,3 +413,16 @@ def owner_of(context: Context) -> str:
         mark = uuid4().hex[:8]
         kept.set("e2e3d_owner", mark, retention=NEVER_EXPIRE)
     return f"{ti.dag_id}/{ti.run_id}/{ti.task_id}/{ti.map_index}/{mark}"
+
+
+def remember_artifact(context: Context, profile: str, stage: str, key: str, *, attempt: int | None) -> None:
+    """Leave word where the artifact is, for whoever looks at the run.
+
+    :param attempt: the one that this task claimed; None while it has none.
+    """
+    place: dict[str, Any] = {"profile": profile, "stage": stage, "key": key, "attempt": attempt}
+    try:
+        context["task_state_store"].set(ARTIFACT, place, retention=NEVER_EXPIRE)
+    except Exception:
+        # The work goes on; only the page that shows it knows less.
+        log.warning("Where the artifact is could not be left for others", exc_info=True)

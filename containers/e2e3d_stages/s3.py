@@ -88,7 +88,8 @@ class S3Storage(Storage):
 
         :param ask: asks it, and may do so twice: an answer may be lost on its way.
         """
-        until, pause = time.monotonic() + PATIENCE_SECONDS, 0.5
+        patience = PATIENCE_SECONDS if self.patience_seconds is None else self.patience_seconds
+        until, pause = time.monotonic() + patience, 0.5
         while True:
             try:
                 return ask(*what, **asked)

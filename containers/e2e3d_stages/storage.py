@@ -43,6 +43,8 @@ class Storage(ABC):
 
     # Of the bucket, where it is one of AWS itself.
     aws_region: str | None = None
+    # How long a store that is busy or away is asked again; None: as long as a stage may well wait.
+    patience_seconds: float | None = None
 
     def __init__(self, uri: str) -> None:
         self.uri = uri.rstrip("/")

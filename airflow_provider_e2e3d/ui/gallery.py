@@ -1,0 +1,283 @@
+"""What the gallery shows: every scene's newest result, and what Airflow is doing about it.
+
+Results are read from the stores, all of them once and then again in the background whenever somebody looks and they
+are old: a look never waits for a store that was read before.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+from airflow.models.dagrun import DagRun
+from airflow.utils.session import create_session
+from sqlalchemy import select
+
+from airflow_provider_e2e3d.captures import scene_of
+from airflow_provider_e2e3d.outcome import DAG_ID
+from airflow_provider_e2e3d.ui.places import Place, below, scene_folder, side_by_side
+from e2e3d_stages.contract import Manifest, StageError
+from e2e3d_stages.storage import NotFound
+
+log = logging.getLogger(__name__)
+
+FRESH_SECONDS = 10.0
+# Runs of a scene that are listed, and runs of the DAG whose states the gallery asks for; the newest of them.
+MOST_RUNS, MOST_STATES = 200, 300
+
+Record = dict[str, Any]
+
+
+def record(place: Place, path: str) -> Record | None:
+    """A `run.json` or `latest.json`, with the profile whose store it is in and a mark of its content; None without.
+
+    Fields that older runs lack are missing here too.
+    """
+    try:
+        data = place.store.storage.read(path)
+        found: Record = json.loads(data)
+    except (NotFound, ValueError):
+        return None
+    files = found.get("files") or {}
+    if isinstance(files, list):
+        found["files"] = dict.fromkeys(files)
+    return {**found, "profile_of_store": place.profile, "mark": hashlib.sha256(data).hexdigest()[:12]}
+
+
+def run_record(place: Place, scene: str, run: str) -> Record | None:
+    """What is known of one run, by the names of its folders, whatever the record says."""
+    found = record(place, below(scene_folder(scene, run), "run.json"))
+    return found and {**found, "scene": scene, "run": run}
+
+
+def first_record(places: Iterable[Place], scene: str, run: str) -> tuple[Place, Record]:
+    """A run of a scene in the first store that has it.
+
+    :raises NotFound: when none has.
+    """
+    for place in places:
+        found = run_record(place, scene, run)
+        if found is not None:
+            return place, found
+    raise NotFound(f"There is no run {run} of the scene {scene}.")
+
+
+def runs_of(places: Iterable[Place], scene: str) -> list[Record]:
+    """The runs of a scene that ended well, newest first."""
+    found: list[Record | None] = []
+    for place in places:
+        names = list(place.store.storage.folders(scene_folder(scene)))[-MOST_RUNS:]
+        found += side_by_side(*(partial(run_record, place, scene, name) for name in names))
+    return sorted(filter(None, found), key=lambda each: str(each.get("started")), reverse=True)
+
+
+def manifests(place: Place, found: Record) -> dict[str, Manifest]:
+    """What the stages of a run are made of, as far as their artifacts are still there."""
+    stages = found.get("stages", {})
+    read = side_by_side(*(partial(place.store.manifest, stage, each["key"]) for stage, each in stages.items()))
+    return {stage: manifest for stage, manifest in zip(stages, read, strict=True) if manifest is not None}
+
+
+class Shelf:
+    """The newest result of every scene of one store, as it was a moment ago."""
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+        self._scenes: dict[str, Record] | None = None
+        self._problem = ""
+        self._read = 0.0
+        self._reading = threading.Lock()
+
+    def scenes(self) -> tuple[dict[str, Record], str]:
+        """By name; and why they are not to be had, where the store was never reached."""
+        if self._scenes is None:
+            with self._reading:
+                # One that was away is not asked again at once by everybody who waited.
+                if self._scenes is None and (not self._read or time.monotonic() - self._read > FRESH_SECONDS):
+                    self._look()
+        elif time.monotonic() - self._read > FRESH_SECONDS and self._reading.acquire(blocking=False):
+            threading.Thread(target=self._look_again, name="e2e3d-gallery", daemon=True).start()
+        return self._scenes or {}, self._problem
+
+    def _look_again(self) -> None:
+        try:
+            self._look()
+        finally:
+            self._reading.release()
+
+    def _look(self) -> None:
+        try:
+            names = list(self.place.store.storage.folders("scenes"))
+            read = side_by_side(*(partial(record, self.place, f"scenes/{name}/latest.json") for name in names))
+            self._scenes = {
+                name: {**found, "scene": name} for name, found in zip(names, read, strict=True) if found is not None
+            }
+            self._problem = ""
+        except StageError as error:
+            log.warning("The scenes of %s could not be read: %s", self.place.store.storage.uri, error.message)
+            self._problem = f"{error.message} {error.hint}".strip()
+        self._read = time.monotonic()
+
+
+_shelves: dict[str, Shelf] = {}
+_shelves_lock = threading.Lock()
+
+
+def shelf_of(place: Place) -> Shelf:
+    """The one shelf of a store."""
+    with _shelves_lock:
+        shelf = _shelves.setdefault(place.store.storage.uri, Shelf(place))
+        # Credentials may have been renewed since.
+        shelf.place = place
+        return shelf
+
+
+def under_way() -> dict[str, Record]:
+    """By scene, the newest run of `reconstruct` that is not done or failed: one query by the index on DAG and state."""
+    query = (
+        select(DagRun.run_id, DagRun._state, DagRun.conf, DagRun.start_date, DagRun.queued_at)
+        .where(DagRun.dag_id == DAG_ID, DagRun._state.in_(("queued", "running", "failed")))
+        .order_by(DagRun.id.desc())
+        .limit(MOST_STATES)
+    )
+    with create_session(scoped=False) as session:
+        rows = session.execute(query).all()
+    found: dict[str, Record] = {}
+    for run_id, state, conf, started, queued in rows:
+        scene = scene_asked(conf or {})
+        if scene is not None:
+            moment = started or queued
+            told = {"dag_id": DAG_ID, "run_id": run_id, "state": state, "started": moment and moment.isoformat()}
+            found.setdefault(scene, told)
+    return found
+
+
+def scene_asked(conf: Record) -> str | None:
+    """The scene that a run's conf names, or that its capture gives its name to."""
+    if conf.get("scene"):
+        return str(conf["scene"])
+    return scene_of(str(conf["capture"])) if conf.get("capture") else None
+
+
+def cards(places: Iterable[Place]) -> tuple[list[Record], list[str]]:
+    """A card for every scene, and what could not be read."""
+    running = under_way()
+    found: list[Record] = []
+    problems: list[str] = []
+    for place in places:
+        scenes, problem = shelf_of(place).scenes()
+        found += [card(latest, running.get(scene)) for scene, latest in scenes.items()]
+        problems += [problem] if problem else []
+    shown = {each["scene"] for each in found}
+    for scene, run in running.items():
+        if scene not in shown:
+            found.append({"scene": scene, "state": run["state"], "started": run["started"], "under_way": run})
+    return found, problems
+
+
+def card(latest: Record, run: Record | None) -> Record:
+    """What a card of the gallery tells; None for what nobody knows."""
+    metrics = latest.get("metrics", {})
+    newer = run if run and _moment(run["started"]) > _moment(latest.get("started")) else None
+    return {
+        "scene": latest.get("scene"),
+        "run": latest.get("run"),
+        "profile": latest["profile_of_store"],
+        "mark": latest["mark"],
+        "thumbnail": "thumbnail.jpg" in (latest.get("files") or {}),
+        "started": latest.get("started"),
+        "state": newer["state"] if newer else "success",
+        "under_way": newer,
+        "photos": metrics.get("photos_registered"),
+        "photos_given": metrics.get("photos_given"),
+        "psnr": metrics.get("psnr"),
+        "size": metrics.get("sog_bytes"),
+        "gaussians": metrics.get("gaussians"),
+        "seconds": latest.get("seconds"),
+        "price": latest.get("price"),
+        "preset": latest.get("preset"),
+    }
+
+
+def _moment(told: str | None) -> dt.datetime:
+    long_ago = dt.datetime.min.replace(tzinfo=dt.timezone.utc)
+    return dt.datetime.fromisoformat(told) if told else long_ago
+
+
+SORTS: dict[str, Callable[[Record], Any]] = {
+    "started": lambda each: _moment(each.get("started")),
+    "scene": lambda each: each["scene"],
+    **{
+        name: (lambda each, name=name: each.get(name))  # type: ignore[misc]
+        for name in ("photos", "psnr", "size", "seconds", "price", "state")
+    },
+}
+
+
+def page_of(found: list[Record], *, search: str, state: str, sort: str, page: int, size: int) -> Record:
+    """One page of the cards that fit.
+
+    :param search: every word of it is in the scene's name.
+    :param sort: a name of `SORTS`, with `-` before it for the largest first; what is not known goes last.
+    """
+    words = search.casefold().split()
+    fitting = [each for each in found if all(word in each["scene"] for word in words)]
+    if state:
+        fitting = [each for each in fitting if each["state"] == state]
+    key = SORTS[sort.removeprefix("-")]
+    known = sorted((each for each in fitting if key(each) is not None), key=lambda each: each["scene"])
+    known.sort(key=key, reverse=sort.startswith("-"))
+    ordered = known + [each for each in fitting if key(each) is None]
+    start = (page - 1) * size
+    return {"total": len(fitting), "all": len(found), "page": page, "size": size, "scenes": ordered[start:][:size]}
+
+
+def differences(left: Record, right: Record) -> list[Record]:
+    """Where two nested values differ: the path to each, and both values; what one lacks is None."""
+    one, other = _flat(left), _flat(right)
+    names = list(dict.fromkeys((*one, *other)))
+    return [{"name": n, "left": one.get(n), "right": other.get(n)} for n in names if one.get(n) != other.get(n)]
+
+
+def _flat(value: Record, start: str = "") -> Record:
+    found: Record = {}
+    for name, each in value.items():
+        found |= _flat(each, f"{start}{name}.") if isinstance(each, dict) else {f"{start}{name}": each}
+    return found
+
+
+def comparison(place: Place, left: Record, other: Place, right: Record) -> Record:
+    """Two runs of a scene side by side: what they were asked, and what came of it.
+
+    Resolved parameters come from the artifacts' manifests; where one was removed, what was asked stands alone.
+    """
+    asked = [
+        {
+            "profile": each.get("profile"),
+            "preset": each.get("preset"),
+            "capture": each.get("capture"),
+            "conf": {k: v for k, v in (each.get("conf") or {}).items() if k not in ("profile", "preset", "capture")},
+        }
+        for each in (left, right)
+    ]
+    made = [manifests(place, left), manifests(other, right)]
+    both = [stage for stage in made[0] if stage in made[1]]
+    params = [{stage: each[stage].params for stage in both} for each in made]
+    return {
+        "left": left,
+        "right": right,
+        "asked": differences(*asked),
+        "parameters": differences(*params),
+        "same_artifacts": [
+            stage
+            for stage, each in left.get("stages", {}).items()
+            if each.get("key") == right.get("stages", {}).get(stage, {}).get("key")
+        ],
+    }

@@ -1,0 +1,48 @@
+// Asking the server; addresses are below the page's <base>.
+
+export class Refusal extends Error {
+  constructor(status, message, hint) {
+    super(message);
+    this.status = status;
+    this.hint = hint;
+  }
+}
+
+export function address(path, query = {}) {
+  const known = Object.entries(query).filter(([, value]) => value !== null && value !== undefined && value !== "");
+  const text = new URLSearchParams(known).toString();
+  return text ? `${path}?${text}` : path;
+}
+
+export async function ask(path, query) {
+  let answer;
+  try {
+    answer = await fetch(address(path, query), { headers: { accept: "application/json" } });
+  } catch {
+    throw new Refusal(0, "Airflow does not answer.", "It is asked again in a moment.");
+  }
+  const told = await answer.json().catch(() => ({}));
+  if (answer.ok) return told;
+  const words = {
+    401: ["Your login has ended.", "Load the page again to log in."],
+    403: ["You may not see this.", "Ask whoever runs Airflow for the right to read this DAG."],
+    404: ["That is not there.", "It may have been removed."],
+  }[answer.status];
+  throw new Refusal(answer.status, words?.[0] ?? told.message ?? "That did not work.", words?.[1] ?? told.hint ?? "");
+}
+
+// Look again and again while somebody can see it, until `look` says that nothing more will change.
+export async function watch(look, seconds = 2) {
+  for (;;) {
+    let more = true;
+    try {
+      more = await look();
+    } catch (problem) {
+      if ([401, 403, 404].includes(problem.status)) throw problem;
+      console.warn(problem);
+    }
+    if (!more) return;
+    await new Promise((go) => setTimeout(go, seconds * 1000));
+    while (document.hidden) await new Promise((go) => document.addEventListener("visibilitychange", go, { once: true }));
+  }
+}

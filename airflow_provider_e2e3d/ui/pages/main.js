@@ -1,0 +1,26 @@
+// Which page this is, by its address.
+
+import { h, show } from "./dom.js";
+
+const base = new URL(document.baseURI).pathname;
+const [kind, ...names] = location.pathname.slice(base.length).split("/").filter(Boolean).map(decodeURIComponent);
+const query = Object.fromEntries(new URLSearchParams(location.search));
+// Where a task is not mapped, Airflow leaves the name of what it would put there.
+if (!/^-?\d+$/.test(query.map_index ?? "")) query.map_index = "-1";
+
+const pages = {
+  scenes: ["./gallery.js", "./scene.js", "./result.js"][names.length],
+  compare: "./compare.js",
+  run: "./run.js",
+  task: "./task.js",
+};
+
+try {
+  const page = await import(pages[kind]);
+  await page.open(query, ...names);
+} catch (problem) {
+  console.error(problem);
+  show(
+    h("section", { class: "notice", role: "alert" }, h("h1", {}, problem.message), problem.hint && h("p", {}, problem.hint)),
+  );
+}

@@ -1,0 +1,143 @@
+// One run of a scene: the scene itself, its report, figures, what each stage took, and downloads.
+
+import { ask } from "./api.js";
+import { h, show } from "./dom.js";
+import { fileAddress, frame, onOpen } from "./frame.js";
+import { airflowLink, crumbs, figure, figures, runPath, warning } from "./parts.js";
+import { STAGES, date, decibels, duration, headline, money, number, size } from "./words.js";
+
+const ABOUT = {
+  "scene.sog": "the scene, small, for the web",
+  "scene.spz": "the scene, small, for other viewers",
+  "scene.ply": "every Gaussian, as splat tools read them",
+  "index.html": "the page, to keep or to send",
+  "report.html": "the report, to keep or to send",
+  "georef.json": "from the scene to metres east, north and up",
+  "photos.json": "every photo, and whether it was placed",
+};
+
+// Tabs after the WAI-ARIA pattern: arrows move, the page opens at once.
+function tabs(label, entries) {
+  const panel = h("div", { class: "stage", role: "tabpanel", id: "panel", tabindex: "-1" });
+  const made = new Map();
+  const buttons = entries.map(([name, make]) =>
+    h("button", { role: "tab", type: "button", id: `tab-${name}`, "aria-controls": "panel", onclick: () => choose(name), onkeydown: move }, name),
+  );
+  function choose(name) {
+    for (const button of buttons) {
+      const chosen = button.id === `tab-${name}`;
+      button.setAttribute("aria-selected", chosen);
+      button.tabIndex = chosen ? 0 : -1;
+    }
+    panel.setAttribute("aria-labelledby", `tab-${name}`);
+    if (!made.has(name)) made.set(name, panel.appendChild(entries.find(([each]) => each === name)[1]()));
+    // Hidden and not removed: a frame that is taken out loads anew.
+    for (const [each, content] of made) content.hidden = each !== name;
+  }
+  function move(event) {
+    const way = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+    if (!way) return;
+    const next = buttons[(buttons.indexOf(event.currentTarget) + way + buttons.length) % buttons.length];
+    next.focus();
+    next.click();
+  }
+  choose(entries[0][0]);
+  return [h("div", { class: "tabs", role: "tablist", "aria-label": label }, buttons), panel, choose];
+}
+
+const SCENE = "3D scene";
+const REPORT = "Report";
+
+function hero(record) {
+  const pages = { "index.html": SCENE, "report.html": REPORT };
+  const there = Object.entries(pages).filter(([file]) => file in record.files);
+  if (!there.length) return h("p", { class: "quiet" }, "This run left no page.");
+  const frames = [];
+  const entries = there.map(([file, name]) => [
+    name,
+    () => {
+      const made = frame(record, file, `${name} of ${record.scene}`);
+      frames.push(made);
+      return made;
+    },
+  ]);
+  const [list, panel, choose] = tabs("Scene or report", entries);
+  onOpen(() => frames, (page) => pages[page] && choose(pages[page]));
+  const whole = h("button", { type: "button", class: "plain", onclick: () => panel.requestFullscreen?.() }, "Full screen");
+  return h("section", { class: "hero", "aria-label": "The scene" }, h("div", { class: "bar" }, list, whole), panel);
+}
+
+export function keyFigures(record) {
+  const m = record.metrics ?? {};
+  return figures(
+    figure("Photos placed", `${m.photos_registered ?? "–"} / ${m.photos_given ?? "–"}`),
+    figure("PSNR", decibels(m.psnr), m.views ? `on ${m.views} photos it has not seen` : null),
+    figure("SSIM", number(m.ssim, 3)),
+    figure("Gaussians", number(m.gaussians)),
+    figure("Size", size(m.sog_bytes)),
+    figure("Time", duration(record.seconds)),
+    figure("Cost", money(record.price)),
+  );
+}
+
+function stageTable(stages) {
+  const row = ([name, each]) =>
+    h(
+      "tr",
+      {},
+      h("th", { scope: "row" }, STAGES[name] ?? name),
+      h("td", {}, each.reused ? h("span", { class: "chip" }, "reused") : ""),
+      h("td", { class: "n" }, duration(each.seconds)),
+      h("td", { class: "n" }, size(each.peak_memory_bytes)),
+      h("td", {}, [each.backend, each.machine].filter(Boolean).join(", ") || "–"),
+      h("td", { class: "n" }, money(each.price)),
+    );
+  const head = ["Stage", "", "Time", "Memory", "Where", "Cost"];
+  return h(
+    "div",
+    { class: "scroll", tabindex: "0", role: "region", "aria-label": "What each stage took" },
+    h(
+      "table",
+      {},
+      h("thead", {}, h("tr", {}, head.map((each, at) => h("th", { scope: "col", class: [2, 3, 5].includes(at) && "n" }, each)))),
+      h("tbody", {}, Object.entries(stages).map(row)),
+    ),
+  );
+}
+
+function downloads(record) {
+  const names = Object.keys(record.files).filter((name) => name in ABOUT);
+  const line = (name) =>
+    h(
+      "li",
+      {},
+      h("a", { href: fileAddress(record, name), download: name === "index.html" ? `${record.scene}.html` : `${record.scene}-${name}` }, name),
+      h("span", { class: "quiet" }, ` ${ABOUT[name]}`),
+      record.files[name] && h("span", { class: "size" }, size(record.files[name])),
+    );
+  return h("ul", { class: "files" }, Object.keys(ABOUT).filter((name) => names.includes(name)).map(line));
+}
+
+export function result(record) {
+  const warnings = Object.values(record.stages ?? {}).flatMap((each) => each.warnings ?? []);
+  return [
+    hero(record),
+    keyFigures(record),
+    warnings.length > 0 && [h("h2", {}, "Worth knowing"), h("ul", { class: "warnings" }, warnings.map(warning))],
+    h("div", { class: "two" },
+      h("section", {}, h("h2", {}, "What it took"), stageTable(record.stages ?? {})),
+      h("section", {}, h("h2", {}, "Downloads"), downloads(record))),
+  ];
+}
+
+export async function open(query, scene, run) {
+  const record = await ask(`api/scenes/${scene}/${run}`, { profile: query.profile });
+  document.title = `${scene} · E2E3D`;
+  show(
+    crumbs(h("a", { href: "scenes" }, "Scenes"), h("a", { href: `scenes/${scene}` }, scene), h("span", { "aria-current": "page" }, date(record.started))),
+    h("header", {}, h("h1", {}, scene),
+      h("p", { class: "quiet" }, date(record.started), record.preset && ` · ${record.preset}`, record.profile && ` · ${record.profile}`,
+        record.dag_id && record.run_id && [" · ", airflowLink(`${runPath(record.dag_id, record.run_id)}/plugin/scene`, "its run in Airflow")])),
+    result(record),
+  );
+}

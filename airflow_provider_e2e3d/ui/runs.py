@@ -1,0 +1,380 @@
+"""A DAG run and its tasks as the tabs show them: states by one query of Airflow's database, the rest from the store."""
+
+from __future__ import annotations
+
+import json
+import re
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
+from typing import Any
+
+from airflow.models.dagrun import DagRun
+from airflow.models.task_state_store import TaskStateStoreModel
+from airflow.models.taskinstance import TaskInstance
+from airflow.models.xcom import XComModel
+from airflow.utils.session import create_session
+from pydantic import ValidationError
+from sqlalchemy import and_, select
+
+from airflow_provider_e2e3d.operators.stage import ARTIFACT
+from airflow_provider_e2e3d.outcome import DAG_ID, FAILURE, PAGE
+from airflow_provider_e2e3d.ui.gallery import run_record, scene_asked
+from airflow_provider_e2e3d.ui.places import Place, place_of, refuse_link, side_by_side
+from e2e3d_stages.contract import Manifest, StageError
+from e2e3d_stages.presets import STAGES
+from e2e3d_stages.storage import NotFound
+
+RESULT = "return_value"
+# What a task of these was to make, before it says so.
+_OPERATORS = {f"{stage.capitalize()}Operator": stage for stage in STAGES}
+_DONE = {"success", "failed", "upstream_failed", "skipped", "removed"}
+# A file that a manifest lists is worth a line; more are counted.
+MOST_FILES = 200
+
+
+@dataclass
+class Task:
+    """A task instance with what it left for others.
+
+    :param artifact: profile, stage, key and attempt, as `StageOperator` remembers them.
+    :param told: its XComs by key.
+    """
+
+    task_id: str
+    map_index: int
+    name: str
+    state: str | None
+    try_number: int
+    started: str | None
+    ended: str | None
+    operator: str | None
+    artifact: dict[str, Any] | None = None
+    told: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def stage(self) -> str | None:
+        """Which stage it makes, if any."""
+        if self.artifact:
+            return str(self.artifact["stage"])
+        return _OPERATORS.get(self.operator or "")
+
+
+@dataclass
+class Run:
+    """A DAG run."""
+
+    dag_id: str
+    run_id: str
+    state: str
+    started: str | None
+    ended: str | None
+    conf: dict[str, Any]
+    tasks: list[Task]
+
+    @property
+    def ours(self) -> bool:
+        """Whether stages are among its tasks."""
+        return self.dag_id == DAG_ID or any(task.stage for task in self.tasks)
+
+
+def read_run(dag_id: str, run_id: str, task_id: str | None = None) -> Run:
+    """A run with its tasks: one query, by indexes at every step.
+
+    :param task_id: only this task of it.
+    :raises NotFound: when there is none.
+    """
+    ti, kept, told = TaskInstance, TaskStateStoreModel, XComModel
+    same_run = and_(ti.dag_id == DagRun.dag_id, ti.run_id == DagRun.run_id)
+    if task_id is not None:
+        same_run = and_(same_run, ti.task_id == task_id)
+
+    def of_task(table: Any) -> Any:
+        return and_(table.dag_run_id == DagRun.id, table.task_id == ti.task_id, table.map_index == ti.map_index)
+
+    query = (
+        select(
+            DagRun._state, DagRun.start_date, DagRun.end_date, DagRun.conf,
+            ti.task_id, ti.map_index, ti._task_display_property_value, ti.state, ti.try_number,
+            ti.start_date, ti.end_date, ti.operator, kept.value, told.key, told.value,
+        )
+        .select_from(DagRun)
+        .outerjoin(ti, same_run)
+        .outerjoin(kept, and_(of_task(kept), kept.key == ARTIFACT))
+        .outerjoin(told, and_(of_task(told), told.key.in_((FAILURE, PAGE, RESULT))))
+        .where(DagRun.dag_id == dag_id, DagRun.run_id == run_id)
+    )  # fmt: skip
+    with create_session(scoped=False) as session:
+        rows = session.execute(query).all()
+    if not rows:
+        raise NotFound(f"There is no run {run_id} of {dag_id}.")
+    tasks: dict[tuple[str, int], Task] = {}
+    for _, _, _, _, task, index, name, state, tries, started, ended, operator, artifact, key, value in rows:
+        if task is None:
+            continue
+        found = tasks.setdefault(
+            (task, index),
+            Task(task, index, name or task, state, tries, _iso(started), _iso(ended), operator, _place(artifact)),
+        )
+        if key is not None:
+            found.told[key] = value
+    state, started, ended, conf = rows[0][:4]
+    return Run(dag_id, run_id, str(state), _iso(started), _iso(ended), conf or {}, list(tasks.values()))
+
+
+def _iso(moment: Any) -> str | None:
+    return moment.isoformat() if moment is not None else None
+
+
+def _place(value: str | None) -> dict[str, Any] | None:
+    """What a task remembered; None where a state store of the site's own keeps it elsewhere."""
+    with suppress(ValueError, TypeError):
+        found = json.loads(value or "")
+        if isinstance(found, dict) and {"profile", "stage", "key"} <= set(found) and found["stage"] in STAGES:
+            return found
+    return None
+
+
+@lru_cache(512)
+def _manifest(place: Place, stage: str, key: str) -> Manifest:
+    """A manifest never changes, so it is read once.
+
+    :raises NotFound: while there is none; that is asked again.
+    """
+    found = place.store.manifest(stage, key)
+    if found is None:
+        raise NotFound(key)
+    return found
+
+
+def manifest_of(place: Place, stage: str, key: str) -> Manifest | None:
+    """A stage's manifest, or None while there is none or after it was removed."""
+    try:
+        return _manifest(place, stage, key)
+    except NotFound:
+        return None
+
+
+def run_view(run: Run) -> dict[str, Any]:
+    """Everything that the *Scene* tab shows."""
+    stages = sorted((task for task in run.tasks if task.stage), key=_order)
+    views = side_by_side(*(partial(_stage_view, task) for task in stages))
+    planned = next((task.told[RESULT] for task in run.tasks if task.task_id == "plan" and RESULT in task.told), None)
+    plan: dict[str, Any] = planned if isinstance(planned, dict) else {}
+    failed = [task for task in run.tasks if task.state == "failed"]
+    return {
+        "ours": run.ours,
+        "dag_id": run.dag_id,
+        "run_id": run.run_id,
+        "state": run.state,
+        "started": run.started,
+        "ended": run.ended,
+        "conf": run.conf,
+        "scene": plan.get("scene") or scene_asked(run.conf),
+        "estimate": plan.get("estimate"),
+        "stages": views,
+        "failures": [_reason(task) for task in failed],
+        "training": next(filter(None, map(_training, stages)), None),
+        "result": _result(run.tasks),
+    }
+
+
+def _order(task: Task) -> tuple[int, str, int]:
+    return list(STAGES).index(str(task.stage)), task.task_id, task.map_index
+
+
+def _stage_view(task: Task) -> dict[str, Any]:
+    told = task.told.get(RESULT)
+    view: dict[str, Any] = {
+        "task_id": task.task_id,
+        "map_index": task.map_index,
+        "name": task.name,
+        "stage": task.stage,
+        "state": task.state,
+        "try_number": task.try_number,
+        "started": task.started,
+        "ended": task.ended,
+        "reused": bool(isinstance(told, dict) and told.get("reused")),
+        "failure": _reason(task) if FAILURE in task.told or task.state == "failed" else None,
+        "progress": None,
+        "problem": "",
+    }
+    if task.artifact is None or task.state in ("upstream_failed", "skipped", "removed", None):
+        return view
+    try:
+        return {**view, **_stored(task)}
+    except (StageError, NotFound, ValidationError) as error:
+        # The store is away, or another version's: what Airflow knows is shown all the same.
+        return {**view, "problem": str(error)}
+
+
+def _stored(task: Task) -> dict[str, Any]:
+    """What the store tells of a stage: its figures when it is done, how far it is before."""
+    assert task.artifact is not None
+    place, stage, key = place_of(task.artifact["profile"]), task.artifact["stage"], task.artifact["key"]
+    manifest = manifest_of(place, stage, key) if task.state in _DONE else None
+    if manifest is not None:
+        return {
+            "seconds": manifest.usage.wall_seconds,
+            "metrics": manifest.metrics,
+            "size": manifest.total_bytes,
+            "warnings": [warning.model_dump() for warning in manifest.warnings],
+        }
+    attempt = task.artifact["attempt"] or place.store.last_attempt(stage, key)
+    if not attempt or task.state in _DONE:
+        return {}
+    progress = place.store.progress(stage, key, attempt)
+    return {
+        "attempt": attempt,
+        "waits_for_another": task.artifact["attempt"] is None,
+        "progress": progress and progress.model_dump(mode="json"),
+    }
+
+
+def _reason(task: Task) -> dict[str, Any]:
+    """Why a task failed, as it told; what to do where it told nothing."""
+    told = task.told.get(FAILURE)
+    word = told if isinstance(told, dict) else {}
+    return {
+        "task_id": task.task_id,
+        "map_index": task.map_index,
+        "name": task.name,
+        "code": word.get("code", "unknown"),
+        "message": word.get("message", "It stopped, and told no reason."),
+        "hint": word.get("hint", "" if word else "Open the task's log: its last lines say more. Then clear the task."),
+    }
+
+
+def _training(task: Task) -> dict[str, Any] | None:
+    """How training goes: its curve, and a mark of its newest preview."""
+    if task.stage != "train" or task.artifact is None or task.state is None:
+        return None
+    try:
+        place, folder = _attempt_folder(task)
+        curve, preview = side_by_side(partial(_curve, place, folder), partial(_tag, place, f"{folder}/preview.jpg"))
+    except (StageError, NotFound, ValueError):
+        return None
+    if not curve and not preview:
+        return None
+    return {"task_id": task.task_id, "map_index": task.map_index, "curve": curve, "preview": preview}
+
+
+def _attempt_folder(task: Task) -> tuple[Place, str]:
+    if task.artifact is None:
+        raise NotFound(f"{task.task_id} has no artifact.")
+    place, stage, key = place_of(task.artifact["profile"]), task.artifact["stage"], task.artifact["key"]
+    attempt = task.artifact["attempt"] or place.store.last_attempt(stage, key)
+    return place, place.store.attempt_folder(stage, key, attempt)
+
+
+def _curve(place: Place, folder: str) -> list[dict[str, Any]]:
+    with suppress(NotFound, ValueError):
+        found: list[dict[str, Any]] = json.loads(place.store.storage.read(f"{folder}/curve.json"))
+        return found
+    return []
+
+
+def _tag(place: Place, path: str) -> str | None:
+    refuse_link(place.store, path)
+    entry = next(iter(place.store.storage.list(path)), None)
+    return entry.tag if entry and entry.path == path else None
+
+
+def preview_path(run: Run, map_index: int) -> tuple[Place, str]:
+    """Where the newest preview of a training is.
+
+    :raises NotFound: when the task has none.
+    """
+    for task in run.tasks:
+        if task.map_index == map_index:
+            place, folder = _attempt_folder(task)
+            return place, f"{folder}/preview.jpg"
+    raise NotFound("There is no such task.")
+
+
+def _result(tasks: list[Task]) -> dict[str, Any] | None:
+    """The record of what the run laid out for people."""
+    for task in tasks:
+        page, place = task.told.get(PAGE), task.artifact
+        if task.state != "success" or not isinstance(page, str) or place is None:
+            continue
+        # Wherever the page is served, its address ends as its folder in the store does.
+        names = re.findall(r"/scenes/([^/?#]+)/([^/?#]+)", page)
+        if not names:
+            continue
+        scene, folder = names[-1]
+        with suppress(NotFound, StageError):
+            found = run_record(place_of(place["profile"]), scene, folder)
+            if found is not None:
+                return found
+    return None
+
+
+def task_view(run: Run, task_id: str, map_index: int) -> dict[str, Any]:
+    """Everything that the *Artifact* tab shows.
+
+    :raises NotFound: when the run has no such task.
+    """
+    task = next((each for each in run.tasks if (each.task_id, each.map_index) == (task_id, map_index)), None)
+    if task is None:
+        raise NotFound(f"There is no task {task_id} in this run.")
+    view = {**_stage_view(task), "ours": task.stage is not None, "dag_id": run.dag_id, "run_id": run.run_id}
+    if task.artifact is None or view["problem"]:
+        return view
+    return {**view, **_artifact_view(task.artifact)}
+
+
+def _artifact_view(artifact: dict[str, Any]) -> dict[str, Any]:
+    """What an artifact is made of, and every attempt at it."""
+    place, stage, key = place_of(artifact["profile"]), artifact["stage"], artifact["key"]
+    store = place.store
+    last = store.last_attempt(stage, key)
+    manifest = manifest_of(place, stage, key)
+    attempts = side_by_side(*(partial(_attempt, place, stage, key, number) for number in range(1, last + 1)))
+    request = store.read_request(f"{store.attempt_folder(stage, key, last)}/request.json") if last else None
+    asked = manifest or request
+    inputs = asked.inputs if asked else {}
+    return {
+        "artifact": {**artifact, "uri": store.storage.uri_of(store.folder(stage, key))},
+        "capture": asked.capture if asked else None,
+        "params": asked.params if asked else None,
+        "degraded_from": asked.degraded_from if asked else None,
+        "inputs": side_by_side(*(partial(_input, place, name, each.key) for name, each in inputs.items())),
+        "written": manifest and _written(place, manifest),
+        "attempts": attempts,
+    }
+
+
+def _attempt(place: Place, stage: str, key: str, number: int) -> dict[str, Any]:
+    claim = place.store.read_claim(stage, key, number)
+    failure, job = place.store.failure(stage, key, number), place.store.job(stage, key, number)
+    return {
+        "attempt": number,
+        "owner": claim.owner if claim else None,
+        "claimed": claim and claim.claimed.isoformat(),
+        "failure": failure and failure.model_dump(mode="json", include={"code", "message", "hint"}),
+        "job": job and job.model_dump(mode="json", exclude={"handle"}),
+    }
+
+
+def _input(place: Place, stage: str, key: str) -> dict[str, Any]:
+    manifest = manifest_of(place, stage, key)
+    return {
+        "stage": stage,
+        "key": key,
+        "files": len(manifest.files) if manifest else None,
+        "size": manifest.total_bytes if manifest else None,
+    }
+
+
+def _written(place: Place, manifest: Manifest) -> dict[str, Any]:
+    claim = place.store.read_claim(manifest.stage, manifest.key, manifest.attempt)
+    return {
+        "attempt": manifest.attempt,
+        "by": claim.owner if claim else None,
+        "size": manifest.total_bytes,
+        "count": len(manifest.files),
+        "files": [{"path": file.path, "size": file.size} for file in manifest.files[:MOST_FILES]],
+        "usage": manifest.usage.model_dump(mode="json"),
+        "program": manifest.program.model_dump(mode="json", include={"version", "image", "platform", "python"}),
+    }
