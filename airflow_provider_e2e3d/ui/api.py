@@ -154,8 +154,7 @@ def _add_scenes(app: FastAPI) -> None:
     @app.get("/api/compare/{scene}", dependencies=[of_scenes])
     async def compare(scene: str, left: str, right: str) -> Any:
         def both() -> Any:
-            one, other = (gallery.first_record(places(), scene, run) for run in (left, right))
-            return gallery.comparison(*one, *other)
+            return gallery.comparison(*(gallery.first_record(places(), scene, run)[1] for run in (left, right)))
 
         return await in_thread(both)
 

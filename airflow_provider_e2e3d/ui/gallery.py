@@ -23,7 +23,7 @@ from sqlalchemy import select
 from airflow_provider_e2e3d.captures import scene_of
 from airflow_provider_e2e3d.outcome import DAG_ID
 from airflow_provider_e2e3d.ui.places import Place, below, scene_folder, side_by_side
-from e2e3d_stages.contract import Manifest, StageError
+from e2e3d_stages.contract import StageError
 from e2e3d_stages.storage import NotFound
 
 log = logging.getLogger(__name__)
@@ -36,18 +36,12 @@ Record = dict[str, Any]
 
 
 def record(place: Place, path: str) -> Record | None:
-    """A `run.json` or `latest.json`, with the profile whose store it is in and a mark of its content; None without.
-
-    Fields that older runs lack are missing here too.
-    """
+    """A `run.json` or `latest.json`, with the profile whose store it is in and a mark of its content; None without."""
     try:
         data = place.store.storage.read(path)
         found: Record = json.loads(data)
     except (NotFound, ValueError):
         return None
-    files = found.get("files") or {}
-    if isinstance(files, list):
-        found["files"] = dict.fromkeys(files)
     return {**found, "profile_of_store": place.profile, "mark": hashlib.sha256(data).hexdigest()[:12]}
 
 
@@ -76,13 +70,6 @@ def runs_of(places: Iterable[Place], scene: str) -> list[Record]:
         names = list(place.store.storage.folders(scene_folder(scene)))[-MOST_RUNS:]
         found += side_by_side(*(partial(run_record, place, scene, name) for name in names))
     return sorted(filter(None, found), key=lambda each: str(each.get("started")), reverse=True)
-
-
-def manifests(place: Place, found: Record) -> dict[str, Manifest]:
-    """What the stages of a run are made of, as far as their artifacts are still there."""
-    stages = found.get("stages", {})
-    read = side_by_side(*(partial(place.store.manifest, stage, each["key"]) for stage, each in stages.items()))
-    return {stage: manifest for stage, manifest in zip(stages, read, strict=True) if manifest is not None}
 
 
 class Shelf:
@@ -253,11 +240,8 @@ def _flat(value: Record, start: str = "") -> Record:
     return found
 
 
-def comparison(place: Place, left: Record, other: Place, right: Record) -> Record:
-    """Two runs of a scene side by side: what they were asked, and what came of it.
-
-    Resolved parameters come from the artifacts' manifests; where one was removed, what was asked stands alone.
-    """
+def comparison(left: Record, right: Record) -> Record:
+    """Two runs of a scene side by side: what they were asked, and what came of it."""
     asked = [
         {
             "profile": each.get("profile"),
@@ -267,9 +251,7 @@ def comparison(place: Place, left: Record, other: Place, right: Record) -> Recor
         }
         for each in (left, right)
     ]
-    made = [manifests(place, left), manifests(other, right)]
-    both = [stage for stage in made[0] if stage in made[1]]
-    params = [{stage: each[stage].params for stage in both} for each in made]
+    params = [{stage: made["params"] for stage, made in each["stages"].items()} for each in (left, right)]
     return {
         "left": left,
         "right": right,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
@@ -18,7 +17,7 @@ from pydantic import ValidationError
 from sqlalchemy import and_, select
 
 from airflow_provider_e2e3d.operators.stage import ARTIFACT
-from airflow_provider_e2e3d.outcome import DAG_ID, FAILURE, PAGE
+from airflow_provider_e2e3d.outcome import DAG_ID, FAILURE, FOLDER
 from airflow_provider_e2e3d.ui.gallery import run_record, scene_asked
 from airflow_provider_e2e3d.ui.places import Place, place_of, refuse_link, side_by_side
 from e2e3d_stages.contract import Manifest, StageError
@@ -101,7 +100,7 @@ def read_run(dag_id: str, run_id: str, task_id: str | None = None) -> Run:
         .select_from(DagRun)
         .outerjoin(ti, same_run)
         .outerjoin(kept, and_(of_task(kept), kept.key == ARTIFACT))
-        .outerjoin(told, and_(of_task(told), told.key.in_((FAILURE, PAGE, RESULT))))
+        .outerjoin(told, and_(of_task(told), told.key.in_((FAILURE, FOLDER, RESULT))))
         .where(DagRun.dag_id == dag_id, DagRun.run_id == run_id)
     )  # fmt: skip
     with create_session(scoped=False) as session:
@@ -295,18 +294,11 @@ def preview_path(run: Run, map_index: int) -> tuple[Place, str]:
 def _result(tasks: list[Task]) -> dict[str, Any] | None:
     """The record of what the run laid out for people."""
     for task in tasks:
-        page, place = task.told.get(PAGE), task.artifact
-        if task.state != "success" or not isinstance(page, str) or place is None:
-            continue
-        # Wherever the page is served, its address ends as its folder in the store does.
-        names = re.findall(r"/scenes/([^/?#]+)/([^/?#]+)", page)
-        if not names:
-            continue
-        scene, folder = names[-1]
-        with suppress(NotFound, StageError):
-            found = run_record(place_of(place["profile"]), scene, folder)
-            if found is not None:
-                return found
+        folder, place = task.told.get(FOLDER), task.artifact
+        if task.state == "success" and isinstance(folder, str) and place is not None:
+            _, scene, run = folder.split("/")
+            with suppress(NotFound, StageError):
+                return run_record(place_of(place["profile"]), scene, run)
     return None
 
 

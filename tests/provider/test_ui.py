@@ -447,7 +447,7 @@ def test_the_gallery_tells_what_is_known_and_is_patient_with_what_is_not(
 ) -> None:
     own_store.storage.write("scenes/being-made/x/estimate.json", b"{}")
     own_store.storage.write("scenes/broken/latest.json", b"{")
-    old = {"scene": "old", "run": RUN, "started": "2026-01-01T00:00:00+00:00", "files": ["index.html"], "metrics": {}}
+    old = {"scene": "old", "run": RUN, "started": "2026-01-01T00:00:00+00:00", "files": {"index.html": 1}, "metrics": {}}
     own_store.storage.write("scenes/old/latest.json", json.dumps(old).encode())
     found = viewer.json("/api/scenes")
     assert [each["scene"] for each in found["scenes"]] == ["statue", "old"]
@@ -563,8 +563,17 @@ def test_the_api_server_opens_a_store_with_a_connection_of_its_own_database(
 def test_the_runs_of_a_scene_stand_newest_first_and_two_can_be_compared(
     viewer: Browser, own_store: ArtifactStore
 ) -> None:
-    made = {"preset": "draft", "conf": {"train_iterations": 100, "capture": "a"}, "metrics": {"psnr": 20.0}}
-    again = {"preset": "high", "conf": {"train_iterations": 900, "capture": "a"}, "metrics": {"psnr": 30.0}}
+    sfm = {"key": "s", "params": {"pairs": "auto"}}
+    made = {
+        "preset": "draft",
+        "conf": {"train_iterations": 100, "capture": "a"},
+        "stages": {"sfm": sfm, "train": {"key": "t1", "params": {"iterations": 100, "long_side": 640}}},
+    }
+    again = {
+        "preset": "high",
+        "conf": {"train_iterations": 900, "capture": "a"},
+        "stages": {"sfm": sfm, "train": {"key": "t2", "params": {"iterations": 900, "long_side": 640}}},
+    }
     lay_scene(own_store, "barn", "one", started="2026-11-01T00:00:00+00:00", **made)
     lay_scene(own_store, "barn", "two", started="2026-11-02T00:00:00+00:00", **again)
     assert [each["run"] for each in viewer.json("/api/scenes/barn")["runs"]] == ["two", "one"]
@@ -573,6 +582,8 @@ def test_the_runs_of_a_scene_stand_newest_first_and_two_can_be_compared(
         {"name": "preset", "left": "draft", "right": "high"},
         {"name": "conf.train_iterations", "left": 100, "right": 900},
     ]
+    assert found["parameters"] == [{"name": "train.iterations", "left": 100, "right": 900}]
+    assert found["same_artifacts"] == ["sfm"]
     assert viewer.get("/api/compare/barn?left=one&right=three").status_code == 404
     assert viewer.get("/api/scenes/nobody").status_code == 404
 

@@ -40,3 +40,11 @@ for (const button of document.querySelectorAll("[data-copy]")) {
     }
   });
 }
+
+// Inside Airflow's pages a link to the scene is the page around's to follow: a frame of theirs has no login.
+if (window.parent !== window) {
+  document.querySelector('a[href="index.html"]')?.addEventListener("click", (event) => {
+    event.preventDefault();
+    window.parent.postMessage({ e2e3d: "open", page: "index.html" }, "*");
+  });
+}
