@@ -447,7 +447,7 @@ def test_the_gallery_tells_what_is_known_and_is_patient_with_what_is_not(
 ) -> None:
     own_store.storage.write("scenes/being-made/x/estimate.json", b"{}")
     own_store.storage.write("scenes/broken/latest.json", b"{")
-    old = {"scene": "old", "run": RUN, "started": "2026-01-01T00:00:00+00:00", "files": {"index.html": 1}, "metrics": {}}
+    old = {"scene": "old", "run": RUN, "started": "2026-01-01T00:00:00+00:00", "files": {"index.html": 1}}
     own_store.storage.write("scenes/old/latest.json", json.dumps(old).encode())
     found = viewer.json("/api/scenes")
     assert [each["scene"] for each in found["scenes"]] == ["statue", "old"]
