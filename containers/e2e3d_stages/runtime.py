@@ -177,7 +177,7 @@ class _Reporter:
         self._phase = ""
         self._marks: deque[tuple[float, float]] = deque()
         self._closed = threading.Event()
-        self._stored: Progress | None = None
+        self._logged: Progress | None = None
         self._shown: dict[str, bytes] = {}
         self._thread = threading.Thread(target=self._loop, name="progress", daemon=True)
         self._thread.start()
@@ -186,6 +186,8 @@ class _Reporter:
         moment = time.monotonic()
         with self._lock:
             if self._latest is None or phase != self._phase:
+                # How a phase ended is told, however soon the next one begins.
+                self._log()
                 self._phase = phase
                 self._marks.clear()
             else:
@@ -227,23 +229,26 @@ class _Reporter:
         while not closing:
             closing = self._closed.wait(PROGRESS_EVERY_SECONDS)
             with self._lock:
+                self._log()
                 latest, shown = self._latest, self._shown
                 self._shown = {}
             try:
-                self._report(latest)
+                self._store_progress(latest)
                 for name, data in shown.items():
                     self._store.show(self._request, name, data)
             except Exception as error:  # a lost progress report must not end hours of work
                 log.warning("Progress could not be stored: %s", error)
 
-    def _report(self, latest: Progress | None) -> None:
-        if latest is None:
-            return
-        if self._stored is None or latest.updated != self._stored.updated:
-            log.info("%s", latest)
-        # Stored also without news: it tells others that this attempt is alive.
-        self._store.write_progress(self._request.key, latest.model_copy(update={"updated": now()}))
-        self._stored = latest
+    def _log(self) -> None:
+        """Tell what is new, once."""
+        if self._latest is not None and self._latest is not self._logged:
+            log.info("%s", self._latest)
+            self._logged = self._latest
+
+    def _store_progress(self, latest: Progress | None) -> None:
+        if latest is not None:
+            # Also without news: it tells others that this attempt is alive.
+            self._store.write_progress(self._request.key, latest.model_copy(update={"updated": now()}))
 
 
 def thread_count() -> int:

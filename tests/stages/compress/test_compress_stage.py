@@ -174,7 +174,7 @@ def test_an_invisible_scene_fails_with_advice(make_gaussians: Any, make_job: Mak
     with pytest.raises(StageError, match="None of the scene's 20 Gaussians") as failure:
         stage.run(make_job(given))
 
-    assert "preview" in failure.value.hint
+    assert "sharper photos" in failure.value.hint
 
 
 def test_a_stop_is_heeded_between_files(make_gaussians: Any, make_job: MakeJob) -> None:
