@@ -32,7 +32,7 @@ restore:  ## A platform from the folder BACKUP, where none is.
 	@COMPOSE="$(COMPOSE)" BACKUP="$(BACKUP)" sh deploy/compose/restore.sh
 
 test: $(VENV)/installed-dev  ## Every test, two files at a time: half of them wait for something.
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(TESTS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 0 $(TESTS)
 
 soak: $(VENV)/installed-dev  ## Quality on whole captures: many minutes.
 	$(BIN)/python -m pytest -m soak -s $(TESTS)

@@ -94,6 +94,8 @@ class Job:
         self._store = store
         self._request = request
         self._stop = threading.Event()
+        self._ending = threading.Timer(GRACE_SECONDS, os._exit, [FailureCode.INTERRUPTED.exit_code])
+        self._ending.daemon = True
         self._reporter = _Reporter(store, request)
 
     def progress(self, done: float, total: float, unit: str, *, phase: str = "", **figures: float) -> None:
@@ -145,9 +147,7 @@ class Job:
         """Ask the stage to stop, as SIGTERM does; one that does not within the grace period is ended."""
         if not self._stop.is_set():
             self._stop.set()
-            ending = threading.Timer(GRACE_SECONDS, os._exit, [FailureCode.INTERRUPTED.exit_code])
-            ending.daemon = True
-            ending.start()
+            self._ending.start()
 
     @contextmanager
     def checkpoint(self, step: int) -> Iterator[Path]:
@@ -162,7 +162,8 @@ class Job:
         return self._store.latest_checkpoint(self._request.stage, self._request.key, self.scratch / "checkpoint")
 
     def close(self) -> None:
-        """Store the last progress and stop reporting."""
+        """Store the last progress and stop reporting; who asked the stage to stop waits no longer."""
+        self._ending.cancel()
         self._reporter.close()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
 import signal
 import time
 import urllib.error
@@ -115,7 +116,7 @@ def test_a_container_outlives_its_killed_worker_and_is_the_only_one_ever_started
     (script.folder / "go on").unlink(missing_ok=True)
     run = airflow.trigger(capture=str(place / "captures" / "statue"), profile="docker")
     until(lambda: "train" in script.calls)
-    psutil.Process(airflow.task(run, "train")["pid"]).send_signal(signal.SIGKILL)
+    os.kill(airflow.task(run, "train")["pid"], signal.SIGKILL)
     until(lambda: airflow.task(run, "train")["try_number"] == 2)
     until(lambda: "Reattached to attempt 1" in airflow.log(place, run, "train", 2))
     (script.folder / "go on").touch()

@@ -332,6 +332,30 @@ def test_sigterm_during_a_transfer_is_an_interruption_too(
     assert failure.code is FailureCode.INTERRUPTED
 
 
+@pytest.mark.parametrize(("work_seconds", "ended"), [(0.6, [FailureCode.INTERRUPTED.exit_code]), (0, [])])
+def test_a_stopped_stage_is_ended_after_the_grace_period_unless_it_left_in_time(
+    tmp_path: Path,
+    play: Callable[[StageProgram], None],
+    monkeypatch: pytest.MonkeyPatch,
+    work_seconds: float,
+    ended: list[int],
+) -> None:
+    exits: list[int] = []
+    monkeypatch.setattr(runtime, "GRACE_SECONDS", 0.3)
+    monkeypatch.setattr(os, "_exit", exits.append)
+
+    def program(job: Job) -> dict[str, Any]:
+        job.stop()
+        time.sleep(work_seconds)
+        job.check_stop()
+        return {}
+
+    play(program)
+    assert runtime.run(ask(ArtifactStore.open(tmp_path.as_uri()))) == FailureCode.INTERRUPTED.exit_code
+    time.sleep(0.6 - work_seconds)
+    assert exits == ended
+
+
 def test_sagemaker_is_told_why_an_attempt_ends(
     tmp_path: Path, play: Callable[[StageProgram], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
