@@ -35,7 +35,7 @@ class PushedLink(BaseOperatorLink):
 
 
 class ArtifactLink(PushedLink):
-    """The folder in the store with the stage's manifest, attempts and files."""
+    """What the stage read and wrote, and its attempts."""
 
     name = "Artifact"
 
@@ -82,10 +82,10 @@ def is_on_the_web(address: str) -> bool:
     return address.startswith(("http://", "https://"))
 
 
-def folder_address(storage: Storage, path: str) -> str:
-    """Where a person looks at a folder of the store: AWS's console, or its URI where no page shows it."""
-    uri = storage.uri_of(path)
+def artifact_address(ti: Any, storage: Storage, path: str) -> str:
+    """Where a person looks at a task's folder of the store: AWS's console, or the task's own tab *Artifact*."""
     if storage.aws_region is None:
-        return uri
-    bucket, _, prefix = uri.removeprefix("s3://").partition("/")
+        task = f"tasks/{quote(ti.task_id)}" + (f"/mapped/{ti.map_index}" if ti.map_index >= 0 else "")
+        return f"{run_address(ti.dag_id, ti.run_id)}/{task}/plugin/artifact"
+    bucket, _, prefix = storage.uri_of(path).removeprefix("s3://").partition("/")
     return f"{console_of(storage.aws_region)}/s3/buckets/{bucket}?prefix={quote(f'{prefix}/')}"

@@ -155,8 +155,11 @@ class PublishOperator(StageOperator):
         references: dict[StageName, Reference] = {**self._references(), "publish": reference}
         found = {stage: store.manifest(stage, each.key, digest=each.digest) for stage, each in references.items()}
         manifests: dict[str, Manifest] = {stage: manifest for stage, manifest in found.items() if manifest is not None}
+        usual = context["dag"].params
+        # Airflow's form sends every field: what it suggests itself was not asked for.
+        asked_for = {k: v for k, v in (run.conf or {}).items() if k not in usual or v != usual.get_param(k).value}
         # As in Airflow's own pages, what is named like a secret is not told.
-        conf: Any = redact(run.conf or {})
+        conf: Any = redact(asked_for)
         asked = Run(
             scene=self.scene,
             id=run.run_id,

@@ -19,7 +19,7 @@ from airflow_provider_e2e3d.attempt import Attempt, AttemptState, kept_alive, pa
 from airflow_provider_e2e3d.backends.base import Away, Backend, Handle, JobSpec, JobStatus
 from airflow_provider_e2e3d.exceptions import retry_policy, stage_failed
 from airflow_provider_e2e3d.hooks.store import StoreHook
-from airflow_provider_e2e3d.operators.links import ArtifactLink, JobLink, PushedLink, folder_address
+from airflow_provider_e2e3d.operators.links import ArtifactLink, JobLink, PushedLink, artifact_address
 from airflow_provider_e2e3d.outcome import telling
 from airflow_provider_e2e3d.profiles import CaptureSize, Profile, profile_named
 from airflow_provider_e2e3d.triggers.job import JobTrigger
@@ -114,7 +114,7 @@ class StageOperator(BaseOperator):
             reference = store.reference(self.stage, request.key)
             folder = store.folder(self.stage, request.key)
             self.log.info("%s %s", self.stage, store.storage.uri_of(folder))
-            ArtifactLink().push(context, folder_address(store.storage, folder))
+            ArtifactLink().push(context, artifact_address(context["ti"], store.storage, folder))
             remember_artifact(context, self.profile, self.stage, request.key, attempt=None)
             if reference is not None:
                 store.note_read(self.stage, request.key)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -30,16 +31,17 @@ class Airflow:
         self.url = url
         self._token = ""
 
-    def call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+    def call(self, method: str, path: str, body: dict[str, Any] | None = None, *, api: str = "/api/v2") -> Any:
         """One request; JSON in, JSON out.
 
+        :param api: Airflow's own, or `/e2e3d/api`, which our pages ask.
         :raises urllib.error.HTTPError: as the server says.
         """
         if not self._token:
             with urllib.request.urlopen(f"{self.url}/auth/token", timeout=30) as answer:
                 self._token = json.load(answer)["access_token"]
         request = urllib.request.Request(
-            f"{self.url}/api/v2{path}",
+            f"{self.url}{api}{path}",
             method=method,
             data=json.dumps(body).encode() if body is not None else None,
             headers={"Authorization": f"Bearer {self._token}", "Content-Type": "application/json"},
@@ -191,7 +193,7 @@ def airflow(place: Path, script: Script, told: Web) -> Iterator[Standalone]:
     environment["AIRFLOW__E2E3D__NOTIFY_WEBHOOK_CONN_ID"] = "a_hook"
     # Batches of more scenes have several pages.
     environment["AIRFLOW__CORE__MAX_MAP_LENGTH"] = "4"
-    environment["AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST"] = with_own_dag(place)
+    environment["AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST"] = with_own_dags(place)
     with (place / "standalone.log").open("w") as log:
         process = subprocess.Popen(
             [Path(sys.executable).with_name("airflow"), "standalone"],
@@ -208,9 +210,10 @@ def airflow(place: Path, script: Script, told: Web) -> Iterator[Standalone]:
         running.stop()
 
 
-def with_own_dag(place: Path) -> str:
-    """The bundles: the provider's, and the example of docs/own-dags.md that watches uploads, on this test's uploads."""
+def with_own_dags(place: Path) -> str:
+    """The bundles: the provider's, and one with the docs' example that watches uploads and a DAG of the tests' own."""
     (place / "own").mkdir()
+    shutil.copy(Path(__file__).with_name("three_places.py"), place / "own")
     example = (ROOT / "docs" / "examples" / "on_my_uploads.py").read_text()
     uploads = (place / "captures" / "uploads").as_uri()
     (place / "own" / "on_my_uploads.py").write_text(example.replace("/data/captures/drone", uploads))

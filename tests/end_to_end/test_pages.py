@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import shutil
 import subprocess
 import sys
 import urllib.request
@@ -17,12 +16,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import boto3
 import numpy as np
 import pytest
 import yaml
 from PIL import Image
 
 from airflow_provider_e2e3d.pipelines import SECTIONS
+from e2e3d_stages.storage import open_storage
 from tests.conftest import until
 from tests.end_to_end.conftest import Standalone, is_ready, settings
 from tests.stages.publish.test_viewer_in_browser import CHROMIUM, needed
@@ -31,6 +32,7 @@ from tests.stages.publish.test_viewer_in_browser import CHROMIUM, needed
 pytestmark = [pytest.mark.soak, pytest.mark.browser, pytest.mark.timeout(3000)]
 
 PASSWORDS = {"ann": "a password", "vera": "another one"}
+CAPTURE = "s3://photos/caliterra"
 PICTURES = os.environ.get("E2E3D_PICTURES")
 TINY: dict[str, Any] = {
     "ingest_max_size": 640,
@@ -67,14 +69,16 @@ class Site(Standalone):
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory, sample: Path) -> Iterator[Site]:
-    """`airflow standalone` with two users, a capture of real photos, and the stages as processes."""
+def site(tmp_path_factory: pytest.TempPathFactory, sample: Path, s3_endpoint: str) -> Iterator[Site]:
+    """`airflow standalone` with two users, a capture of real photos in a bucket, and the stages as processes."""
     folder = tmp_path_factory.mktemp("ui")
-    capture = folder / "captures" / "caliterra"
-    capture.mkdir(parents=True)
+    client = boto3.client("s3")
+    for bucket in ("photos", "scenes"):
+        client.create_bucket(Bucket=bucket)
+    capture = open_storage(CAPTURE)
     for photo in sorted(sample.iterdir())[:PHOTOS]:
-        shutil.copy(photo, capture)
-    profile = {"store": (folder / "store").as_uri(), "captures": [(folder / "captures").as_uri()], "preset": "draft"}
+        capture.upload(photo, photo.name)
+    profile = {"store": "s3://scenes", "captures": ["s3://photos"], "preset": "draft"}
     (folder / "profiles.yaml").write_text(yaml.safe_dump({"local": profile}))
     (folder / "passwords.json").write_text(json.dumps(PASSWORDS))
     url, environment = settings(folder)
@@ -158,8 +162,7 @@ def trigger(tab: Any, site: Site, picture: Callable[[Any, str], None]) -> str:
     log_in(tab, site, "/dags/reconstruct")
     tab.get_by_role("button", name="Trigger").first.click()
     form = tab.get_by_role("dialog")
-    capture = next(Path(site.output).parent.glob("captures/*"))
-    form.locator("[name=element_capture]").fill(str(capture))
+    form.locator("[name=element_capture]").fill(CAPTURE)
     picture(tab, "trigger-form")
     for name, value in ASKED.items():
         field = form.locator(f"[name=element_{name}]")
@@ -173,10 +176,9 @@ def trigger(tab: Any, site: Site, picture: Callable[[Any, str], None]) -> str:
 
 def ended(site: Site, number: int) -> list[str]:
     """The first runs of the sample, as many as asked for, the later ones with less training; all of them succeeded."""
-    capture = str(next(site.output.parent.glob("captures/*")))
     while len(runs := sorted(site.runs("reconstruct"))) < number:
         less = ASKED.get("train_iterations", 2000) // (len(runs) + 1)
-        site.trigger(capture=capture, **{**ASKED, "train_iterations": less})
+        site.trigger(capture=CAPTURE, **{**ASKED, "train_iterations": less})
     until(lambda: set(site.runs("reconstruct").values()) <= {"success", "failed"}, 1800)
     assert set(site.runs("reconstruct").values()) == {"success"}
     return runs

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import datetime as dt
 import os
+import shutil
 import signal
+import statistics
 import time
 import urllib.error
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import docker
 import psutil
@@ -69,7 +72,7 @@ def test_the_buttons_work_while_the_task_runs_and_the_end_is_told_once(
     until(lambda: "train" in script.calls)
     place_of = f"/dags/reconstruct/dagRuns/{run}/taskInstances"
     links = airflow.call("GET", f"{place_of}/train/links")["extra_links"]
-    assert Path(links["Artifact"].removeprefix("file://"), "attempts", "1", "request.json").exists()
+    assert links["Artifact"] == f"{airflow.url}/dags/reconstruct/runs/{quote(run)}/tasks/train/plugin/artifact"
     assert links["Job"] is None
     (script.folder / "go on").touch()
     until(lambda: airflow.state(run) in ("success", "failed"))
@@ -89,6 +92,35 @@ def test_a_refused_run_is_told_with_the_reason_and_what_to_do(airflow: Airflow, 
     assert news["airflow"].startswith(f"{airflow.url}/dags/reconstruct/runs/")
     log = airflow.log(place, run, "plan", 1)
     assert f"{news['reason']['message']} {news['reason']['hint']}" in log
+
+
+def test_progress_is_seen_within_five_seconds_of_a_process_a_container_and_a_deferred_task(
+    airflow: Airflow, place: Path, script: Script, told_image: str
+) -> None:
+    for name in ("process", "container", "deferred"):
+        shutil.copytree(place / "captures" / "statue", place / "captures" / name)
+    (script.folder / "go on").unlink(missing_ok=True)
+    script["ingest"] = ["wait"]
+    run = airflow.trigger("three_places", captures=str(place / "captures"))
+
+    def look() -> dict[str, dict[str, Any]]:
+        found = airflow.call("GET", f"/run?dag_id=three_places&run_id={quote(run)}", api="/e2e3d/api")["stages"]
+        return {each["task_id"]: each for each in found}
+
+    until(lambda: sum(bool(each["progress"]) for each in look().values()) == 3)
+    until(lambda: look()["deferred"]["state"] == "deferred", 60)
+    late: dict[str, list[float]] = {}
+    for _ in range(12):
+        for name, each in look().items():
+            late.setdefault(name, []).append(time.time() - each["progress"]["figures"]["at"])
+        time.sleep(0.5)
+    (script.folder / "go on").touch()
+    script["ingest"] = ["succeed"]
+    until(lambda: airflow.state(run, "three_places") in ("success", "failed"))
+    assert airflow.state(run, "three_places") == "success"
+    print({name: f"{statistics.median(each):.1f} s, at most {max(each):.1f} s" for name, each in late.items()})
+    # The page itself looks every two seconds.
+    assert all(statistics.median(each) < 3 for each in late.values()), late
 
 
 def test_a_person_who_fails_a_task_ends_its_job_and_the_task_is_no_success(

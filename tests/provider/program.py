@@ -87,7 +87,7 @@ def die(job: runtime.Job, _stage: str) -> None:
 def wait(job: runtime.Job, _stage: str) -> None:
     """Work until told to go on."""
     for second in range(1, 600):
-        job.progress(second, 600, "seconds")
+        job.progress(second, 600, "seconds", at=time.time())
         if job.stopping:
             with job.checkpoint(second) as folder:
                 (folder / "state").write_text("x")

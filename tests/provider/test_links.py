@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from airflow_provider_e2e3d.backends.kubernetes import KubernetesBackend, Kubern
 from airflow_provider_e2e3d.backends.local import LocalBackend
 from airflow_provider_e2e3d.backends.sagemaker import SageMakerBackend, SageMakerSettings
 from airflow_provider_e2e3d.get_provider_info import get_provider_info
-from airflow_provider_e2e3d.operators.links import ArtifactLink, JobLink, folder_address
+from airflow_provider_e2e3d.operators.links import ArtifactLink, JobLink, artifact_address
 from airflow_provider_e2e3d.operators.reconstruction import PublishOperator
 from e2e3d_stages.presets import STAGES
 from e2e3d_stages.storage import open_storage
@@ -25,6 +26,7 @@ from tests.airflow_runs import Outcome
 from tests.provider.conftest import Script
 
 Run = Callable[..., Outcome]
+TRAINING = SimpleNamespace(dag_id="mine", run_id="manual__1", task_id="train", map_index=3)
 ROLE = "arn:aws:iam::123456789012:role/stages"
 
 
@@ -41,8 +43,9 @@ def test_tasks_lead_to_their_artifacts_and_jobs_and_the_last_one_to_the_scene(
     edit(profiles, "{backend: local,", "{backend: local, job_url: 'https://top',")
     made = run(scene="town-hall")
     for stage in STAGES:
-        assert made.links[stage]["Artifact"] == made.results[stage]["uri"]
-        assert Path(made.links[stage]["Artifact"].removeprefix("file://"), "manifest.json").exists()
+        address = made.links[stage]["Artifact"]
+        assert address.startswith("https://airflow.example.org/one/dags/reconstruct/runs/")
+        assert address.endswith(f"/tasks/{stage}/plugin/artifact")
         assert made.links[stage]["Job"] == "https://top"
     (folder,) = (tmp_path / "store" / "scenes" / "town-hall").glob("*/")
     last = made.links["publish"]
@@ -54,7 +57,7 @@ def test_tasks_lead_to_their_artifacts_and_jobs_and_the_last_one_to_the_scene(
     edit(profiles, "  preset: draft", "  preset: draft\n  url: https://scenes.example.org")
     reused = run(scene="town-hall")
     assert {reused.links[stage]["Job"] for stage in STAGES} == {""}
-    assert reused.links["train"]["Artifact"] == made.links["train"]["Artifact"]
+    assert reused.links["train"]["Artifact"].startswith("/dags/reconstruct/runs/")
     assert reused.links["publish"]["Open scene"].startswith("/e2e3d/scenes/town-hall/")
     assert reused.links["publish"]["Report"].startswith("https://scenes.example.org/scenes/town-hall/")
     assert reused.links["publish"]["Report"].endswith("/report.html")
@@ -88,7 +91,7 @@ def test_a_failed_task_keeps_its_buttons(run: Run, script: Script) -> None:
     script["ingest"] = ["unreadable"]
     outcome = run(last="ingest")
     assert outcome.states["ingest"] == "failed"
-    assert "/artifacts/ingest/" in outcome.links["ingest"]["Artifact"]
+    assert outcome.links["ingest"]["Artifact"].endswith("/tasks/ingest/plugin/artifact")
     # A process has no page of its own.
     assert outcome.links["ingest"]["Job"] == ""
 
@@ -127,13 +130,14 @@ def test_jobs_and_buckets_of_aws_are_shown_in_its_console(
         f"{console}/ecs/v2/clusters/splats/tasks/0a1b?region={region}"
     )
     bucket = open_storage("s3://scenes/some prefix", {"AWS_DEFAULT_REGION": region})
-    assert folder_address(bucket, "artifacts/train/0a1b") == (
+    assert artifact_address(TRAINING, bucket, "artifacts/train/0a1b") == (
         f"{console}/s3/buckets/scenes?prefix=some%20prefix/artifacts/train/0a1b/"
     )
 
 
-def test_another_server_s_bucket_is_told_by_its_address(s3_root: str) -> None:
-    assert folder_address(open_storage(s3_root), "artifacts/train/0a1b") == f"{s3_root}/artifacts/train/0a1b"
+def test_what_lies_in_another_server_s_bucket_is_shown_in_the_task_s_own_tab(s3_root: str) -> None:
+    address = artifact_address(TRAINING, open_storage(s3_root), "artifacts/train/0a1b")
+    assert address == "/dags/mine/runs/manual__1/tasks/train/mapped/3/plugin/artifact"
 
 
 def test_airflow_is_told_of_every_button() -> None:

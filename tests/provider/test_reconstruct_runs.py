@@ -48,7 +48,8 @@ def test_another_training_parameter_reuses_ingest_and_sfm_and_the_record_says_so
 ) -> None:
     run()
     script.forget()
-    outcome = run(train_iterations=123)
+    # As a form sends it, with the fields that nobody touched.
+    outcome = run(train_iterations=123, profile="local", scene=None, notify=True, min_photos=5)
     assert script.calls == ALL[2:]
     assert sorted(outcome.reused) == ["ingest", "sfm"]
     assert manifest_of(outcome, "train").params["iterations"] == 123

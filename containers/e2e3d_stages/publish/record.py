@@ -37,7 +37,7 @@ class Run:
     :param dag_id: the DAG that ran.
     :param profile: where its stages were to run.
     :param preset: what filled in the parameters that nobody gave, where the DAG has presets.
-    :param conf: what it was triggered with.
+    :param conf: what it was triggered with, without what the DAG itself suggests.
     :param reused: stages whose artifacts were there before this run.
     """
 
@@ -138,11 +138,9 @@ def _changed(manifest: Manifest, preset: str | None) -> dict[str, Any]:
 
 def _command(run: Run) -> str:
     """What a person types to have the run again."""
-    # A form sends every field; an empty one stands for the preset's value.
-    asked = {name: value for name, value in run.conf.items() if value is not None}
-    if run.preset:
-        # What a profile's owner may change until then.
-        asked |= {"profile": run.profile, "preset": run.preset}
+    # What a profile's owner may change until then.
+    usual = {"profile": run.profile, "preset": run.preset} if run.preset else {}
+    asked = {**run.conf, **usual}
     return f"airflow dags trigger {shlex.quote(run.dag_id)} --conf {shlex.quote(json.dumps(asked, ensure_ascii=False))}"
 
 

@@ -79,7 +79,7 @@ def test_an_unknown_price_is_no_price(run, record) -> None:
 
 
 def test_the_command_asks_for_the_same_in_any_shell(run, record) -> None:
-    conf = {"capture": "/photos/anna's yard; rm -rf $HOME", "train_iterations": 500, "scene": None}
+    conf = {"capture": "/photos/anna's yard; rm -rf $HOME", "train_iterations": 500}
     told = record(conf=conf)
     command = shlex.split(told["command"])
     assert command[:-1] == ["airflow", "dags", "trigger", "reconstruct", "--conf"]
