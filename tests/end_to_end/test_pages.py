@@ -27,12 +27,13 @@ from e2e3d_stages.storage import open_storage
 from tests.conftest import until
 from tests.end_to_end.conftest import Standalone, is_ready, settings
 from tests.stages.publish.test_viewer_in_browser import CHROMIUM, needed
+from tests.web import Web
 
 # Two trainings and a browser that draws without a GPU.
 pytestmark = [pytest.mark.soak, pytest.mark.browser, pytest.mark.timeout(3000)]
 
 PASSWORDS = {"ann": "a password", "vera": "another one"}
-CAPTURE = "s3://photos/caliterra"
+CAPTURE, FOG = "s3://photos/caliterra", "s3://photos/fog"
 PICTURES = os.environ.get("E2E3D_PICTURES")
 TINY: dict[str, Any] = {
     "ingest_max_size": 640,
@@ -69,8 +70,8 @@ class Site(Standalone):
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory, sample: Path, s3_endpoint: str) -> Iterator[Site]:
-    """`airflow standalone` with two users, a capture of real photos in a bucket, and the stages as processes."""
+def site(tmp_path_factory: pytest.TempPathFactory, sample: Path, s3_endpoint: str, told: Web) -> Iterator[Site]:
+    """`airflow standalone` with two users, captures in a bucket, and the stages as processes."""
     folder = tmp_path_factory.mktemp("ui")
     client = boto3.client("s3")
     for bucket in ("photos", "scenes"):
@@ -78,6 +79,10 @@ def site(tmp_path_factory: pytest.TempPathFactory, sample: Path, s3_endpoint: st
     capture = open_storage(CAPTURE)
     for photo in sorted(sample.iterdir())[:PHOTOS]:
         capture.upload(photo, photo.name)
+    for number in range(8):
+        fog = io.BytesIO()
+        Image.effect_noise((720, 540), 90).convert("RGB").save(fog, "JPEG")
+        open_storage(FOG).write(f"{number}.jpg", fog.getvalue())
     profile = {"store": "s3://scenes", "captures": ["s3://photos"], "preset": "draft"}
     (folder / "profiles.yaml").write_text(yaml.safe_dump({"local": profile}))
     (folder / "passwords.json").write_text(json.dumps(PASSWORDS))
@@ -86,6 +91,8 @@ def site(tmp_path_factory: pytest.TempPathFactory, sample: Path, s3_endpoint: st
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "False",
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": "ann:admin,vera:viewer",
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(folder / "passwords.json"),
+        "AIRFLOW_CONN_A_HOOK": json.dumps({"conn_type": "http", "host": f"{told.url}/hook"}),
+        "AIRFLOW__E2E3D__NOTIFY_WEBHOOK_CONN_ID": "a_hook",
     }
     with (folder / "standalone.log").open("w") as log:
         command = [Path(sys.executable).with_name("airflow"), "standalone"]
@@ -287,3 +294,21 @@ def test_a_stranger_sees_no_page_and_a_viewer_sees_them(site: Site, tab: Any) ->
     tab.fill("input[name=password]", PASSWORDS["vera"])
     tab.click("[type=submit]")
     tab.get_by_role("heading", name="Scenes").wait_for()
+
+
+def test_a_failed_run_says_why_and_what_to_do_in_the_tab_the_task_and_the_notification(
+    site: Site, tab: Any, picture: Callable[[Any, str], None], told: Web
+) -> None:
+    site.log_in("ann")
+    run = site.trigger(capture=FOG, **ASKED)
+    until(lambda: [news for news in told.sent_to("/hook") if news["run"] == run], 300)
+    (reason,) = [news["reason"] for news in told.sent_to("/hook") if news["run"] == run]
+    assert (reason["stage"], reason["code"]) == ("sfm", "quality_gate")
+    log_in(tab, site, "/dags")
+    for title, path in {"Scene": "plugin/scene", "Artifact": "tasks/sfm/plugin/artifact"}.items():
+        tab.goto(f"{site.url}/dags/reconstruct/runs/{run}/{path}")
+        words = tab.frame_locator(f"iframe[title={title}]").get_by_role("alert").first
+        assert " ".join(reason["message"].split()) in " ".join(words.inner_text().split())
+        assert f"What to do: {reason['hint']}" in words.inner_text()
+        picture(tab, f"failure-{title.lower()}")
+    assert tab.complaints == []
