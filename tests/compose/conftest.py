@@ -16,8 +16,8 @@ from typing import Any
 import docker
 import pytest
 
-from tests.conftest import ROOT
-from tests.end_to_end.conftest import Airflow, free_port
+from tests.conftest import ROOT, free_port
+from tests.end_to_end.conftest import Airflow
 from tests.stages.publish.test_viewer_in_browser import CHROMIUM, needed
 
 PLUGIN = subprocess.run(["docker", "compose", "version"], capture_output=True, check=False).returncode == 0

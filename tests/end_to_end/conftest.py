@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import urllib.error
@@ -19,7 +18,7 @@ import psutil
 import pytest
 import yaml
 
-from tests.conftest import ROOT, TOLD_IMAGE, until
+from tests.conftest import ROOT, TOLD_IMAGE, free_port, until
 from tests.provider.conftest import Script, told_container, told_profiles
 from tests.web import Web
 
@@ -113,13 +112,6 @@ class Standalone(Airflow):
                 process.wait(30)
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
