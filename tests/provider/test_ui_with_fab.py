@@ -1,9 +1,10 @@
-"""The pages behind FAB's logins and permissions, in an API server of its own."""
+"""The pages behind FAB's logins and permissions, in an API server of its own, below a path as behind a proxy."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -35,19 +36,19 @@ class Fab:
         with urllib.request.urlopen(request, timeout=60) as answer:
             return str(json.load(answer)["access_token"])
 
-    def status(self, path: str, token: str | None) -> int:
-        """How it answers."""
+    def get(self, path: str, token: str | None) -> tuple[int, str]:
+        """How it answers, and what."""
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         try:
             with urllib.request.urlopen(urllib.request.Request(self.url + path, headers=headers), timeout=60) as answer:
-                return int(answer.status)
+                return answer.status, answer.read().decode(errors="replace")
         except urllib.error.HTTPError as refusal:
-            return refusal.code
+            return refusal.code, ""
 
     def opened(self, name: str) -> list[str]:
         """The routes of our pages that a person gets something from."""
         token = self.log_in(name)
-        answers = {path: self.status(f"/e2e3d{path}", token) for path in ROUTES.values()}
+        answers = {path: self.get(f"/e2e3d{path}", token)[0] for path in ROUTES.values()}
         assert set(answers.values()) <= {200, 403}, answers
         return [path for path, status in answers.items() if status == 200]
 
@@ -68,6 +69,7 @@ def fab(airflow_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         "AIRFLOW_HOME": str(folder),
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{folder / 'airflow.db'}",
         "AIRFLOW__CORE__AUTH_MANAGER": "airflow.providers.fab.auth_manager.fab_auth_manager.FabAuthManager",
+        "AIRFLOW__API__BASE_URL": f"http://127.0.0.1:{port}/one",
         "AIRFLOW__E2E3D__PROFILES_FILE": str(folder / "profiles.yaml"),
     }
     airflow = Path(sys.executable).with_name("airflow")
@@ -76,11 +78,11 @@ def fab(airflow_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     with (folder / "log").open("w") as log:
         command = [airflow, "api-server", "--port", str(port), "--apps", "core", "--workers", "1"]
         server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-    running = Fab(f"http://127.0.0.1:{port}")
+    running = Fab(f"http://127.0.0.1:{port}/one")
 
     def answers() -> bool:
         try:
-            return running.status("/e2e3d/scenes", None) == 401
+            return running.get("/e2e3d/scenes", None)[0] == 401
         except OSError:
             assert server.poll() is None, (folder / "log").read_text()[-3000:]
             return False
@@ -94,7 +96,7 @@ def fab(airflow_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 def test_who_is_not_logged_in_or_may_see_nothing_gets_nothing(fab: Fab) -> None:
-    assert {fab.status(f"/e2e3d{path}", None) for path in ROUTES.values()} == {401}
+    assert {fab.get(f"/e2e3d{path}", None)[0] for path in ROUTES.values()} == {401}
     assert fab.opened("nobody") == []
 
 
@@ -102,9 +104,17 @@ def test_a_viewer_sees_everything(fab: Fab) -> None:
     assert fab.opened("anna") == list(ROUTES.values())
 
 
+def test_below_a_path_the_page_finds_its_scripts(fab: Fab) -> None:
+    _, page = fab.get("/e2e3d/scenes", fab.log_in("anna"))
+    (base,), (script, *_) = re.findall(r'<base href="/one(/[^"]*)"', page), re.findall(r'src="([^"]*)"', page)
+    assert base == "/e2e3d/"
+    status, text = fab.get(base + script, fab.log_in("anna"))
+    assert (status, "document" in text) == (200, True)
+
+
 def test_permission_on_another_dag_opens_no_scene(fab: Fab) -> None:
     assert fab.opened("otto") == ["/static/newest/main.js"]
-    assert fab.status("/e2e3d/api/run?dag_id=other&run_id=x", fab.log_in("otto")) == 200
+    assert fab.get("/e2e3d/api/run?dag_id=other&run_id=x", fab.log_in("otto"))[0] == 200
 
 
 def test_permission_on_the_dag_s_runs_opens_the_scenes_and_not_its_tasks(fab: Fab) -> None:
