@@ -30,7 +30,7 @@ from tests.stages.publish.test_viewer_in_browser import CHROMIUM, needed
 from tests.web import Web
 
 # Two trainings and a browser that draws without a GPU.
-pytestmark = [pytest.mark.soak, pytest.mark.browser, pytest.mark.timeout(3000)]
+pytestmark = [pytest.mark.slow, pytest.mark.browser, pytest.mark.timeout(3000)]
 
 PASSWORDS = {"ann": "a password", "vera": "another one"}
 CAPTURE, FOG = "s3://photos/caliterra", "s3://photos/fog"
