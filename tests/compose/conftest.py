@@ -16,9 +16,9 @@ from typing import Any
 import docker
 import pytest
 
+from tests.browser import chromium
 from tests.conftest import ROOT, free_port
 from tests.end_to_end.conftest import Airflow
-from tests.stages.publish.test_viewer_in_browser import CHROMIUM, needed
 
 PLUGIN = subprocess.run(["docker", "compose", "version"], capture_output=True, check=False).returncode == 0
 COMPOSE = ["docker", "compose"] if PLUGIN else ["docker-compose"]
@@ -145,17 +145,10 @@ def platform(
 @pytest.fixture
 def tab() -> Iterator[Any]:
     """A browser's tab."""
-    needed(CHROMIUM, "chromium (apt install chromium, or CHROMIUM=path)")
-    sync_api = pytest.importorskip("playwright.sync_api")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=CHROMIUM,
-            args=["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader-webgl", "--enable-unsafe-swiftshader"],
-        )
+    with chromium() as browser:
         opened = browser.new_page(viewport={"width": 1100, "height": 800})
         opened.set_default_timeout(60_000)
         yield opened
-        browser.close()
 
 
 @pytest.fixture(scope="module")

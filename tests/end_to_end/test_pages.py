@@ -24,9 +24,9 @@ from PIL import Image
 
 from airflow_provider_e2e3d.pipelines import SECTIONS
 from e2e3d_stages.storage import open_storage
+from tests.browser import chromium, pixels
 from tests.conftest import until
 from tests.end_to_end.conftest import Standalone, is_ready, settings
-from tests.stages.publish.test_viewer_in_browser import CHROMIUM, needed
 from tests.web import Web
 
 # Two trainings and a browser that draws without a GPU.
@@ -108,19 +108,12 @@ def site(tmp_path_factory: pytest.TempPathFactory, sample: Path, s3_endpoint: st
 @pytest.fixture
 def tab() -> Iterator[Any]:
     """A browser's tab in light mode; what a page complains of is kept in `tab.complaints`."""
-    needed(CHROMIUM, "chromium (apt install chromium, or CHROMIUM=path)")
-    sync_api = pytest.importorskip("playwright.sync_api")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=CHROMIUM,
-            args=["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader-webgl", "--enable-unsafe-swiftshader"],
-        )
+    with chromium() as browser:
         opened = browser.new_page(viewport=WIDE, color_scheme="light")
         opened.set_default_timeout(90_000)
         opened.complaints = []
         opened.on("pageerror", lambda error: opened.complaints.append(str(error)))
         yield opened
-        browser.close()
 
 
 @pytest.fixture
@@ -143,11 +136,6 @@ def log_in(tab: Any, site: Site, path: str, name: str = "ann") -> None:
     tab.fill("input[name=password]", PASSWORDS[name])
     tab.click("[type=submit]")
     tab.wait_for_url(f"**{path}*")
-
-
-def pixels(place: Any) -> np.ndarray:
-    """What the tab shows of an element: (height, width, 3) in 0 to 255."""
-    return np.asarray(Image.open(io.BytesIO(place.screenshot())).convert("RGB")).astype(int)
 
 
 def colours(shown: np.ndarray) -> int:

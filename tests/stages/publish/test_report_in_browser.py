@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from test_viewer_in_browser import CHROMIUM, needed
 
 from e2e3d_stages.publish.report import report_page
+from tests.browser import chromium, pixels
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -23,12 +22,8 @@ COLOURS = {"photo": (200, 30, 30), "render": (30, 30, 200), "difference": (30, 1
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """A browser."""
-    needed(CHROMIUM, "chromium (apt install chromium, or CHROMIUM=path)")
-    sync_api = pytest.importorskip("playwright.sync_api")
-    with sync_api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with chromium() as started:
         yield started
-        started.close()
 
 
 @pytest.fixture
@@ -43,9 +38,8 @@ def address(run: SimpleNamespace, tmp_path: Path) -> str:
 
 def shares(tab: Any) -> dict[str, float]:
     """How much of the comparison shows which picture."""
-    shown = Image.open(io.BytesIO(tab.locator(".pictures").screenshot())).convert("RGB")
-    pixels = np.asarray(shown).astype(int).reshape(-1, 3)
-    return {kind: float((np.abs(pixels - colour).max(axis=1) < 40).mean()) for kind, colour in COLOURS.items()}
+    shown = pixels(tab.locator(".pictures")).reshape(-1, 3)
+    return {kind: float((np.abs(shown - colour).max(axis=1) < 40).mean()) for kind, colour in COLOURS.items()}
 
 
 def test_the_keyboard_moves_the_line_between_photo_render_and_difference(browser: Any, address: str) -> None:

@@ -2,57 +2,32 @@
 
 from __future__ import annotations
 
-import io
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from e2e3d_stages.publish import fetch_viewer
 from e2e3d_stages.publish.viewer_page import viewer_page, viewer_settings
+from tests.browser import chromium, needed, pixels
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 SIZE = {"width": 640, "height": 480}
 SECONDS = 90
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
-
-
-def needed(there: object, what: str) -> None:
-    """Skip where a person's machine lacks something, fail where CI does."""
-    if there:
-        return
-    if os.environ.get("CI"):
-        pytest.fail(f"{what} is missing, and CI must not skip this test")
-    pytest.skip(f"{what} is missing")
 
 
 @pytest.fixture
 def page() -> Iterator[Any]:
     """A tab that records every address it asks for in `page.asked`."""
-    needed(CHROMIUM, "chromium (apt install chromium, or CHROMIUM=path)")
-    sync_api = pytest.importorskip("playwright.sync_api")
     needed(fetch_viewer.is_there(), "the viewer (python -m e2e3d_stages.publish.fetch_viewer)")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=CHROMIUM,
-            args=["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader-webgl", "--enable-unsafe-swiftshader"],
-        )
+    with chromium() as browser:
         tab = browser.new_page(viewport=SIZE)
         tab.asked = []
         tab.on("request", lambda request: tab.asked.append(request.url))
         yield tab
-        browser.close()
-
-
-def pixels(page: Any) -> np.ndarray:
-    """What the tab shows: (height, width, 3) in 0 to 255."""
-    return np.asarray(Image.open(io.BytesIO(page.screenshot())).convert("RGB")).astype(int)
 
 
 def settled(page: Any, ready: Callable[[np.ndarray], bool]) -> np.ndarray:
