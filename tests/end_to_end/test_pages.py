@@ -192,6 +192,8 @@ def test_the_form_starts_a_run_whose_tab_shows_its_progress_and_then_the_scene_a
 
     def published() -> bool:
         nonlocal shot
+        # The machine has better to do than to be looked at all the time.
+        tab.wait_for_timeout(500)
         for name, value in bars.evaluate_all("all => all.map(it => [it.ariaLabel, it.ariaValueNow])"):
             seen.setdefault(name, set()).add(value)
         if not shot and scene.locator(".training img").count() and scene.locator(".curve").count():
