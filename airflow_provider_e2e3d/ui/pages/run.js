@@ -84,7 +84,7 @@ export async function open(query) {
         h("p", {}, h("a", { href: "scenes" }, "See all scenes"))));
       return false;
     }
-    if (!head.isConnected) show(head, notices, place, picture, list);
+    if (!head.isConnected) show(head, notices, place, h("div", { class: "work" }, list, picture));
     document.title = `${found.scene ?? "Scene"} · E2E3D`;
     const ended = ENDED.includes(found.state);
     const done = found.stages.filter((each) => each.state === "success").length;
