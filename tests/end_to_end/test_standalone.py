@@ -108,7 +108,7 @@ def test_progress_is_seen_within_five_seconds_of_a_process_a_container_and_a_def
         return {each["task_id"]: each for each in found}
 
     until(lambda: sum(bool(each["progress"]) for each in look().values()) == 3)
-    until(lambda: look()["deferred"]["state"] == "deferred", 60)
+    until(lambda: look()["deferred"]["state"] == "deferred")
     late: dict[str, list[float]] = {}
     for _ in range(12):
         for name, each in look().items():
