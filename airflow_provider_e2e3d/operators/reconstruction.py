@@ -86,7 +86,7 @@ class SfmOperator(StageOperator):
 def _left_out(store: ArtifactStore, manifest: Manifest) -> str:
     """A line for each photo that was not placed, with the likely reason."""
     photos = json.loads(store.storage.read(store.file_path(manifest, "photos.json")))
-    return "\n".join(f"  {photo['name']}: {photo['reason']}" for photo in photos if not photo["supported"])
+    return "\n".join(f"  {photo['source']}: {photo['reason']}" for photo in photos if not photo["supported"])
 
 
 class TrainOperator(StageOperator):

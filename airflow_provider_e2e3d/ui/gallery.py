@@ -24,6 +24,7 @@ from airflow_provider_e2e3d.captures import scene_of
 from airflow_provider_e2e3d.outcome import DAG_ID
 from airflow_provider_e2e3d.ui.places import Place, below, scene_folder, side_by_side
 from e2e3d_stages.contract import StageError
+from e2e3d_stages.presets import STAGES
 from e2e3d_stages.storage import NotFound
 
 log = logging.getLogger(__name__)
@@ -240,6 +241,11 @@ def _flat(value: Record, start: str = "") -> Record:
     return found
 
 
+def _told_elsewhere(name: str) -> bool:
+    """Whether a comparison shows what a run was asked under another name."""
+    return name in ("profile", "preset", "capture") or name.partition("_")[0] in STAGES
+
+
 def comparison(left: Record, right: Record) -> Record:
     """Two runs of a scene side by side: what they were asked, and what came of it."""
     asked = [
@@ -247,7 +253,7 @@ def comparison(left: Record, right: Record) -> Record:
             "profile": each.get("profile"),
             "preset": each.get("preset"),
             "capture": each.get("capture"),
-            "conf": {k: v for k, v in (each.get("conf") or {}).items() if k not in ("profile", "preset", "capture")},
+            "conf": {name: value for name, value in (each.get("conf") or {}).items() if not _told_elsewhere(name)},
         }
         for each in (left, right)
     ]

@@ -23,7 +23,7 @@ from e2e3d_stages.contract import Infrastructure, OutOfMemory, UnreadableCapture
 from e2e3d_stages.presets import STAGES
 
 SCRIPT = Path(os.environ["E2E3D_TEST_SCRIPT"])
-PHOTOS = [{"name": f"{n}.jpg", "supported": n < 2, "reason": "no overlap" if n > 1 else None} for n in range(10)]
+PHOTOS = [{"source": f"{n}.jpg", "supported": n < 2, "reason": "no overlap" if n > 1 else None} for n in range(10)]
 
 
 def capture_words(job: runtime.Job, stage: str) -> dict[str, str]:

@@ -573,7 +573,7 @@ def test_the_runs_of_a_scene_stand_newest_first_and_two_can_be_compared(
     }
     again = {
         "preset": "high",
-        "conf": {"train_iterations": 900, "capture": "a"},
+        "conf": {"train_iterations": 900, "capture": "a", "min_photos": 9},
         "stages": {"sfm": sfm, "train": {"key": "t2", "params": {"iterations": 900, "long_side": 640}}},
     }
     lay_scene(own_store, "barn", "one", started="2026-11-01T00:00:00+00:00", **made)
@@ -582,7 +582,7 @@ def test_the_runs_of_a_scene_stand_newest_first_and_two_can_be_compared(
     found = viewer.json("/api/compare/barn?left=one&right=two")
     assert found["asked"] == [
         {"name": "preset", "left": "draft", "right": "high"},
-        {"name": "conf.train_iterations", "left": 100, "right": 900},
+        {"name": "conf.min_photos", "left": None, "right": 9},
     ]
     assert found["parameters"] == [{"name": "train.iterations", "left": 100, "right": 900}]
     assert found["same_artifacts"] == ["sfm"]

@@ -34,7 +34,6 @@ def photo_facts(inputs: Mapping[str, InputArtifact]) -> dict[str, Any]:
     """
     prepared = _json(inputs["ingest"].folder / "photos.json")
     placed = _json(inputs["sfm"].folder / "photos.json")
-    source = source_names(inputs)
     dropped = [item for item in prepared["dropped"] if item["reason"] != "not_a_photo"]
     unused = [photo for photo in placed if not photo["supported"]]
     return {
@@ -43,7 +42,7 @@ def photo_facts(inputs: Mapping[str, InputArtifact]) -> dict[str, Any]:
         "used": len(placed) - len(unused),
         "unused": [
             {
-                "name": source.get(photo["name"], photo["name"]),
+                "name": photo["source"],
                 "reason": photo["reason"] or "too little in common with the others",
                 "picture": _thumbnail(inputs["ingest"].folder / "images" / photo["name"])
                 if number < MOST_THUMBNAILS

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from e2e3d_stages.contract import StageParams
 
-VERSION = 1
+VERSION = 2
 MIN_FEATURES = 2048
 FULL_FEATURES = 8192
 FULL_ORIENTATIONS = 2

@@ -513,6 +513,7 @@ def write_photos(task: Task, evidence: dict[str, Evidence], features: dict[str, 
         records.append(
             {
                 "name": photo["name"],
+                "source": photo["source"],
                 "order": order,
                 "registered": found.registered,
                 "supported": found.supported,
@@ -522,7 +523,7 @@ def write_photos(task: Task, evidence: dict[str, Evidence], features: dict[str, 
                 "reason": reason,
             }
         )
-    (task.output / "photos.json").write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
+    (task.output / "photos.json").write_text(json.dumps(records, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _brightness(path: Path) -> float:

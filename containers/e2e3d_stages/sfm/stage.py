@@ -115,7 +115,7 @@ def _warn(job: Job, metrics: dict[str, Any]) -> None:
     photos = json.loads((job.output / "photos.json").read_text(encoding="utf-8"))
     unused = [photo for photo in photos if not photo["supported"]]
     if unused:
-        named = "; ".join(f"{photo['name']}: {photo['reason']}" for photo in unused[:NAMED_IN_WARNING])
+        named = "; ".join(f"{photo['source']}: {photo['reason']}" for photo in unused[:NAMED_IN_WARNING])
         more = f"; and {len(unused) - NAMED_IN_WARNING} more" if len(unused) > NAMED_IN_WARNING else ""
         job.warn(
             "photos_not_used",

@@ -132,11 +132,11 @@ def run(tmp_path: Path, scene_sog: Path) -> SimpleNamespace:
 
 
 _VIEWS = [look_at([x, -1.5, -5], [0, 0, 0], f"{i}.jpg", i) for i, x in enumerate((-2.0, 0.0, 2.0))]
+_PHOTOS = [{"name": view["name"], "source": f"DSC_{view['order']}.jpg"} for view in _VIEWS]
 
 
 def _write_ingest(folder: Path, _: Path) -> None:
-    photos = [{"name": view["name"], "source": f"DSC_{view['order']}.jpg"} for view in _VIEWS]
-    (folder / "photos.json").write_text(json.dumps({"photos": photos, "cameras": [], "dropped": []}))
+    (folder / "photos.json").write_text(json.dumps({"photos": _PHOTOS, "cameras": [], "dropped": []}))
     (folder / "images").mkdir()
     for view in _VIEWS:
         Image.new("RGB", (1200, 900), (10, 20, 30)).save(folder / "images" / view["name"])
@@ -144,7 +144,7 @@ def _write_ingest(folder: Path, _: Path) -> None:
 
 def _write_sfm(folder: Path, _: Path) -> None:
     (folder / "views.json").write_text(json.dumps(_VIEWS))
-    placed = [{"name": view["name"], "registered": True, "supported": True, "reason": None} for view in _VIEWS]
+    placed = [{**photo, "registered": True, "supported": True, "reason": None} for photo in _PHOTOS]
     (folder / "photos.json").write_text(json.dumps(placed))
     random = np.random.default_rng(0)
     np.savez(

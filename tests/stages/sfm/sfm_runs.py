@@ -54,8 +54,8 @@ class Run:
 
     @property
     def photos(self) -> dict[str, dict[str, Any]]:
-        """`photos.json`, by the photo's name without its place."""
-        return {photo["name"].split("_", 1)[1]: photo for photo in self.json("photos.json")}
+        """`photos.json`, by the photo's name in the capture."""
+        return {photo["source"]: photo for photo in self.json("photos.json")}
 
     @property
     def centers(self) -> NDArray[np.float64]:

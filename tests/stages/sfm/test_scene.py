@@ -116,4 +116,4 @@ def test_unrelated_photos_end_in_an_empty_scene_with_reasons(sfm: Sfm) -> None:
     assert run.points["xyz"].shape == (0, 3)
     assert run.photos["a.jpg"]["reason"].startswith("no overlap")
     assert run.photos["night.jpg"]["reason"].startswith("too dark")
-    assert any("night.jpg: too dark" in warning.message for warning in run.warnings)
+    assert any("; night.jpg: too dark" in warning.message for warning in run.warnings)
