@@ -99,6 +99,8 @@ def test_progress_is_seen_within_five_seconds_of_a_process_a_container_and_a_def
 ) -> None:
     for name in ("process", "container", "deferred"):
         shutil.copytree(place / "captures" / "statue", place / "captures" / name)
+        # What is alike is made once, and two would wait for the one.
+        (place / "captures" / name / "1.jpg").write_text(name)
     (script.folder / "go on").unlink(missing_ok=True)
     script["ingest"] = ["wait"]
     run = airflow.trigger("three_places", captures=str(place / "captures"))

@@ -86,10 +86,10 @@ def die(job: runtime.Job, _stage: str) -> None:
 
 def wait(job: runtime.Job, _stage: str) -> None:
     """Work until told to go on."""
-    for second in range(1, 600):
-        job.progress(second, 600, "seconds", at=time.time())
+    for moment in range(1, 1800):
+        job.progress(moment, 1800, "moments", at=time.time())
         if job.stopping:
-            with job.checkpoint(second) as folder:
+            with job.checkpoint(moment) as folder:
                 (folder / "state").write_text("x")
             (SCRIPT / "stopped").touch()
         job.check_stop()
