@@ -61,7 +61,7 @@ def reconstruction_params() -> dict[str, Param]:
             type="string",
             minLength=1,
             title="Capture",
-            description="Where the photos are: s3://bucket/prefix, a folder or one zip, below a root of the profile.",
+            description="Where the photos are: s3://bucket/prefix, a folder or one zip, in a place the profile allows.",
         ),
         "scene": Param(
             None,

@@ -218,7 +218,11 @@ def test_the_form_starts_a_run_whose_tab_shows_its_progress_and_then_the_scene_a
     picture(tab, "scene")
 
     scene.get_by_role("tab", name="Report").click()
-    scene.frame_locator("iframe[title^=Report]").get_by_text("How close it comes").first.wait_for()
+    quality = scene.frame_locator("iframe[title^=Report]").get_by_text("How close it comes").first
+    quality.wait_for()
+    scene.get_by_role("button", name="Full screen").click()
+    until(lambda: scene.locator("html").evaluate("() => document.fullscreenElement !== null"), 30)
+    quality.scroll_into_view_if_needed()
     picture(tab, "report")
 
     tab.goto(f"{site.url}/dags/reconstruct/runs/{run}/tasks/sfm/plugin/artifact")
