@@ -305,7 +305,7 @@ def reconstruct_capture() -> PublishOperator:
     }
     ingest = IngestOperator(
         task_id="ingest",
-        task_display_name="Ingest the photos",
+        task_display_name=STAGES["ingest"].work,
         doc_md="Photos → upright, resized photos with what is known of their cameras.",
         capture=request["capture"],
         parameters=request["ingest"],
@@ -313,7 +313,7 @@ def reconstruct_capture() -> PublishOperator:
     )
     sfm = SfmOperator(
         task_id="sfm",
-        task_display_name="Find the camera poses",
+        task_display_name=STAGES["sfm"].work,
         doc_md="Structure from motion with pycolmap; too few placed photos end the run here, before training.",
         ingest=ingest.output,
         parameters=request["sfm"],
@@ -324,7 +324,7 @@ def reconstruct_capture() -> PublishOperator:
     )
     train = TrainOperator(
         task_id="train",
-        task_display_name="Train the Gaussians",
+        task_display_name=STAGES["train"].work,
         doc_md="Gaussian splatting, on CUDA with gsplat or on the CPU; resumes from its checkpoints.",
         sfm=sfm.output,
         parameters=request["train"],
@@ -332,7 +332,7 @@ def reconstruct_capture() -> PublishOperator:
     )
     compress = CompressOperator(
         task_id="compress",
-        task_display_name="Compress the scene",
+        task_display_name=STAGES["compress"].work,
         doc_md="PLY → SOG and SPZ.",
         train=train.output,
         parameters=request["compress"],
@@ -340,7 +340,7 @@ def reconstruct_capture() -> PublishOperator:
     )
     evaluate = EvaluateOperator(
         task_id="evaluate",
-        task_display_name="Evaluate the scene",
+        task_display_name=STAGES["evaluate"].work,
         doc_md="PSNR and SSIM on photos that training has not seen, before and after compression.",
         sfm=sfm.output,
         train=train.output,
@@ -350,7 +350,7 @@ def reconstruct_capture() -> PublishOperator:
     )
     return PublishOperator(
         task_id="publish",
-        task_display_name="Publish the page",
+        task_display_name=STAGES["publish"].work,
         doc_md="The viewer, the report and the files, under scenes/<scene>/<run>/.",
         scene=request["scene"],
         preset=request["preset"],

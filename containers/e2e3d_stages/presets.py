@@ -19,6 +19,7 @@ PRESETS: tuple[Preset, ...] = get_args(Preset)
 class Stage:
     """One stage.
 
+    :param work: what it does, as people are told.
     :param inputs: the stages whose artifacts it reads; the first leads towards ingest.
     :param container: the image that has its libraries.
     :param seconds: what it may take at the very most, on a machine that is small for it.
@@ -27,6 +28,7 @@ class Stage:
     """
 
     name: StageName
+    work: str
     inputs: tuple[StageName, ...]
     container: str
     seconds: float
@@ -87,11 +89,19 @@ def _problems(stage: Stage, error: ValidationError) -> list[str]:
 STAGES: dict[str, Stage] = {
     stage.name: stage
     for stage in (
-        Stage("ingest", (), "sfm", seconds=86_400),
-        Stage("sfm", ("ingest",), "sfm", seconds=3_600, seconds_a_photo=120),
-        Stage("train", ("sfm",), "3dgs", seconds=3_600, seconds_a_photo=5, seconds_a_step=2),
-        Stage("compress", ("train",), "compressor", seconds=7_200),
-        Stage("evaluate", ("sfm", "train", "compress"), "3dgs", seconds=3_600, seconds_a_photo=20),
-        Stage("publish", ("ingest", "sfm", "train", "compress", "evaluate"), "compressor", seconds=3_600),
+        Stage("ingest", "Ingest the photos", (), "sfm", seconds=86_400),
+        Stage("sfm", "Find the camera poses", ("ingest",), "sfm", seconds=3_600, seconds_a_photo=120),
+        Stage("train", "Train the Gaussians", ("sfm",), "3dgs", seconds=3_600, seconds_a_photo=5, seconds_a_step=2),
+        Stage("compress", "Compress the scene", ("train",), "compressor", seconds=7_200),
+        Stage(
+            "evaluate", "Evaluate the scene", ("sfm", "train", "compress"), "3dgs", seconds=3_600, seconds_a_photo=20
+        ),
+        Stage(
+            "publish",
+            "Publish the page",
+            ("ingest", "sfm", "train", "compress", "evaluate"),
+            "compressor",
+            seconds=3_600,
+        ),
     )
 }

@@ -222,7 +222,7 @@ def test_the_form_starts_a_run_whose_tab_shows_its_progress_and_then_the_scene_a
     quality.wait_for()
     scene.get_by_role("button", name="Full screen").click()
     until(lambda: scene.locator("html").evaluate("() => document.fullscreenElement !== null"), 30)
-    quality.scroll_into_view_if_needed()
+    quality.evaluate("it => it.scrollIntoView()")
     picture(tab, "report")
 
     tab.goto(f"{site.url}/dags/reconstruct/runs/{run}/tasks/sfm/plugin/artifact")

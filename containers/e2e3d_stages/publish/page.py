@@ -9,15 +9,9 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from e2e3d_stages.presets import STAGES
+
 TEMPLATES = Path(__file__).parent / "templates"
-STAGE_WORK = {
-    "ingest": "Prepare the photos",
-    "sfm": "Find the cameras",
-    "train": "Train the scene",
-    "compress": "Compress",
-    "evaluate": "Measure",
-    "publish": "Make the pages",
-}
 # Parts of the report that a run fills in with what the artifact cannot know; each has a template of its name.
 SLOTS = ("run_card", "run")
 
@@ -31,7 +25,7 @@ def rendered(template: str, **facts: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals |= {"stage_work": STAGE_WORK}
+    environment.globals |= {"stage_work": {name: stage.work for name, stage in STAGES.items()}}
     environment.filters |= {
         "size": as_size,
         "duration": as_duration,

@@ -138,7 +138,7 @@ def test_what_each_format_costs_is_said_or_that_nobody_measured_it(run) -> None:
 
 def test_the_page_s_own_warning_is_in_it(run) -> None:
     words = Page(report_page("Yard", run.inputs, [Advice(code="large_page", message="It has 200 MB.")])).words
-    assert "It has 200 MB. (Make the pages: large_page)" in words
+    assert "It has 200 MB. (Publish the page: large_page)" in words
 
 
 def test_without_scripts_photo_render_and_difference_stand_side_by_side(run) -> None:

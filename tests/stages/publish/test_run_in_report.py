@@ -58,9 +58,9 @@ def words(run: SimpleNamespace, record: dict[str, Any]) -> str:
 def test_a_run_s_time_and_money_are_those_of_what_ran(run, record) -> None:
     told = words(run, record(reused=["ingest", "sfm"]))
     assert "Time 4 min 10 s this run, 1.75 USD" in told
-    assert "Prepare the photos reused" in told
-    assert "Find the cameras reused 10.5 s 15.0 s 512 MB 0.25 USD ecs, large" in told
-    assert "Train the scene 21.0 s" in told
+    assert "Ingest the photos reused" in told
+    assert "Find the camera poses reused 10.5 s 15.0 s 512 MB 0.25 USD ecs, large" in told
+    assert "Train the Gaussians 21.0 s" in told
     assert "This run 4 min 10 s 1.75 USD" in told
     assert "all stages together" not in told
 
