@@ -14,7 +14,7 @@ export BUILDX_NO_DEFAULT_ATTESTATIONS := 1
 demo: $(VENV)/installed  ## Take CAPTURE (the sample when not given) through the whole DAG.
 	$(BIN)/python deploy/demo/demo.py run $(if $(CAPTURE),--capture "$(CAPTURE)") $(if $(PRESET),--preset $(PRESET))
 
-ui: $(VENV)/installed  ## Airflow's own UI with the DAGs in it, on http://localhost:8080.
+ui: $(VENV)/installed  ## Airflow's own UI with the DAGs in it, on http://localhost:8080, for CAPTURE.
 	$(BIN)/python deploy/demo/demo.py ui $(if $(CAPTURE),--capture "$(CAPTURE)")
 
 up:  ## The whole platform in containers; WORKERS=2 for Celery with two workers.
@@ -57,6 +57,7 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV) || { echo "Python's venv module is missing: apt-get install python3-venv"; rm -rf $(VENV); exit 1; }
 
 $(VENV)/installed: $(VENV)/bin/python pyproject.toml setup.py constraints.txt $(wildcard containers/*/requirements.txt) containers/compressor/package-lock.json
+	@echo "Installing Airflow, pycolmap, PyTorch and the rest into $(VENV), once: gigabytes, and some minutes …"
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[local]'
 	$(BIN)/npm ci --prefix containers/compressor --omit=peer --ignore-scripts --no-audit --no-fund --silent
 	ln -sfn ../../containers/compressor/node_modules/.bin/splat-transform $(BIN)/splat-transform

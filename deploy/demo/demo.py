@@ -46,6 +46,9 @@ def _environment(capture: Path) -> dict[str, str]:
         **os.environ,
         "PATH": f"{AIRFLOW.parent}{os.pathsep}{os.environ['PATH']}",
         "AIRFLOW_HOME": str(HOME),
+        # There is no login, so nobody but this machine may ask.
+        "AIRFLOW__API__HOST": "127.0.0.1",
+        "AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT": "60",
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
         "AIRFLOW__CORE__PARALLELISM": "4",
@@ -67,8 +70,10 @@ def _prepare_database(environment: dict[str, str]) -> None:
 
 
 def _ui(capture: Path, environment: dict[str, str]) -> int:
-    print("Airflow is starting; open http://localhost:8080/dags/reconstruct, press Trigger, and give the capture:")
-    print(f"    {capture}", flush=True)
+    print("Airflow is starting, which takes a minute. Then open http://localhost:8080/dags/reconstruct (no login),")
+    print("press Trigger, and give the capture:")
+    print(f"    {capture}")
+    print("What `make demo` made is under Scenes. Ctrl-C ends it.", flush=True)
     try:
         return subprocess.run([AIRFLOW, "standalone"], env=environment, check=False).returncode
     except KeyboardInterrupt:
@@ -116,12 +121,15 @@ class _Watch:
         new_stage = self._shown is None or self._shown.stage != progress.stage
         if self._tty:
             print("\n" if new_stage else "\r\033[K", end="")
-            print(f"  {progress.stage:9} {progress}", end="", flush=True)
+            print(self._line(progress), end="", flush=True)
         elif new_stage or time.monotonic() - self._printed > QUIET_SECONDS:
-            print(f"  {progress.stage:9} {progress}", flush=True)
+            print(self._line(progress), flush=True)
         else:
             return
         self._shown, self._printed = progress, time.monotonic()
+
+    def _line(self, progress: Progress) -> str:
+        return f"  {STAGES[progress.stage].work:21} {progress}"
 
     def _newest(self) -> Progress | None:
         found = [
@@ -160,7 +168,11 @@ def _summary(started: float) -> int:
     if reused:
         figures.append(f"reused: {', '.join(reused)}")
     print(f"{record['scene']}: {'; '.join(figures)}")
-    print(f"Open {page}")
+    for made in record["stages"].values():
+        for warning in made["warnings"]:
+            print(f"Worth knowing: {warning['message']} {warning['advice']}")
+    print(f"The scene:  {page}")
+    print(f"The report: {page.with_name('report.html')}")
     return 0
 
 

@@ -240,7 +240,7 @@ def _die_with_parent() -> None:
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
-def extract(task: Task) -> None:
+def extract(task: Task, phase: str = "finding features") -> None:
     """SIFT features of all photos; the photos of one camera group share one camera with its focal length."""
     for leftover in task.scratch.glob(f"{task.database.name}*"):
         leftover.unlink()
@@ -249,7 +249,7 @@ def extract(task: Task) -> None:
     options.sift.max_num_orientations = task.params.orientations
     options.sift.max_num_features = task.params.max_features
     options.sift.first_octave = task.params.first_octave
-    with task.counting("finding features", "photos", len(task.photos), task.rows(lambda found: found.num_images())):
+    with task.counting(phase, "photos", len(task.photos), task.rows(lambda found: found.num_images())):
         for group in sorted({photo["camera"] for photo in task.photos}):
             photos = [photo for photo in task.photos if photo["camera"] == group]
             reader = pycolmap.ImageReaderOptions(camera_model=CAMERA_MODEL)
@@ -316,8 +316,8 @@ def reconstruct(task: Task, pairs: Sequence[Pair]) -> tuple[str, Models]:
     thorough = task.params.thorough()
     if thorough and len(_missing(task, models)) > LOST_SHARE * len(task.photos):
         task.params = thorough
-        extract(task)
-        match(task, pairs, "matching thoroughly")
+        extract(task, "too many photos are missing, finding more features")
+        match(task, pairs, "too many photos are missing, matching more features")
         models = _MAPPERS[first](task)
     tries = [(first, models)]
     if _missing(task, models) and rescue(task, models, pairs):
