@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -48,6 +49,7 @@ def _environment(capture: Path) -> dict[str, str]:
         "AIRFLOW_HOME": str(HOME),
         # There is no login, so nobody but this machine may ask.
         "AIRFLOW__API__HOST": "127.0.0.1",
+        # Airflow builds its execution API at its first request, for longer than a task would wait.
         "AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT": "60",
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
@@ -121,7 +123,8 @@ class _Watch:
         new_stage = self._shown is None or self._shown.stage != progress.stage
         if self._tty:
             print("\n" if new_stage else "\r\033[K", end="")
-            print(self._line(progress), end="", flush=True)
+            # A line that wraps could not be written over.
+            print(self._line(progress)[: shutil.get_terminal_size().columns - 1], end="", flush=True)
         elif new_stage or time.monotonic() - self._printed > QUIET_SECONDS:
             print(self._line(progress), flush=True)
         else:
