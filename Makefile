@@ -6,10 +6,17 @@ BIN := $(VENV)/bin
 COMPOSE = $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# uv installs what pip would, in a fraction of the time; where packages lie is said in pip's words, which images know, too.
+comma := ,
+export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
+export UV_INDEX ?= $(PIP_EXTRA_INDEX_URL)
+export UV_FIND_LINKS ?= $(subst $() ,$(comma),$(strip $(PIP_FIND_LINKS)))
+export UV_INDEX_STRATEGY := unsafe-best-match
+UV_INSTALL = $(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt
 # SageMaker takes an image, not an index of an image and what attests it.
 export BUILDX_NO_DEFAULT_ATTESTATIONS := 1
 
-.PHONY: demo ui up down backup restore test soak bench lint clean constraints images push pushable
+.PHONY: demo ui up down backup restore check test soak bench lint clean constraints images push pushable
 
 demo: $(VENV)/installed  ## Take CAPTURE (the sample when not given) through the whole DAG.
 	$(BIN)/python deploy/demo/demo.py run $(if $(CAPTURE),--capture "$(CAPTURE)") $(if $(PRESET),--preset $(PRESET))
@@ -31,8 +38,14 @@ restore:  ## A platform from the folder BACKUP, where none is.
 	@test -n "$(BACKUP)" || { echo "Say from where: make restore BACKUP=backups/2026-11-23T020000Z"; exit 2; }
 	@COMPOSE="$(COMPOSE)" BACKUP="$(BACKUP)" sh deploy/compose/restore.sh
 
-test: $(VENV)/installed-dev  ## Every test, two files at a time: half of them wait for something.
-	$(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 0 $(TESTS)
+# The files in the order of tests/conftest.py, which begins with what takes long.
+PYTEST = $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder --max-worker-restart 0
+
+check: lint  ## What one runs every few minutes: lint, types and the quick tests, which need no engine and no browser.
+	$(PYTEST) -n 2 -m 'not slow and not browser and not soak' $(TESTS)
+
+test: $(VENV)/installed-dev  ## Every test, more files at a time than there are cores: many of them wait for something.
+	$(PYTEST) -n 4 $(TESTS)
 
 soak: $(VENV)/installed-dev  ## Quality on whole captures: many minutes.
 	$(BIN)/python -m pytest -m soak -s $(TESTS)
@@ -49,22 +62,22 @@ clean:
 	rm -rf $(VENV) .demo build dist node_modules containers/compressor/node_modules .pytest_cache .mypy_cache .ruff_cache *.egg-info
 
 constraints: $(VENV)/installed-dev  ## Pin everything anew.
-	$(BIN)/python -m pip install -q uv
 	$(BIN)/uv pip compile --universal --python-version 3.10 --no-header --no-annotate --no-emit-index-url -q pyproject.toml --all-extras -o constraints.txt
 	sed -i '1i # Exact versions of everything, for containers, the demo and CI; made by `make constraints`.' constraints.txt
 
-$(VENV)/bin/python:
+$(VENV)/bin/uv:
 	$(PYTHON) -m venv $(VENV) || { echo "Python's venv module is missing: apt-get install python3-venv"; rm -rf $(VENV); exit 1; }
+	$(BIN)/python -m pip install -q -c constraints.txt uv
 
-$(VENV)/installed: $(VENV)/bin/python pyproject.toml setup.py constraints.txt $(wildcard containers/*/requirements.txt) containers/compressor/package-lock.json
+$(VENV)/installed: $(VENV)/bin/uv pyproject.toml setup.py constraints.txt $(wildcard containers/*/requirements.txt) containers/compressor/package-lock.json
 	@echo "Installing Airflow, pycolmap, PyTorch and the rest into $(VENV), once: gigabytes, and some minutes …"
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[local]'
+	$(UV_INSTALL) -e '.[local]'
 	$(BIN)/npm ci --prefix containers/compressor --omit=peer --ignore-scripts --no-audit --no-fund --silent
 	ln -sfn ../../containers/compressor/node_modules/.bin/splat-transform $(BIN)/splat-transform
 	touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed tests/requirements.txt
-	$(BIN)/python -m pip install -q -c constraints.txt -r tests/requirements.txt
+	$(UV_INSTALL) -r tests/requirements.txt
 	touch $@
 
 VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' containers/e2e3d_stages/__init__.py)

@@ -38,6 +38,13 @@ os.environ |= {
 }
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes long goes first, so that no worker of pytest is left alone with it at the end."""
+    order = ["compose", "end_to_end", "containers", "backends", "provider", "stages"]
+    places = {folder: place for place, folder in enumerate(order)}
+    items.sort(key=lambda item: places.get(item.path.relative_to(ROOT / "tests").parts[0], len(order)))
+
+
 def until(condition: Callable[[], object], seconds: float = 180) -> None:
     """Wait for something; a busy machine takes its time."""
     deadline = time.monotonic() + seconds
@@ -53,10 +60,35 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
+def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """What every worker of pytest needs and one of them makes: a folder of the run's own, with what `make` left in it."""
+    base = factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "made").exists():
+            make(folder)
+            (folder / "made").touch()
+    return folder
+
+
 @pytest.fixture(scope="session")
-def airflow_home() -> Iterator[Path]:
+def airflow_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty database of Airflow's, to be copied: making one takes many seconds."""
+
+    def migrate(folder: Path) -> None:
+        airflow = Path(sys.executable).with_name("airflow")
+        environment = {**os.environ, "AIRFLOW_HOME": str(folder)}
+        subprocess.run([airflow, "db", "migrate"], env=environment, check=True, capture_output=True)
+
+    return once(tmp_path_factory, "airflow", migrate) / "airflow.db"
+
+
+@pytest.fixture(scope="session")
+def airflow_home(airflow_database: Path) -> Iterator[Path]:
     """The home of the tests' Airflow, its database ready."""
-    subprocess.run([Path(sys.executable).with_name("airflow"), "db", "migrate"], check=True, capture_output=True)
+    shutil.copy(airflow_database, _HOME)
     yield _HOME
     shutil.rmtree(_HOME, ignore_errors=True)
 
@@ -99,22 +131,26 @@ def engine() -> docker.APIClient:
 
 
 @pytest.fixture(scope="session")
-def images(engine: docker.APIClient) -> None:
+def images(engine: docker.APIClient, tmp_path_factory: pytest.TempPathFactory) -> None:
     """The shipped images, built from this tree; what is unchanged comes from the engine's cache."""
-    with Path(tempfile.gettempdir(), "e2e3d-tests-images.lock").open("w") as lock:
-        # Another worker of pytest may be at it: what it built is then found.
-        fcntl.flock(lock, fcntl.LOCK_EX)
+
+    def build(_folder: Path) -> None:
         built = subprocess.run(["make", "images"], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert built.returncode == 0, built.stdout[-4000:] + built.stderr[-4000:]
+        assert built.returncode == 0, built.stdout[-4000:] + built.stderr[-4000:]
+
+    once(tmp_path_factory, "images", build)
 
 
 @pytest.fixture(scope="session")
-def told_image(images: None) -> str:
+def told_image(images: None, tmp_path_factory: pytest.TempPathFactory) -> str:
     """An image whose program does what a test says."""
-    where = ["--file", ROOT / "tests/backends/Dockerfile", ROOT / "tests/provider"]
-    subprocess.run(
-        ["docker", "build", "--quiet", "--tag", TOLD_IMAGE, "--build-arg", f"VERSION={__version__}", *where], check=True
-    )
+
+    def build(_folder: Path) -> None:
+        where = ["--file", ROOT / "tests/backends/Dockerfile", ROOT / "tests/provider"]
+        words = ["--quiet", "--tag", TOLD_IMAGE, "--build-arg", f"VERSION={__version__}"]
+        subprocess.run(["docker", "build", *words, *where], check=True)
+
+    once(tmp_path_factory, "told image", build)
     return TOLD_IMAGE
 
 
