@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from airflow.sdk import BaseOperator, BaseOperatorLink, DagRunState
+from airflow.sdk import BaseOperatorLink, DagRunState
 from airflow.sdk.exceptions import AirflowFailException, DagRunTriggerException
 
 from airflow_provider_e2e3d.operators.links import run_address
 from airflow_provider_e2e3d.outcome import DAG_ID, outcome_of
+from airflow_provider_e2e3d.templates import AuthoredTemplates
 from e2e3d_stages.contract import now
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ class SceneRunLink(BaseOperatorLink):
         return run_address(DAG_ID, str(operator.run_id))
 
 
-class ReconstructSceneOperator(BaseOperator):
+class ReconstructSceneOperator(AuthoredTemplates):
     """Starts a run of `reconstruct` and waits for its end without a worker; fails with the scene's own reason.
 
     A run of the same id that an earlier try started is waited for: a worker that dies costs no second run.

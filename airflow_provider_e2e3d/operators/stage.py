@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 from uuid import uuid4
 
-from airflow.sdk import BaseOperator, TaskInstanceState
+from airflow.sdk import TaskInstanceState
 from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowException, AirflowTaskTimeout
 from airflow.sdk.execution_time.context import NEVER_EXPIRE
@@ -22,6 +22,7 @@ from airflow_provider_e2e3d.hooks.store import StoreHook
 from airflow_provider_e2e3d.operators.links import ArtifactLink, JobLink, PushedLink, artifact_address
 from airflow_provider_e2e3d.outcome import telling
 from airflow_provider_e2e3d.profiles import CaptureSize, Profile, profile_named
+from airflow_provider_e2e3d.templates import AuthoredTemplates
 from airflow_provider_e2e3d.triggers.job import JobTrigger
 from e2e3d_stages.capture import capture_digest
 from e2e3d_stages.contract import (
@@ -56,7 +57,7 @@ GLANCE_SECONDS = 0.5
 ARTIFACT = "e2e3d_artifact"
 
 
-class StageOperator(BaseOperator):
+class StageOperator(AuthoredTemplates):
     """Makes a stage's artifact, or finds that it is there.
 
     Looks for the artifact, else for a job that is making it, else submits one; waits, with a worker or without; then

@@ -12,6 +12,7 @@ from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowSensorTimeout
 
 from airflow_provider_e2e3d.exceptions import stage_failed
+from airflow_provider_e2e3d.templates import AuthoredTemplates
 from airflow_provider_e2e3d.triggers.look import LookTrigger, NotYet
 from e2e3d_stages.contract import Failure, Infrastructure, StageError, now
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
 
-class StoreSensor(BaseSensorOperator):
+class StoreSensor(AuthoredTemplates, BaseSensorOperator):
     """Waits for something to lie in a store: in the triggerer, or in a worker in `mode` poke or reschedule.
 
     A store that does not answer is asked again until `timeout`; what cannot come true fails at once.
