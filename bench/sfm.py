@@ -21,6 +21,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from e2e3d_stages.capture import fetch_capture
 from e2e3d_stages.contract import Request
 from e2e3d_stages.presets import STAGES
 from e2e3d_stages.runtime import Job
@@ -141,7 +142,8 @@ def _job(stage: Any, preset: str, folder: Path, *, capture: Path | None = None, 
     request = Request(stage=stage, stage_version=1, key="bench", attempt=1, params=params.model_dump())
     inputs: dict[Any, Any] = {"ingest": SimpleNamespace(folder=prepared)} if prepared else {}
     store = ArtifactStore.open((folder / "store").as_uri())
-    return Job(store=store, request=request, params=params, inputs=inputs, capture=capture, folder=folder)
+    photos = fetch_capture(capture.as_uri(), folder / "capture") if capture else None
+    return Job(store=store, request=request, params=params, inputs=inputs, capture=photos, folder=folder)
 
 
 if __name__ == "__main__":

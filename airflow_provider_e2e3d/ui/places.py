@@ -16,6 +16,7 @@ import anyio.to_thread
 from airflow_provider_e2e3d.captures import SLUG
 from airflow_provider_e2e3d.hooks.store import StoreHook
 from airflow_provider_e2e3d.profiles import Profile, load_profiles
+from e2e3d_stages.contract import InvalidRequest
 from e2e3d_stages.storage import FileStorage, NotFound
 from e2e3d_stages.store import ArtifactStore
 
@@ -137,6 +138,9 @@ def refuse_link(store: ArtifactStore, path: str) -> None:
     if not isinstance(storage, FileStorage):
         return
     root = storage.root.resolve()
-    real = storage.local_path(path).resolve()
+    try:
+        real = storage.local_path(path).resolve()
+    except InvalidRequest:
+        raise NotFound(storage.uri_of(path)) from None
     if not any(real.is_relative_to(root / prefix) for prefix in ("scenes", "artifacts")):
         raise NotFound(storage.uri_of(path))

@@ -11,10 +11,12 @@ import errno
 import hashlib
 import json
 from enum import Enum
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from typing_extensions import Self
+
+from e2e3d_stages.paths import SafePath, UnsafePath
 
 CONTRACT_VERSION = 1
 # How long a program that was asked to stop may take: less than the 120 s after which SageMaker and Kubernetes kill.
@@ -150,9 +152,21 @@ class Request(Model):
 class StoredFile(Model):
     """One file of an artifact: its place below the attempt's `files/`, size in bytes and SHA-256 in hex."""
 
-    path: str
+    path: SafePath
     size: int
     sha256: str
+
+
+def _one_tree(files: tuple[StoredFile, ...]) -> tuple[StoredFile, ...]:
+    """The files, if they fit into one folder."""
+    paths = {file.path for file in files}
+    folders = {path[:place] for path in paths for place, sign in enumerate(path) if sign == "/"}
+    if len(paths) < len(files) or paths & folders:
+        raise ValueError("two of the files have one name, or one is called like the folder of another")
+    return files
+
+
+StoredFiles = Annotated[tuple[StoredFile, ...], AfterValidator(_one_tree)]
 
 
 class Advice(Model):
@@ -196,7 +210,7 @@ class Manifest(Model):
     inputs: dict[StageName, Input]
     capture: str | None = None
     degraded_from: str | None = None
-    files: tuple[StoredFile, ...]
+    files: StoredFiles
     metrics: dict[str, Any]
     warnings: tuple[Advice, ...] = ()
     usage: Usage
@@ -222,6 +236,14 @@ class Failure(Model):
         """Describe any exception that a stage let out."""
         if isinstance(error, StageError):
             return cls(code=error.code, message=error.message, hint=error.hint, details=error.details, attempt=attempt)
+        if isinstance(error, UnsafePath):
+            return cls(
+                code=FailureCode.INVALID_REQUEST,
+                message=str(error),
+                hint="An artifact names a file outside its folder: find out who wrote it, and trigger again with its "
+                "stage under Make anew (force).",
+                attempt=attempt,
+            )
         if isinstance(error, MemoryError):
             return cls(
                 code=FailureCode.OUT_OF_MEMORY,

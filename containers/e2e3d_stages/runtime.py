@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from e2e3d_stages import __version__
-from e2e3d_stages.capture import fetch_capture
+from e2e3d_stages.capture import LocalCapture, fetch_capture
 from e2e3d_stages.contract import (
     CONTRACT_VERSION,
     GRACE_SECONDS,
@@ -66,7 +66,7 @@ class Job:
 
     :param params: the stage's parameters.
     :param inputs: by stage name.
-    :param capture: `ingest` only: a local folder of photos, or one zip.
+    :param capture: `ingest` only: the photos, or one zip.
     :param output: every file below this folder becomes a file of the artifact.
     :param scratch: a folder that is thrown away.
     :param threads: cores to use.
@@ -79,7 +79,7 @@ class Job:
         request: Request,
         params: StageParams,
         inputs: dict[str, InputArtifact],
-        capture: Path | None,
+        capture: LocalCapture | None,
         folder: Path,
     ) -> None:
         self.params: Any = params

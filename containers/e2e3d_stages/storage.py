@@ -14,8 +14,11 @@ from urllib.parse import quote, unquote, urlsplit
 from uuid import uuid4
 
 from e2e3d_stages.contract import InvalidRequest, now
+from e2e3d_stages.paths import UnsafePath, inside
 
 _ASIDE = ".writing-"
+# What a disk says of a name under which nothing can be read; outside its root a storage has nothing.
+_NOTHING_THERE = (FileNotFoundError, NotADirectoryError, IsADirectoryError, InvalidRequest)
 
 
 class NotFound(Exception):
@@ -107,7 +110,10 @@ class Storage(ABC):
         """Remove an object, or everything below a folder; nothing happens where nothing is."""
 
     def local_path(self, path: str) -> Path | None:
-        """Where the object lies on this machine's disk, or None where it must be fetched."""
+        """Where the object lies on this machine's disk, or None where it must be fetched.
+
+        :raises InvalidRequest: for a path that leaves the root, or follows a link that does.
+        """
         return None
 
 
@@ -122,7 +128,10 @@ class FileStorage(Storage):
         self.root = Path(unquote(parts.path))
 
     def local_path(self, path: str) -> Path:
-        return self.root / path if path else self.root
+        try:
+            return inside(self.root, path) if path else self.root
+        except UnsafePath as error:
+            raise InvalidRequest(str(error), hint=f"Only what lies in {self.uri} itself is read and written.") from None
 
     def uri_of(self, path: str) -> str:
         return super().uri_of(quote(path))
@@ -133,7 +142,7 @@ class FileStorage(Storage):
     def read(self, path: str) -> bytes:
         try:
             return self.local_path(path).read_bytes()
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        except _NOTHING_THERE:
             raise NotFound(self.uri_of(path)) from None
 
     def read_part(self, path: str, start: int, size: int) -> bytes:
@@ -141,7 +150,7 @@ class FileStorage(Storage):
             with self.local_path(path).open("rb") as file:
                 file.seek(start)
                 return file.read(size)
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        except _NOTHING_THERE:
             raise NotFound(self.uri_of(path)) from None
 
     def write(self, path: str, data: bytes) -> None:

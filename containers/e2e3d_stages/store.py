@@ -33,8 +33,10 @@ from e2e3d_stages.contract import (
     Reference,
     Request,
     StoredFile,
+    StoredFiles,
     now,
 )
+from e2e3d_stages.paths import inside
 from e2e3d_stages.storage import NotFound, Storage, open_storage
 
 PARALLEL_TRANSFERS = 8
@@ -50,7 +52,7 @@ Result = TypeVar("Result")
 
 class _Checkpoint(Model):
     step: int
-    files: tuple[StoredFile, ...]
+    files: StoredFiles
 
 
 class _Generation(Model):
@@ -110,9 +112,13 @@ class ArtifactStore:
 
     def _load(self, path: str, model: type[AnyModel]) -> AnyModel | None:
         try:
-            return model.model_validate_json(self.storage.read(path))
+            return self._read(path, model, self.storage.read(path))
         except NotFound:
             return None
+
+    def _read(self, path: str, model: type[AnyModel], data: bytes) -> AnyModel:
+        try:
+            return model.model_validate_json(data)
         except ValidationError as error:
             raise InvalidRequest(
                 f"{self.storage.uri_of(path)} is not a {model.__name__.lower()} of this version: {error}",
@@ -144,16 +150,17 @@ class ArtifactStore:
                 hint="It was changed, which nobody may: restore it from a backup, or trigger again with its stage "
                 "under Make anew (force).",
             )
-        return Manifest.model_validate_json(data)
+        return self._read(path, Manifest, data)
 
     def reference(self, stage: str, key: str) -> Reference | None:
         """A small pointer to the artifact, or None while there is none."""
         folder = self.folder(stage, key)
+        path = f"{folder}/manifest.json"
         try:
-            data = self.storage.read(f"{folder}/manifest.json")
+            data = self.storage.read(path)
         except NotFound:
             return None
-        manifest = Manifest.model_validate_json(data)
+        manifest = self._read(path, Manifest, data)
         return Reference(
             stage=manifest.stage,
             key=key,
@@ -207,7 +214,7 @@ class ArtifactStore:
         hear = tell(sum(file.size for file in files))
 
         def fetch_one(file: StoredFile) -> None:
-            target = folder / file.path
+            target = inside(folder, file.path)
             try:
                 if in_place is None:
                     target.parent.mkdir(parents=True, exist_ok=True)

@@ -29,7 +29,9 @@ PHOTOS = [{"source": f"{n}.jpg", "supported": n < 2, "reason": "no overlap" if n
 def capture_words(job: runtime.Job, stage: str) -> dict[str, str]:
     """What the capture itself says, handed on from stage to stage; under `capture` its name."""
     before = [artifact.folder / "told.json" for artifact in job.inputs.values()]
-    told = job.capture / "told.json" if job.capture is not None else next(iter(before), None)
+    if job.capture is not None:
+        before = [file.path for file in job.capture.files if file.name == "told.json"]
+    told = next(iter(before), None)
     words = json.loads(told.read_text()) if told and told.exists() else {}
     words.setdefault("capture", job.capture.name if job.capture is not None else "none")
     (job.output / "told.json").write_text(json.dumps(words))

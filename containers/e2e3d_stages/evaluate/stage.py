@@ -24,6 +24,7 @@ from e2e3d_stages.evaluate.pictures import (
 )
 from e2e3d_stages.gaussians import read_ply
 from e2e3d_stages.metrics import psnr, ssim
+from e2e3d_stages.paths import inside
 from e2e3d_stages.runtime import Job
 from e2e3d_stages.train.rasterizer import Renderer
 from e2e3d_stages.train.scene import fitted_size
@@ -70,7 +71,7 @@ def run(job: Job) -> dict[str, Any]:
     records = []
     for done, view in enumerate(shown, start=1):
         job.check_stop()
-        records.append(measure(view, photos / view["name"], trained, compressed, training["long_side"]))
+        records.append(measure(view, inside(photos, view["name"]), trained, compressed, training["long_side"]))
         job.progress(done, len(shown), "photos", phase="comparing")
     opening = _draw(job, params, views, shown, records, trained, compressed)
     report = {
@@ -138,7 +139,7 @@ def _draw(
     drawn_views = sorted(_evenly(ranking, params.pictures))
     for done, i in enumerate(drawn_views):
         job.progress(done, len(drawn_views) + 1, "pictures", phase="drawing")
-        photo = read_photo(job.inputs["sfm"].folder / "images" / shown[i]["name"])
+        photo = read_photo(inside(job.inputs["sfm"].folder / "images", shown[i]["name"]))
         size = fitted_size(*photo.size, params.picture_size)
         truth, render = resized(photo, *size), trained(shown[i], *size)
         stem = Path(shown[i]["name"]).stem

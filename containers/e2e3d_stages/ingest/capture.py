@@ -1,4 +1,4 @@
-"""Which files a capture holds: a folder, or one zip that is unpacked with care."""
+"""Which files of a capture are photos: those of a folder, or of one zip that is unpacked with care."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import shutil
 import stat
 import zipfile
 import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from e2e3d_stages.capture import UNSAFE_NAME, LocalCapture, Refused, Source, is_hidden
 from e2e3d_stages.contract import UnreadableCapture
+from e2e3d_stages.paths import UnsafePath, safe_path, shown
 
 PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff"})
 OTHER_MEDIA = frozenset(
@@ -26,71 +26,49 @@ MAX_ZIP_RATIO = 100
 MIN_SUSPECT_BYTES = 2**20
 
 
-@dataclass(frozen=True)
-class Source:
-    """One file of a capture: its path as the photographer knows it, and where its bytes are."""
-
-    name: str
-    path: Path
-
-
-@dataclass(frozen=True)
-class Refused:
-    """A file that did not make it into the image set, and why."""
-
-    source: str
-    reason: str
-    detail: str
-
-
 def natural_order(name: str) -> list[tuple[int, int, str]]:
     """Sort key that puts `IMG_2` before `IMG_10`, whatever the case of letters."""
     parts = re.split(r"(\d+)", name.casefold())
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts if part] + [(2, 0, name)]
 
 
-def list_capture(capture: Path, scratch: Path) -> tuple[list[Source], list[Refused]]:
+def list_capture(capture: LocalCapture, scratch: Path) -> tuple[list[Source], list[Refused]]:
     """All photo files of a capture in natural order, and the other files with the reason they are left out.
 
     Hidden files and `__MACOSX` folders are passed over in silence.
 
-    :param capture: a folder, or one zip.
     :param scratch: where a zip is unpacked.
-    :raises UnreadableCapture: no such folder or zip; a zip that is damaged, encrypted, a bomb, or leaves its folder.
+    :raises UnreadableCapture: a zip that is damaged, encrypted, a bomb, or leaves its folder.
     """
-    if capture.is_dir():
-        sources = list(_walk(capture))
-    elif capture.is_file() and capture.suffix.lower() in PHOTO_SUFFIXES:
-        sources = [Source(capture.name, capture)]
-    elif capture.is_file():
-        sources = _unpack(capture, scratch)
-    else:
-        raise UnreadableCapture(
-            f"There is no capture at {capture.name}.", hint="Give a folder of photos or one zip of photos."
-        )
+    files: list[Source | Refused] = [*capture.files, *capture.left_out]
+    if capture.single and _suffix(capture.name) not in PHOTO_SUFFIXES:
+        files = _unpack(capture, scratch)
     photos, refused = [], []
-    for source in sorted(sources, key=lambda source: natural_order(source.name)):
-        problem = _not_a_photo(source) or _outside(source, capture)
-        if problem:
-            refused.append(problem)
+    for file in sorted(files, key=lambda file: natural_order(_name(file))):
+        if _hidden(_name(file)):
+            continue
+        kept = file if isinstance(file, Refused) else _not_a_photo(file) or file
+        if isinstance(kept, Source):
+            photos.append(kept)
         else:
-            photos.append(source)
+            refused.append(kept)
     return photos, refused
 
 
-def _walk(folder: Path) -> Iterator[Source]:
-    for path in folder.rglob("*"):
-        name = path.relative_to(folder).as_posix()
-        if not _hidden(name) and path.is_file():
-            yield Source(name, path)
+def _name(file: Source | Refused) -> str:
+    return file.source if isinstance(file, Refused) else file.name
+
+
+def _suffix(name: str) -> str:
+    return PurePosixPath(name).suffix.lower()
 
 
 def _hidden(name: str) -> bool:
-    return any(part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(name).parts)
+    return is_hidden(name) or "__MACOSX" in name.split("/")
 
 
 def _not_a_photo(source: Source) -> Refused | None:
-    suffix = PurePosixPath(source.name).suffix.lower()
+    suffix = _suffix(source.name)
     if suffix in PHOTO_SUFFIXES:
         return None
     if suffix in OTHER_MEDIA:
@@ -98,26 +76,25 @@ def _not_a_photo(source: Source) -> Refused | None:
     return Refused(source.name, "not_a_photo", "Not a JPEG, PNG, WebP or TIFF file.")
 
 
-def _outside(source: Source, capture: Path) -> Refused | None:
-    """A link in a shared folder must not pull in files from elsewhere on this machine."""
-    if not source.path.is_symlink() or source.path.resolve().is_relative_to(capture.resolve()):
-        return None
-    return Refused(source.name, "outside", "A link to a file outside the capture.")
-
-
-def _unpack(archive: Path, scratch: Path) -> list[Source]:
+def _unpack(capture: LocalCapture, scratch: Path) -> list[Source | Refused]:
     try:
-        with zipfile.ZipFile(archive) as bundle:
+        with zipfile.ZipFile(capture.files[0].path) as bundle:
             entries = [entry for entry in bundle.infolist() if not entry.is_dir()]
             _check_zip(entries)
             return [
                 _extract(bundle, entry, scratch / f"unpacked-{place:05d}")
-                for place, entry in enumerate(entry for entry in entries if not _hidden(entry.filename))
+                for place, entry in enumerate(entry for entry in entries if not _hidden(_path_of(entry)))
             ]
     except (zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError, EOFError) as error:
         raise UnreadableCapture(
-            f"{archive.name} is not a zip that can be read: {error}.", hint="Zip the photos again and upload that."
+            f"{shown(capture.name)} is not a zip that can be read: {error}.",
+            hint="Zip the photos again and upload that.",
         ) from None
+
+
+def _path_of(entry: zipfile.ZipInfo) -> str:
+    """An entry's path as other zips have it: some programs write backslashes, or `./` before it."""
+    return PurePosixPath(entry.filename.replace("\\", "/")).as_posix()
 
 
 def _check_zip(entries: list[zipfile.ZipInfo]) -> None:
@@ -132,7 +109,7 @@ def _check_zip(entries: list[zipfile.ZipInfo]) -> None:
         problem = _zip_problem(entry)
         if problem:
             raise UnreadableCapture(
-                f"The zip is refused: {entry.filename[:200]!r} {problem}.",
+                f"The zip is refused: {shown(entry.filename)!r} {problem}.",
                 hint="Zip only the photos themselves, without a password.",
             )
 
@@ -150,12 +127,16 @@ def _zip_problem(entry: zipfile.ZipInfo) -> str:
     return ""
 
 
-def _extract(bundle: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path) -> Source:
+def _extract(bundle: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path) -> Source | Refused:
     """Unpack under a name of our own; zipfile itself stops at the declared size and checks the CRC."""
+    try:
+        name = safe_path(_path_of(entry))
+    except UnsafePath as error:
+        return Refused(shown(entry.filename), UNSAFE_NAME, str(error))
     try:
         with bundle.open(entry) as packed, target.open("wb") as unpacked:
             shutil.copyfileobj(packed, unpacked)
     except (zipfile.BadZipFile, zlib.error, EOFError):
         # One damaged entry is one unreadable photo, found when it is opened.
         target.write_bytes(b"")
-    return Source(entry.filename.replace("\\", "/"), target)
+    return Source(name, target)

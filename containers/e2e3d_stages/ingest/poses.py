@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+from e2e3d_stages.capture import LocalCapture
 from e2e3d_stages.contract import UnreadableCapture
 from e2e3d_stages.ingest.exif import Exif
 
@@ -27,23 +28,19 @@ class Photo(Protocol):
         """What it said of itself."""
 
 
-def take_poses(capture: Path, folder: str, output: Path) -> None:
+def take_poses(capture: LocalCapture, folder: str, output: Path) -> None:
     """Copy the model's files.
 
     :param folder: below the capture.
     :raises UnreadableCapture: when it is not all there.
     """
-    inside = capture.resolve()
+    files = {} if capture.single else {file.name: file.path for file in capture.files}
     for suffix in (".bin", ".txt"):
-        there = {
-            name: file
-            for name in (*NEEDED, *OTHERS)
-            if (file := capture / folder / f"{name}{suffix}").is_file() and file.resolve().is_relative_to(inside)
-        }
+        there = {name: path for name in (*NEEDED, *OTHERS) if (path := files.get(f"{folder}/{name}{suffix}"))}
         if there.keys() >= set(NEEDED):
             output.mkdir()
-            for file in there.values():
-                shutil.copyfile(file, output / file.name)
+            for name, path in there.items():
+                shutil.copyfile(path, output / f"{name}{suffix}")
             return
     raise UnreadableCapture(
         f"There is no COLMAP model in the capture's {folder}.",

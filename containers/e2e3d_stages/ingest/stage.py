@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from e2e3d_stages.capture import UNSAFE_NAME, Refused, Source
 from e2e3d_stages.contract import UnreadableCapture
-from e2e3d_stages.ingest.capture import Refused, Source, list_capture
+from e2e3d_stages.ingest.capture import list_capture
 from e2e3d_stages.ingest.exif import Exif, read_exif
 from e2e3d_stages.ingest.params import Params
 from e2e3d_stages.ingest.poses import refuse_turned, take_poses
@@ -46,6 +47,7 @@ REASONS = {
     "too_small": "are too small",
     "too_large": "have too many pixels",
     "outside": "are links to files outside the capture",
+    UNSAFE_NAME: "have names that no file can have",
     "unsupported_format": "are in a format that is not supported",
     "not_a_photo": "are no photos",
 }

@@ -11,6 +11,7 @@ from typing import Any
 
 from PIL import Image
 
+from e2e3d_stages.paths import inside
 from e2e3d_stages.runtime import InputArtifact
 
 MOST_THUMBNAILS = 60
@@ -22,6 +23,7 @@ DROPPED = {
     "too_small": "Too small",
     "too_large": "Has too many pixels",
     "outside": "A link to a file outside the capture",
+    "unsafe_name": "Has a name that no file can have",
     "unsupported_format": "In a format that is not supported",
     "not_a_photo": "Not a photo",
 }
@@ -44,7 +46,7 @@ def photo_facts(inputs: Mapping[str, InputArtifact]) -> dict[str, Any]:
             {
                 "name": photo["source"],
                 "reason": photo["reason"] or "too little in common with the others",
-                "picture": _thumbnail(inputs["ingest"].folder / "images" / photo["name"])
+                "picture": _thumbnail(inside(inputs["ingest"].folder / "images", photo["name"]))
                 if number < MOST_THUMBNAILS
                 else None,
             }

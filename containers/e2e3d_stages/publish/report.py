@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from e2e3d_stages.contract import Advice, Manifest
+from e2e3d_stages.paths import inside
 from e2e3d_stages.publish.curve import training_curve
 from e2e3d_stages.publish.page import rendered
 from e2e3d_stages.publish.photos import data_uri, photo_facts, source_names
@@ -72,7 +73,7 @@ def _views(evaluation: dict[str, Any], folder: Path, names: Mapping[str, str]) -
         {
             **view,
             "name": names.get(view["name"], view["name"]),
-            "pictures": {kind: _picture(folder / path) for kind, path in view.get("pictures", {}).items()},
+            "pictures": {kind: _picture(inside(folder, path)) for kind, path in view.get("pictures", {}).items()},
         }
         for view in evaluation["views"]
     ]

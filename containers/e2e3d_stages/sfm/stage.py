@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from e2e3d_stages.contract import Failure, OutOfMemory, StageError, UnreadableCapture
+from e2e3d_stages.paths import safe_path
 from e2e3d_stages.runtime import Job
 
 CHILD = "e2e3d_stages.sfm.reconstruct"
@@ -33,6 +34,9 @@ def run(job: Job) -> dict[str, Any]:
     :raises StageError: the child ended in any other way.
     """
     record = json.loads((job.inputs["ingest"].folder / "photos.json").read_text(encoding="utf-8"))
+    for photo in record["photos"]:
+        # COLMAP joins them to the photos' folder.
+        safe_path(photo["name"])
     poses = job.inputs["ingest"].folder / "poses"
     task = {
         "images": str(job.inputs["ingest"].folder / "images"),

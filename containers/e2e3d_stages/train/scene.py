@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from e2e3d_stages.contract import InvalidRequest
+from e2e3d_stages.paths import inside
 from e2e3d_stages.train.rasterizer import Camera
 
 FEWEST_FOR_HOLDOUT = 8
@@ -103,7 +104,7 @@ def load_scene(folder: Path, long_side: int, holdout: int) -> Scene:
     views = []
     for view in training:
         width, height = fitted_size(view["width"], view["height"], long_side)
-        photo = load_photo(folder / "images" / view["name"], width, height)
+        photo = load_photo(inside(folder / "images", view["name"]), width, height)
         views.append(View(view["name"], Camera.from_view(view, width, height), photo))
     kept = [everything.index(view) for view in training]
     return Scene(views, _load_points(folder / "points.npz", kept), [view["name"] for view in heldout])

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from ingest_photos import Ingest, Ingested, picture, save
 
+from e2e3d_stages.capture import fetch_capture
 from e2e3d_stages.contract import Request
 from e2e3d_stages.ingest import stage
 from e2e3d_stages.ingest.params import Params
@@ -27,14 +28,15 @@ def capture(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def ingest(tmp_path: Path) -> Ingest:
-    """Run the stage on a capture with some parameters."""
+    """Run the stage on a capture, by its path or address, with some parameters."""
 
-    def run(capture: Path, **params: Any) -> Ingested:
+    def run(capture: Path | str, **params: Any) -> Ingested:
         folder = tmp_path / "work"
         folder.mkdir()
         store = ArtifactStore.open((tmp_path / "store").as_uri())
         request = Request(stage="ingest", stage_version=1, key="k", attempt=1, params=params)
-        job = Job(store=store, request=request, params=Params(**params), inputs={}, capture=capture, folder=folder)
+        photos = fetch_capture(capture.as_uri() if isinstance(capture, Path) else capture, folder / "capture")
+        job = Job(store=store, request=request, params=Params(**params), inputs={}, capture=photos, folder=folder)
         try:
             metrics = stage.run(job)
         finally:

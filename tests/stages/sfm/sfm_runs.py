@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from e2e3d_stages.capture import fetch_capture
 from e2e3d_stages.contract import Advice, Request
 from e2e3d_stages.presets import STAGES
 from e2e3d_stages.runtime import Job
@@ -26,7 +27,8 @@ def make_job(
     request = Request(stage=stage, stage_version=1, key="k", attempt=1, params=params)
     inputs: dict[Any, Any] = {"ingest": SimpleNamespace(folder=ingest)} if ingest else {}
     checked = STAGES[stage].validate(params)
-    return Job(store=store, request=request, params=checked, inputs=inputs, capture=capture, folder=folder)
+    photos = fetch_capture(capture.as_uri(), folder / "capture") if capture else None
+    return Job(store=store, request=request, params=checked, inputs=inputs, capture=photos, folder=folder)
 
 
 @dataclass

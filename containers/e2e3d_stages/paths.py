@@ -1,0 +1,70 @@
+"""Names from outside become paths only here.
+
+Keys of a bucket, names in an archive, files that a manifest lists: whoever wrote them may have meant another place.
+"""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator
+
+# In bytes: what file systems take.
+LONGEST_STEP = 255
+# Control characters, line breaks, and what is no character at all.
+_UNSPEAKABLE = frozenset({"Cc", "Cs", "Zl", "Zp"})
+
+
+class UnsafePath(ValueError):
+    """A name that is no path below a folder."""
+
+
+def safe_path(path: str) -> str:
+    """The path, if it stays below whatever folder it is joined to, on every store.
+
+    :raises UnsafePath: when a step of it is empty (as in `a//b`, `/a` and the empty path), `.` or `..`, too long for a
+        file's name, or has control characters.
+    """
+    for step in path.split("/"):
+        problem = _problem(step)
+        if problem:
+            raise UnsafePath(f"{shown(path)!r} is no path: {problem}.")
+    return path
+
+
+def _problem(step: str) -> str:
+    if not step:
+        return "one of its steps is empty"
+    if step in (".", ".."):
+        return f"it has the step {step!r}"
+    if any(unicodedata.category(sign) in _UNSPEAKABLE for sign in step):
+        return "it has characters that no name has"
+    if len(step.encode()) > LONGEST_STEP:
+        return f"one of its steps is longer than {LONGEST_STEP} bytes"
+    return ""
+
+
+# For whatever is read from a file that somebody else may have written.
+SafePath = Annotated[str, AfterValidator(safe_path)]
+
+
+def inside(folder: Path, path: str) -> Path:
+    """Where a path lies below a folder. A link on the way is followed, if it stays in the folder.
+
+    :raises UnsafePath: when the path leads out of it.
+    """
+    joined = folder / safe_path(path)
+    if not Path(os.path.realpath(joined)).is_relative_to(os.path.realpath(folder)):
+        raise UnsafePath(f"{shown(path)!r} is a link that leads out of its folder, or lies below one.")
+    return joined
+
+
+def shown(name: str, most: int = 200) -> str:
+    """A name as it can be stored as text and told to people, whatever it is made of."""
+    text = "".join(
+        sign.encode("unicode_escape").decode() if unicodedata.category(sign) in _UNSPEAKABLE else sign for sign in name
+    )
+    return text if len(text) <= most else f"{text[:most]}…"
