@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
+import logging
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
-from pathlib import PurePosixPath
 from posixpath import splitext
 from urllib.parse import unquote
 
-from e2e3d_stages.capture import is_hidden
+from e2e3d_stages.capture import capture_name, is_hidden
 from e2e3d_stages.contract import canonical
 from e2e3d_stages.ingest.capture import PHOTO_SUFFIXES
+from e2e3d_stages.paths import path_problem, shown
 from e2e3d_stages.storage import Entry, Storage
+
+log = logging.getLogger(__name__)
 
 SLUG = r"[a-z0-9][a-z0-9-]{0,62}"
 # Names of folders that say nothing about what is on the photos.
@@ -81,21 +84,33 @@ def captures_below(storage: Storage) -> Iterator[Capture]:
     """Every capture below a root, by one paged listing, of which one capture at a time is kept.
 
     A capture is a folder, however deep its photos lie in it, or one zip. Other files beside them are passed over, and
-    so is what is hidden.
+    so is what is hidden, and what has no name that a folder could have: it would stand for the root, or for a place
+    elsewhere.
     """
+    zips: list[Capture] = []
     # A listing is in the order of paths, so a folder's files come together.
-    for name, entries in groupby(storage.list(), key=lambda entry: entry.path.split("/", 1)[0]):
+    for name, group in groupby(storage.list(), key=lambda entry: entry.path.split("/", 1)[0]):
         if is_hidden(name):
             continue
-        capture = _capture(name, storage.uri_of(name), list(entries), inside=len(name) + 1)
-        if capture is not None:
+        if problem := path_problem(name):
+            log.info("%r below %s is no capture: %s", shown(name), storage.uri, problem)
+            continue
+        entries = list(group)
+        capture = _capture(name, storage.uri_of(name), entries, inside=len(name) + 1)
+        # A bucket may hold a folder of a zip's name, which comes later, and is what lies at their address.
+        place = entries[-1].path[: len(name) + 1]
+        yield from (each for each in zips if f"{each.name}/" < place)
+        zips = [each for each in zips if f"{each.name}/" >= place and (capture is None or each.name != name)]
+        if capture is not None and capture.zipped:
+            zips.append(capture)
+        elif capture is not None:
             yield capture
+    yield from zips
 
 
 def capture_at(storage: Storage) -> Capture | None:
     """The one capture that a storage's root is, or None while nothing lies there."""
-    name = (storage.local_path("") or PurePosixPath(storage.uri)).name
-    return _capture(name, storage.uri, list(storage.list()), inside=0)
+    return _capture(capture_name(storage), storage.uri, list(storage.list()), inside=0)
 
 
 def _capture(name: str, uri: str, entries: list[Entry], *, inside: int) -> Capture | None:
@@ -105,11 +120,12 @@ def _capture(name: str, uri: str, entries: list[Entry], *, inside: int) -> Captu
     """
     files = {entry.path[inside:]: entry for entry in entries}
     seen = {path: entry for path, entry in files.items() if not is_hidden(path or name)}
-    zipped = "" in files
+    zipped = seen.keys() == {""}
     if not seen or (zipped and splitext(name)[1].lower() != ".zip"):
         return None
     photos = [path for path in seen if _is_photo(path)]
-    listing = [[path, entry.size, entry.tag] for path, entry in seen.items()]
+    # A name on a disk may be no text.
+    listing = [[path.encode(errors="backslashreplace").decode(), it.size, it.tag] for path, it in seen.items()]
     return Capture(
         name=name,
         uri=uri,
@@ -124,7 +140,7 @@ def _capture(name: str, uri: str, entries: list[Entry], *, inside: int) -> Captu
 
 
 def _is_photo(path: str) -> bool:
-    return splitext(path)[1].lower() in PHOTO_SUFFIXES
+    return splitext(path)[1].lower() in PHOTO_SUFFIXES and not path_problem(path)
 
 
 def scene_of(capture: str) -> str:

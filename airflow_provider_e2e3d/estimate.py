@@ -10,6 +10,7 @@ import io
 import re
 import zipfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import PurePosixPath
 from statistics import median
 from typing import Any
@@ -25,7 +26,7 @@ from e2e3d_stages.capture import is_hidden
 from e2e3d_stages.contract import InvalidRequest, Manifest, Model, StageName, UnreadableCapture
 from e2e3d_stages.ingest.capture import PHOTO_SUFFIXES
 from e2e3d_stages.presets import STAGES
-from e2e3d_stages.storage import Storage
+from e2e3d_stages.storage import NotFound, Storage
 
 # Rough figures in seconds. CPU: `make demo` on the sample's 31 photos, two cores of an AMD EPYC.
 INGEST_A_PHOTO = 0.1
@@ -160,8 +161,7 @@ def estimate(
 def look_at(storage: Storage, capture: Capture) -> tuple[int, int | None]:
     """How many photos there are, and the longest side of one of them in px where it tells; few bytes are read."""
     if not capture.zipped:
-        header = storage.read_part(capture.first_photo, 0, HEADER_BYTES) if capture.first_photo else b""
-        return capture.photos, long_side(header)
+        return capture.photos, long_side(_header(storage, capture.first_photo))
     try:
         with zipfile.ZipFile(io.BufferedReader(_Parts(storage, capture.size), HEADER_BYTES)) as bundle:
             photos = [entry for entry in bundle.infolist() if _is_photo(entry.filename)]
@@ -173,6 +173,13 @@ def look_at(storage: Storage, capture: Capture) -> tuple[int, int | None]:
         raise UnreadableCapture(
             f"{storage.uri} is not a zip that can be read: {error}.", hint="Zip the photos again and upload that."
         ) from None
+
+
+def _header(storage: Storage, photo: str) -> bytes:
+    """The first bytes of a photo; none of one that is gone, or is a link to elsewhere."""
+    with suppress(NotFound):
+        return storage.read_part(photo, 0, HEADER_BYTES) if photo else b""
+    return b""
 
 
 def _is_photo(path: str) -> bool:

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, TypeAdapter, Val
 
 from airflow_provider_e2e3d.backends.base import Backend, BackendSettings, ImageSettings, merged
 from e2e3d_stages.contract import InvalidRequest, Model
+from e2e3d_stages.paths import path_problem, shown
 from e2e3d_stages.presets import STAGES, Preset
 
 # By name and place, so that no backend's client library is imported before it is used.
@@ -172,19 +173,25 @@ class Profile(Model):
         root = self.store.rstrip("/")
         return self.url.rstrip("/") + uri[len(root) :] if self.url and uri.startswith(root) else uri
 
-    def admit(self, capture: str) -> str:
+    def admit(self, capture: str, *, or_root: bool = False) -> str:
         """The address of a capture, if it lies below one of the roots.
 
         :param capture: file://, s3:// or an absolute path.
+        :param or_root: whether a root itself will do: it holds captures, and is none.
         :raises InvalidRequest: when it does not; nothing is read before.
         """
-        uri = _normal(capture)
-        if not any(uri == root or uri.startswith(root + "/") for root in map(_normal, self.captures)):
+        uri, roots = _normal(capture), [_normal(root) for root in self.captures]
+        if any(uri.startswith(root.rstrip("/") + "/") for root in roots if uri != root) or (or_root and uri in roots):
+            return uri
+        if uri in roots:
             raise InvalidRequest(
-                f"The capture {capture} is outside the places that this profile may read.",
-                hint=f"Put the photos below one of {', '.join(self.captures)}, or have the profile's owner add a root.",
+                f"{capture} is a place that holds captures, and no capture itself.",
+                hint="Name one folder or one zip in it; reconstruct_batch takes all of them.",
             )
-        return uri
+        raise InvalidRequest(
+            f"The capture {capture} is outside the places that this profile may read.",
+            hint=f"Put the photos below one of {', '.join(self.captures)}, or have the profile's owner add a root.",
+        )
 
 
 def _normal(uri: str) -> str:
@@ -192,11 +199,14 @@ def _normal(uri: str) -> str:
     if uri.startswith("s3://"):
         # No URL: a key may hold `#`, `?` and `%` as they are.
         bucket, _, key = uri.removeprefix("s3://").partition("/")
-        if any(step in (".", "..") for step in key.split("/")):
-            raise InvalidRequest(f"{uri} has a step like `..`.", hint="Write the address without it.")
-        return f"s3://{bucket}/{key.strip('/')}".rstrip("/")
+        key = key.strip("/")
+        if problem := path_problem(key) if key else "":
+            raise InvalidRequest(f"{shown(uri)} is no address of a capture: {problem}.", hint="Correct the address.")
+        return f"s3://{bucket}/{key}".rstrip("/")
     parts = urlsplit(uri)
     path = Path(unquote(parts.path) if parts.scheme == "file" else uri)
+    if problem := next(filter(None, (path_problem(step) for step in path.parts[1:] if step != "..")), ""):
+        raise InvalidRequest(f"{shown(uri)} is no address of a capture: {problem}.", hint="Correct the address.")
     if parts.scheme not in ("", "file") or not path.is_absolute():
         raise InvalidRequest(
             f"{uri!r} is no place a capture can be.", hint="Write s3://bucket/prefix or an absolute path."

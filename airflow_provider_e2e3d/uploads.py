@@ -29,7 +29,7 @@ def watched_uploads() -> Asset | None:
     if not prefix:
         return None
     profile = watched_profile()
-    place = profile_named(profile).admit(prefix)
+    place = profile_named(profile).admit(prefix, or_root=True)
     trigger = CaptureTrigger(
         profile=profile,
         prefix=place,

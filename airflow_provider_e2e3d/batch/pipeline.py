@@ -156,7 +156,7 @@ def _opener(profile: Profile) -> Callable[[str], Storage]:
 
 
 def _folder(request: BatchRequest, profile: Profile) -> BatchFolder:
-    return BatchFolder(_opener(profile)(profile.store), profile.admit(request.captures))
+    return BatchFolder(_opener(profile)(profile.store), profile.admit(request.captures, or_root=True))
 
 
 @task(task_id=PLAN_TASK, task_display_name="List the captures", retry_policy=retry_policy(), **TRIES)

@@ -207,7 +207,7 @@ def plan_batch(
     :raises InvalidRequest: when the whole batch cannot work.
     """
     # The clock first: what comes during the listing is then younger than it.
-    at = open_at(profile.admit(request.captures)).clock()
+    at = open_at(profile.admit(request.captures, or_root=True)).clock()
     planner = _Planner(request, run, profile, ledger, at)
     wanted = wanted_scenes(request.captures, profile, planner.form, open_at)
     rows = [planner.row(each) for each in planner.named(list(wanted))]
@@ -283,7 +283,11 @@ class _Planner:
                 except ParamValidationError as error:
                     told = str(error).splitlines()[0]
                     raise InvalidRequest(f"{name} cannot be {value!r}: {told}.", hint="Correct the value.") from None
-            anything = {"capture": self.profile.captures[0], "scene": "any", "profile": self.request.profile}
+            anything = {
+                "capture": f"{self.profile.captures[0].rstrip('/')}/any",
+                "scene": "any",
+                "profile": self.request.profile,
+            }
             asked = resolved({**self.defaults, **parameters, **anything}, self.profile)
             stages = {name: asked[name] for name in STAGES}
             self.digests[known] = _digest([parameters, stages, self.versions])

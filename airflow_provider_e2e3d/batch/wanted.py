@@ -52,10 +52,10 @@ def wanted_scenes(
     :param open_at: opens a folder of captures.
     :raises InvalidRequest: when none of it can be read; what is wrong with one row is told there.
     """
-    address = profile.admit(captures)
+    address = profile.admit(captures, or_root=True)
     if not address.lower().endswith(MANIFESTS):
         for capture in captures_below(open_at(address)):
-            yield Wanted(profile.admit(capture.uri), capture)
+            yield _listed(capture, profile)
         return
     folder, name = _split(address)
     beside = open_at(folder)
@@ -66,6 +66,14 @@ def wanted_scenes(
             yield row
         else:
             yield Wanted(row.address, there.get(row.address), row.scene, row.parameters)
+
+
+def _listed(capture: Capture, profile: Profile) -> Wanted:
+    """A capture that a listing shows; a zip may be a link to elsewhere."""
+    try:
+        return Wanted(profile.admit(capture.uri), capture)
+    except StageError as error:
+        return Wanted(capture.uri, capture, problem=error)
 
 
 def _captures_at(addresses: list[str], open_at: Callable[[str], Storage]) -> dict[str, Capture]:

@@ -86,7 +86,7 @@ class CaptureListings(SharedStreamProducer):
 
     def _list(self) -> Listing:
         profile = profile_named(self.profile)
-        storage = open_storage(profile.admit(self.prefix), StoreHook(profile.store_conn_id).environment())
+        storage = open_storage(profile.admit(self.prefix, or_root=True), StoreHook(profile.store_conn_id).environment())
         # The clock first: what comes during the listing is then younger than it.
         return Listing(storage.clock(), list(captures_below(storage)))
 

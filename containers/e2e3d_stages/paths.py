@@ -28,11 +28,15 @@ def safe_path(path: str) -> str:
     :raises UnsafePath: when a step of it is empty (as in `a//b`, `/a` and the empty path), `.` or `..`, too long for a
         file's name, or has control characters.
     """
-    for step in path.split("/"):
-        problem = _problem(step)
-        if problem:
-            raise UnsafePath(f"{shown(path)!r} is no path: {problem}.")
+    problem = path_problem(path)
+    if problem:
+        raise UnsafePath(f"{shown(path)!r} is no path: {problem}.")
     return path
+
+
+def path_problem(path: str) -> str:
+    """What is wrong with a path, in words; nothing when it is safe."""
+    return next(filter(None, map(_problem, path.split("/"))), "")
 
 
 def _problem(step: str) -> str:

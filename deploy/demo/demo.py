@@ -58,7 +58,7 @@ def _environment(capture: Path) -> dict[str, str]:
         "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST": json.dumps(bundle),
         "AIRFLOW__E2E3D__PROFILES_FILE": str(Path(__file__).with_name("profiles.yaml")),
         "E2E3D_SAMPLE": str(SAMPLE),
-        "E2E3D_CAPTURES": str(capture),
+        "E2E3D_CAPTURES": str(capture.parent),
     }
 
 

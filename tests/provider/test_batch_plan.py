@@ -164,6 +164,27 @@ def test_names_of_all_kinds_can_be_captures(batches: Batches) -> None:
     assert "a&b <c>" not in batch_page("x", plan, str)
 
 
+def test_a_batch_never_takes_its_whole_place_for_a_capture(store_uri: str) -> None:
+    batches = Batches(store_uri)
+    batches.put("statue/1.jpg")
+    if store_uri.startswith("s3:"):
+        batches.put("/m/0.jpg")
+        batches.put("//0.jpg")
+    batches.put("some.json", json.dumps([{"capture": f"{store_uri}/captures"}, {"capture": "statue"}]))
+    assert [row.capture for row in batches.plan().started] == [f"{store_uri}/captures/statue"]
+    by_rows = batches.plan(captures="/some.json")
+    assert [row.capture for row in by_rows.started] == [f"{store_uri}/captures/statue"]
+    assert by_rows.counts == {"run": 1, "refused": 1}
+
+
+def test_a_zip_that_is_a_link_to_elsewhere_is_refused_and_stops_no_other(batches: Batches, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere.zip").write_bytes(b"x")
+    (tmp_path / "captures" / "link.zip").symlink_to(tmp_path / "elsewhere.zip")
+    plan = batches.plan()
+    assert states(plan) == {"statue": "run", "tower": "run", "link": "refused"}
+    assert "outside the places" in reason(plan, "link").message
+
+
 def test_what_still_arrives_waits_for_a_later_batch(batches: Batches) -> None:
     assert batches.plan(quiet_seconds=3600).counts == {"arriving": 2}
     batches.put("tower/_READY", "")

@@ -68,6 +68,47 @@ def test_a_capture_whose_name_means_something_in_an_address_is_found_there(stora
     assert capture_digest(admitted)
 
 
+ODD = ["/m/0.jpg", "//0.jpg", "../m/0.jpg", "./0.jpg", "a\x07b/0.jpg", f"{'x' * 256}/0.jpg", "\x1b[2J/0.jpg"]
+
+
+def test_a_capture_has_a_name_and_lies_strictly_below_its_root(s3_root: str) -> None:
+    storage = open_storage(s3_root)
+    upload(storage, "yard/1.jpg", *ODD)
+    profile = Profile(store="file:///store", captures=(storage.uri,))
+    captures = list(captures_below(storage))
+    assert [capture.name for capture in captures] == ["yard"]
+    assert [profile.admit(capture.uri) for capture in captures] == [f"{s3_root}/yard"]
+
+
+def test_on_a_disk_a_folder_whose_name_is_none_hides_no_other(tmp_path: Path) -> None:
+    for name in (b"a\nb", b"caf\xe9", b"yard"):
+        folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name))
+        folder.mkdir()
+        (folder / "1.jpg").write_bytes(b"x")
+    (Path(os.fsdecode(os.fsencode(tmp_path / "yard") + b"/caf\xe9.jpg"))).write_bytes(b"x")
+    (yard,) = captures_below(FileStorage(tmp_path.as_uri()))
+    assert (yard.name, yard.photos) == ("yard", 1)
+
+
+def test_an_object_that_is_called_like_its_folder_hides_no_capture(s3_root: str) -> None:
+    storage = open_storage(s3_root)
+    upload(storage, "marker", "marker-2/1.jpg", "marker/1.jpg", "near", "near/1.jpg", "town.zip", "town.zip-2/1.jpg")
+    upload(storage, "town.zip/1.jpg", "barn.zip", "barn.zip/.DS_Store")
+    found = {capture.name: capture for capture in captures_below(storage)}
+    assert set(found) == {"marker", "marker-2", "near", "town.zip", "town.zip-2", "barn.zip"}
+    assert {name for name, capture in found.items() if capture.zipped} == {"barn.zip"}
+    assert {capture.photos for capture in found.values() if not capture.zipped} == {1}
+    for capture in found.values():
+        assert capture_at(open_storage(capture.uri)) == capture
+
+
+def test_a_file_of_a_capture_that_no_file_can_be_called_like_is_no_photo(s3_root: str) -> None:
+    storage = open_storage(s3_root)
+    upload(storage, "yard/1.jpg", "yard//2.jpg", "yard/a\x07b.jpg")
+    (yard,) = captures_below(storage)
+    assert (yard.photos, yard.first_photo) == (1, "1.jpg")
+
+
 def test_hidden_files_neither_count_nor_change_a_capture(storage: Storage) -> None:
     upload(storage, "yard/1.jpg")
     (before,) = captures_below(storage)

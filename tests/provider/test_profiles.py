@@ -153,7 +153,8 @@ def test_variables_are_filled_in(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "capture", ["/srv/captures", "/srv/captures/a", "file:///srv/captures/a%20b", "s3://uploads/photos/a/"]
+    "capture",
+    ["/srv/captures/a", "file:///srv/captures/a%20b", "s3://uploads/photos/a/", "s3://uploads/photos/{{ 1 }}"],
 )
 def test_a_capture_below_a_root_is_admitted(tmp_path: Path, capture: str) -> None:
     assert read(tmp_path, GOOD)["local"].admit(capture)
@@ -168,6 +169,10 @@ def test_a_capture_below_a_root_is_admitted(tmp_path: Path, capture: str) -> Non
         "s3://uploads/photos2",
         "s3://uploads/photos/../x",
         "s3://uploads",
+        "s3://uploads/photos/a//b",
+        "s3://uploads/photos/a\n",
+        "file:///srv/captures/%00",
+        "/srv/captures/a\nb",
         "captures",
         "http://host/photos",
         "",
@@ -176,6 +181,25 @@ def test_a_capture_below_a_root_is_admitted(tmp_path: Path, capture: str) -> Non
 def test_a_capture_elsewhere_is_refused(tmp_path: Path, capture: str) -> None:
     with pytest.raises(InvalidRequest):
         read(tmp_path, GOOD)["local"].admit(capture)
+
+
+@pytest.mark.parametrize(
+    "root", ["/srv/captures", "/srv/captures/", "/srv/captures/a/..", "s3://uploads/photos", "s3://uploads/photos//"]
+)
+def test_a_root_holds_captures_and_is_none(tmp_path: Path, root: str) -> None:
+    profile = read(tmp_path, GOOD)["local"]
+    with pytest.raises(InvalidRequest, match="no capture itself"):
+        profile.admit(root)
+    assert profile.admit(root, or_root=True) in ("file:///srv/captures", "s3://uploads/photos")
+
+
+def test_a_root_that_lies_in_another_is_a_capture_of_that_one(tmp_path: Path) -> None:
+    profile = read(tmp_path, GOOD.replace("[file:///srv/captures,", "[file:///srv, file:///srv/captures,"))["local"]
+    assert profile.admit("/srv/captures") == "file:///srv/captures"
+    everything = read(tmp_path, GOOD.replace("file:///srv/captures", "file:///"))["local"]
+    assert everything.admit("/srv") == "file:///srv"
+    with pytest.raises(InvalidRequest):
+        everything.admit("/")
 
 
 def test_the_example_s_profiles_work_whatever_the_size_of_a_capture(tmp_path: Path) -> None:
