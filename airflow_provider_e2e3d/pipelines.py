@@ -262,7 +262,8 @@ def estimate_run(
     try:
         capture, storage = open_storage(plan["capture"], environment), open_storage(profile.store, environment)
         found = estimate(capture, profile, plan, remembered(storage, plan["profile"]))
-        storage.write(f"{folder_of(plan['scene'], run)}/estimate.json", found.model_dump_json(indent=1).encode())
+        # A run of the same id, of another Airflow, may have the folder: it keeps its own.
+        storage.create(f"{folder_of(plan['scene'], run)}/estimate.json", found.model_dump_json(indent=1).encode())
     except (InvalidRequest, UnreadableCapture, NotFound, OSError) as error:
         if max_cost is not None:
             raise

@@ -19,6 +19,7 @@ from airflow_provider_e2e3d.outcome import PASSING, Outcome, Reason
 from airflow_provider_e2e3d.pipelines import reconstruction_params, refuse_unknown, resolved, valid_scene
 from airflow_provider_e2e3d.profiles import Profile
 from e2e3d_stages.contract import InvalidRequest, Model, StageError, UnreadableCapture, canonical
+from e2e3d_stages.paths import folder_name
 from e2e3d_stages.presets import STAGES
 from e2e3d_stages.storage import NotFound, Storage
 
@@ -146,7 +147,7 @@ class BatchFolder:
 
     def of_run(self, run: str) -> str:
         """The folder of one run of the DAG."""
-        return f"{self.path}/{re.sub(r'[^A-Za-z0-9_.-]+', '-', run)}"
+        return f"{self.path}/{folder_name(run)}"
 
     def ledger(self) -> Ledger:
         """What is known of earlier batches."""

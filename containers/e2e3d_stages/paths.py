@@ -1,11 +1,14 @@
 """Names from outside become paths only here.
 
-Keys of a bucket, names in an archive, files that a manifest lists: whoever wrote them may have meant another place.
+Keys of a bucket, names in an archive, files that a manifest lists, ids of runs: whoever wrote them may have meant
+another place.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 import unicodedata
 from pathlib import Path
 from typing import Annotated
@@ -64,6 +67,18 @@ def inside(folder: Path, path: str) -> Path:
     if not Path(os.path.realpath(joined)).is_relative_to(os.path.realpath(folder)):
         raise UnsafePath(f"{shown(path)!r} is a link that leads out of its folder, or lies below one.")
     return joined
+
+
+def folder_name(text: str) -> str:
+    """A folder's name for a text that may be anything: another one for each text, and readable.
+
+    What has only small letters, digits, `_` and `-` stays as it is. Of everything else only so much is kept, with a dot
+    and a digest that tells it apart, also where a file system makes no difference between `Run` and `run`.
+    """
+    if re.fullmatch(r"[a-z0-9][a-z0-9_-]{,99}", text):
+        return text
+    readable = re.sub(r"[^A-Za-z0-9_-]+", "-", text)[:100].strip("-") or "run"
+    return f"{readable}.{hashlib.sha256(text.encode(errors='surrogatepass')).hexdigest()[:16]}"
 
 
 def shown(name: str, most: int = 200) -> str:

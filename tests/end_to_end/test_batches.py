@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from e2e3d_stages.paths import folder_name
 from e2e3d_stages.presets import STAGES
 from tests.end_to_end.conftest import Airflow, until
 from tests.provider.conftest import Script
@@ -53,9 +54,8 @@ class Batch:
         self.state = airflow.state(self.last, "reconstruct_batch")
         self.started = set(airflow.runs("reconstruct")) - before
         (folder,) = (place / "store" / "batches").glob("*-bucket-*")
-        safe = self.last.replace(":", "-").replace("+", "-")
-        self.page = (folder / safe / "index.html").read_text()
-        self.result = json.loads((folder / safe / "batch.json").read_text())
+        self.page = (folder / folder_name(self.last) / "index.html").read_text()
+        self.result = json.loads((folder / folder_name(self.last) / "batch.json").read_text())
 
     def reasons(self) -> dict[str, str]:
         """Class of failure by scene."""

@@ -332,6 +332,18 @@ def test_the_ledger_keeps_what_another_batch_wrote_meanwhile(batches: Batches, t
         folder.plan("another run")
 
 
+@pytest.mark.parametrize("run", [".", "...", "ledger.json", "-", "a+b"])
+def test_a_batch_of_any_run_id_has_a_folder_of_its_own(batches: Batches, run: str) -> None:
+    folder = BatchFolder(open_storage(batches.profile.store), f"{batches.root}/captures")
+    folder.write_ledger(batches.ledger)
+    others = {each: batches.plan(run=each) for each in ("a-b", "a", run)}
+    for each, plan in others.items():
+        folder.write_plan(each, plan)
+    assert [folder.plan(each) for each in others] == list(others.values())
+    assert folder.ledger() == batches.ledger
+    assert folder.of_run(run).startswith(f"{folder.path}/")
+
+
 def test_the_page_tells_what_failed_first_and_leads_to_the_scenes(batches: Batches) -> None:
     page = batch_page("manual__1", batches.end(batches.plan(), tower="quality_gate"), lambda page: f"../{page[-12:]}")
     assert page.index("It is too dark.") < page.index("statue")

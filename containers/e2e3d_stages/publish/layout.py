@@ -6,14 +6,13 @@ Not part of the keyed artifact: cheap, repeatable, done at the end of every run,
 from __future__ import annotations
 
 import datetime as dt
-import hashlib
 import json
-import re
 from collections.abc import Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
-from e2e3d_stages.contract import Manifest
+from e2e3d_stages.contract import InvalidRequest, Manifest
+from e2e3d_stages.paths import folder_name, path_problem
 from e2e3d_stages.publish.page import with_run
 from e2e3d_stages.publish.record import Run, record_of
 from e2e3d_stages.storage import NotFound
@@ -39,9 +38,9 @@ class _Source(NamedTuple):
 def folder_of(scene: str, run: str) -> str:
     """Where a run's results lie below the store's root.
 
-    :param run: the run's name; what a folder's name should not hold is replaced.
+    :param run: the run's id.
     """
-    return f"scenes/{scene}/{re.sub(r'[^A-Za-z0-9_.-]+', '-', run).strip('.')}"
+    return f"scenes/{scene}/{folder_name(run)}"
 
 
 def lay_out(store: ArtifactStore, run: Run, manifests: Mapping[str, Manifest]) -> str:
@@ -49,14 +48,15 @@ def lay_out(store: ArtifactStore, run: Run, manifests: Mapping[str, Manifest]) -
 
     The report is told what its artifact cannot know: which run this is, what it reused and what it cost.
 
-    Doing it again changes nothing; files of an earlier try that this one did not make are removed. An older run that
-    ends late does not replace a newer one in `latest.json`. Where another owner's run has the same name, this one's
-    folder gets a longer one.
+    Doing it again changes nothing; files that the record of an earlier try names and this one did not make are removed,
+    and nothing else is. An older run that ends late does not replace a newer one in `latest.json`. Where another
+    owner's run has the same id, this one's folder gets another name.
 
     :param manifests: by stage; all that `DELIVERABLES` names.
     :returns: the folder's URI.
     """
-    folder = _own_folder(store, folder_of(run.scene, run.id), run.owner)
+    folder = _own_folder(store, run)
+    before = _laid_before(store, folder, run)
     sources = _deliverables(store, manifests)
     sizes = {name: source.size for name, source in sources.items()}
     record = record_of(store, run, manifests, folder=folder, files=sizes)
@@ -65,20 +65,34 @@ def lay_out(store: ArtifactStore, run: Run, manifests: Mapping[str, Manifest]) -
     if REPORT in sources:
         page = store.storage.read(sources[REPORT].path).decode()
         store.storage.write(f"{folder}/{REPORT}", with_run(page, record).encode())
-    wanted = {f"{folder}/{name}" for name in (*sources, "owner", "run.json", "estimate.json")}
-    for stale in [entry.path for entry in store.storage.list(folder) if entry.path not in wanted]:
-        store.storage.delete(stale)
+    for stale in before - sources.keys():
+        store.storage.delete(f"{folder}/{stale}")
     store.storage.write(f"{folder}/run.json", _json(record))
     if not _is_older(store, run):
         _make_latest(store, run.scene, record)
     return store.storage.uri_of(folder)
 
 
-def _own_folder(store: ArtifactStore, folder: str, owner: str) -> str:
-    mark, place = owner.encode(), f"{folder}/owner"
-    if store.storage.create(place, mark) or store.storage.read(place) == mark:
-        return folder
-    return f"{folder}-{hashlib.sha256(mark).hexdigest()[:8]}"
+def _own_folder(store: ArtifactStore, run: Run) -> str:
+    """The run's folder, which no other run has: whoever is first leaves its mark there."""
+    mark = run.owner.encode()
+    for name in (run.id, f"{run.id} of {run.owner}"):
+        folder = folder_of(run.scene, name)
+        if store.storage.create(f"{folder}/owner", mark) or store.storage.read(f"{folder}/owner") == mark:
+            return folder
+    raise InvalidRequest(
+        f"Another run has the folder {store.storage.uri_of(folder)}.", hint="Trigger again, under another run id."
+    )
+
+
+def _laid_before(store: ArtifactStore, folder: str, run: Run) -> set[str]:
+    """The files that an earlier try of the same run laid out, as its record names them."""
+    try:
+        record = json.loads(store.storage.read(f"{folder}/run.json"))
+        files = dict(record["files"]) if record["run_id"] == run.id else {}
+    except (NotFound, ValueError, TypeError, KeyError):
+        return set()
+    return {name for name in files if not path_problem(name)} - {"owner", "run.json", "estimate.json"}
 
 
 def _json(record: Mapping[str, Any]) -> bytes:

@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from e2e3d_stages.contract import Advice, JobRecord, Manifest, Program, Usage
-from e2e3d_stages.publish.layout import lay_out
+from e2e3d_stages.paths import folder_name, safe_path
+from e2e3d_stages.publish.layout import folder_of, lay_out
 from e2e3d_stages.publish.record import Run
 from e2e3d_stages.store import ArtifactStore
 
@@ -103,7 +106,7 @@ def test_the_run_says_who_asked_for_what(store, manifests) -> None:
     told = {name: record[name] for name in ("scene", "run", "dag_id", "run_id", "profile", "preset", "conf")}
     assert told == {
         "scene": "yard",
-        "run": "manual__2026-11-01T08-00-00-00-00",
+        "run": folder_name("manual__2026-11-01T08:00:00+00:00"),
         "dag_id": "reconstruct",
         "run_id": "manual__2026-11-01T08:00:00+00:00",
         "profile": "local",
@@ -187,6 +190,78 @@ def test_a_run_that_is_done_again_keeps_nothing_of_the_first_try(store, manifest
     laid = {entry.path for entry in store.storage.list("scenes/yard/run-1")}
     assert "scenes/yard/run-1/scene.spz" not in laid
     assert "scenes/yard/run-1/scene.sog" in laid
+
+
+# [scheduler] allowed_run_id_pattern, which takes a line break at the end, too; a site may allow anything.
+ALPHABET = st.text(st.sampled_from("AZaz09_.~:+-\n"), min_size=1, max_size=8)
+IDS = ALPHABET | st.text(min_size=1, max_size=250) | st.text(st.sampled_from("aA:-"), min_size=240, max_size=250)
+
+
+@given(one=IDS, other=IDS)
+@example(one="manual__2026-11-26T18:41:32+00:00", other="manual__2026-11-26T18-41-32-00-00")
+@example(one="run", other="Run")
+@example(one="a:b", other=folder_name("a:b"))
+@example(one=".", other="...")
+@example(one="a", other="a\n")
+@example(one="x" * 250, other="x" * 249)
+def test_no_two_runs_share_a_folder_whatever_their_ids_are(one: str, other: str) -> None:
+    names = [folder_name(each) for each in (one, other)]
+    # Nor where a file system makes no difference between small and capital letters.
+    assert (names[0].casefold() == names[1].casefold()) == (one == other)
+    for each, name in zip((one, other), names, strict=True):
+        assert folder_of("yard", each) == safe_path(f"scenes/yard/{name}")
+        assert "/" not in name
+        assert name not in ("latest.json", "owner", "run.json")
+        assert name.isascii()
+        assert name[0].isalnum() or name[0] == "_"
+        assert len(name) <= 117
+
+
+@pytest.mark.parametrize(
+    ("run_id", "starts"),
+    [
+        ("manual__2026-11-26T18:41:32+00:00", "manual__2026-11-26T18-41-32-00-00."),
+        ("scheduled__2026-11-26T00:00:00+00:00", "scheduled__2026-11-26T00-00-00-00-00."),
+        ("page-2__manual__2026-11-26T18:41:32.123456+00:00", "page-2__manual__2026-11-26T18-41-32-123456-00-00."),
+        ("upload__old-town__0123456789ab", "upload__old-town__0123456789ab"),
+    ],
+)
+def test_a_usual_runs_folder_can_be_read(run_id: str, starts: str) -> None:
+    assert folder_name(run_id).startswith(starts)
+
+
+@pytest.mark.parametrize(
+    "run_id", [".", "...", "latest.json", "-", "~", "run-1/", "owner", "RUN-1", "run-1\n", "run.1"]
+)
+def test_a_run_of_any_id_takes_nothing_away_from_another(store, manifests, run_id: str) -> None:
+    lay_out(store, run("run-1"), manifests)
+    before = {entry.path: store.storage.read(entry.path) for entry in store.storage.list("scenes/yard/run-1")}
+    uri = lay_out(store, run(run_id, started=EVENING, owner="another"), manifests)
+    after = {entry.path: store.storage.read(entry.path) for entry in store.storage.list("scenes/yard/run-1")}
+    assert after == before
+    assert latest(store)["uri"] == uri
+    # A scene goes on.
+    lay_out(store, run("run-3", started=EVENING + dt.timedelta(hours=1)), manifests)
+    assert latest(store)["run"] == "run-3"
+    assert len(list(store.storage.folders("scenes/yard"))) == 3
+
+
+def test_only_what_an_earlier_try_of_the_run_named_is_removed(store, manifests) -> None:
+    place = lay_out(store, run("run-1"), manifests).removeprefix(store.storage.uri).strip("/")
+    store.storage.write(f"{place}/notes.txt", b"somebody's own")
+    store.storage.write("scenes/yard/beside", b"theirs")
+    record = json.loads(store.storage.read(f"{place}/run.json"))
+    record["files"] |= {"../beside": 1, "owner": 1, "old.spz": 1}
+    store.storage.write(f"{place}/old.spz", b"of an earlier try")
+    store.storage.write(f"{place}/run.json", json.dumps(record).encode())
+    lay_out(store, run("run-1"), manifests)
+    assert store.storage.read(f"{place}/notes.txt") == b"somebody's own"
+    assert store.storage.read("scenes/yard/beside") == b"theirs"
+    assert f"{place}/old.spz" not in {entry.path for entry in store.storage.list(place)}
+    for broken in (b"{", b"[]", b"{}", b'{"run_id": "run-1", "files": 7}', b"7"):
+        store.storage.write(f"{place}/run.json", broken)
+        lay_out(store, run("run-1"), manifests)
+        assert store.storage.read(f"{place}/notes.txt") == b"somebody's own"
 
 
 def test_a_newer_run_becomes_the_latest(store, manifests) -> None:
