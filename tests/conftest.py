@@ -61,7 +61,7 @@ def free_port() -> int:
 
 
 def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
-    """What every worker of pytest needs and one of them makes: a folder of the run's own, with what `make` left in it."""
+    """What every worker of pytest needs and one makes: a folder of the run's own, with what `make` left in it."""
     base = factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
     folder.mkdir(exist_ok=True)
