@@ -16,7 +16,7 @@ UV_INSTALL = $(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt
 # SageMaker takes an image, not an index of an image and what attests it.
 export BUILDX_NO_DEFAULT_ATTESTATIONS := 1
 
-.PHONY: demo ui up down backup restore check test soak bench lint clean constraints images push pushable
+.PHONY: demo ui up down backup restore check test soak bench gpu gpu-wheels lint clean constraints images push pushable
 
 demo: $(VENV)/installed  ## Take CAPTURE (the sample when not given) through the whole DAG.
 	$(BIN)/python deploy/demo/demo.py run $(if $(CAPTURE),--capture "$(CAPTURE)") $(if $(PRESET),--preset $(PRESET))
@@ -53,13 +53,26 @@ soak: $(VENV)/installed-dev  ## Quality on whole captures: many minutes.
 bench: $(VENV)/installed-dev  ## Speed, as ratios against named baselines.
 	for what in rasterizer sfm compress orchestration waiting; do echo "== $$what"; $(BIN)/python bench/$$what.py || exit 1; done
 
+# Any Python that has torch for CUDA; what else it lacks comes from the wheels that `make gpu-wheels` fetched.
+GPU_PYTHON ?= python3
+GPU_WHEELS := .gpu-wheels
+gpu:  ## Tests and speed on this machine's CUDA GPU, beside gsplat's own training; downloads nothing.
+	$(GPU_PYTHON) bench/gpu.py $(if $(ONLY),--only $(ONLY))
+
+# For the Python of a machine with a GPU and no network.
+GPU_PYTHON_VERSION ?= 3.12
+gpu-wheels:  ## What `make gpu` may lack, into .gpu-wheels.
+	$(PYTHON) -m pip download -q --no-deps --only-binary=:all: --implementation cp --python-version $(GPU_PYTHON_VERSION) \
+	  $(foreach tag,manylinux_2_28 manylinux_2_17 manylinux2014,--platform $(tag)_x86_64) \
+	  -c constraints.txt -d $(GPU_WHEELS) -r bench/gpu-requirements.txt
+
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) .demo build dist node_modules containers/compressor/node_modules .pytest_cache .mypy_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) .demo $(GPU_WHEELS) build dist node_modules containers/compressor/node_modules .pytest_cache .mypy_cache .ruff_cache *.egg-info
 
 constraints: $(VENV)/installed-dev  ## Pin everything anew.
 	$(BIN)/uv pip compile --universal --python-version 3.10 --no-header --no-annotate --no-emit-index-url -q pyproject.toml --all-extras -o constraints.txt

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -16,24 +19,62 @@ def photometric_loss(image: Tensor, photo: Tensor, ssim_weight: float) -> Tensor
     :param photo: (H, W, 3).
     """
     if image.is_cuda:
-        l1 = (image - photo).abs().mean()
-        return (1 - ssim_weight) * l1 + ssim_weight * (1 - structural_similarity(image, photo))
+        return torch_loss(image, photo, ssim_weight)
     from e2e3d_stages.train import cpu
 
     return cpu.photometric_loss(image, photo, ssim_weight)
 
 
-def structural_similarity(image: Tensor, photo: Tensor) -> Tensor:
-    """Mean SSIM of (H, W, 3) pictures in plain torch; beyond the picture everything counts as 0."""
-    x, y = (t.permute(2, 0, 1)[:, None] for t in (image, photo))
-    window = torch.as_tensor(ssim_window(), dtype=image.dtype, device=image.device)
+def torch_loss(image: Tensor, photo: Tensor, ssim_weight: float) -> Tensor:
+    """`photometric_loss` in torch, on any device."""
+    loss: Tensor = _PhotometricLoss.apply(image, photo, ssim_weight)  # type: ignore[no-untyped-call]
+    return loss
 
-    def blur(t: Tensor) -> Tensor:
-        t = functional.conv2d(t, window.view(1, 1, 1, -1), padding=(0, SSIM_TAPS // 2))
-        return functional.conv2d(t, window.view(1, 1, -1, 1), padding=(SSIM_TAPS // 2, 0))
 
-    mean_x, mean_y = blur(x), blur(y)
-    covariance = blur(x * y) - mean_x * mean_y
-    variances = blur(x * x) + blur(y * y) - mean_x**2 - mean_y**2
-    luminance = (2 * mean_x * mean_y + SSIM_C1) / (mean_x**2 + mean_y**2 + SSIM_C1)
-    return (luminance * (2 * covariance + SSIM_C2) / (variances + SSIM_C2)).mean()
+class _PhotometricLoss(torch.autograd.Function):
+    """Value and gradient at once, as in `ssim_kernels`: two blurs, where autograd would take four times the work."""
+
+    @staticmethod
+    def forward(ctx: Any, image: Tensor, photo: Tensor, ssim_weight: float) -> Tensor:
+        x, y = image.permute(2, 0, 1).contiguous(), photo.permute(2, 0, 1).contiguous()
+        ssim, (by_mean, by_square, by_product) = _similarity(*_blur(torch.stack([x, y, x * x, y * y, x * y])))
+        difference = x - y
+        slope = _blur(torch.stack([by_mean, by_square, by_product]))
+        d_ssim = slope[0].addcmul_(x, slope[1], value=2).addcmul_(y, slope[2])
+        gradient = difference.sign().mul_((1 - ssim_weight) / x.numel()).sub_(d_ssim, alpha=ssim_weight / x.numel())
+        ctx.save_for_backward(gradient.permute(1, 2, 0))
+        return (1 - ssim_weight) * difference.abs_().mean() + ssim_weight * (1 - ssim.mean())
+
+    @staticmethod
+    def backward(ctx: Any, d_loss: Tensor) -> tuple[Tensor, None, None]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * d_loss, None, None
+
+
+def _similarity(a: Tensor, b: Tensor, aa: Tensor, bb: Tensor, ab: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """SSIM of each value from the window's moments, and its derivatives by `a`, `aa` and `ab`."""
+    product, squares = a * b, a * a + b * b
+    a1, b1 = 2 * product + SSIM_C1, squares + SSIM_C1
+    a2, b2 = 2 * (ab - product) + SSIM_C2, aa + bb - squares + SSIM_C2
+    scale = 1 / (b1 * b2)
+    ssim = a1 * a2 * scale
+    by_mean = 2 * scale * (b * (a2 - a1) + ssim * a * (b1 - b2))
+    return ssim, (by_mean, -ssim / b2, 2 * a1 * scale)
+
+
+def _blur(planes: Tensor) -> Tensor:
+    """The window over (P, C, H, W) planes, each by itself: its own transpose, so that it serves both ways.
+
+    As one grouped convolution, which on CUDA runs in true float32; the variances would not survive less.
+    """
+    count, channels, height, width = planes.shape
+    flat = planes.reshape(1, count * channels, height, width)
+    across = _window(count * channels, planes.dtype, planes.device)
+    flat = functional.conv2d(flat, across, padding=(0, SSIM_TAPS // 2), groups=len(across))
+    flat = functional.conv2d(flat, across.transpose(2, 3), padding=(SSIM_TAPS // 2, 0), groups=len(across))
+    return flat.view(planes.shape)
+
+
+@lru_cache(maxsize=8)
+def _window(planes: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.as_tensor(ssim_window(), dtype=dtype).to(device).expand(planes, 1, 1, SSIM_TAPS).contiguous()

@@ -16,7 +16,7 @@ DILATION = 0.3  # px², added to every 2D covariance, so that nothing is thinner
 NEAR = 0.2  # what is nearer to the camera is not drawn, in the scene's unit
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Camera:
     """A pinhole camera; pixel (0, 0) has its centre at (0.5, 0.5), as in COLMAP.
 

@@ -18,6 +18,7 @@ from e2e3d_stages.paths import inside
 from e2e3d_stages.train.rasterizer import Camera
 
 FEWEST_FOR_HOLDOUT = 8
+PHOTOS_SHARE = 0.25  # of the GPU's memory
 
 
 def fitted_size(width: int, height: int, long_side: int) -> tuple[int, int]:
@@ -29,7 +30,7 @@ def fitted_size(width: int, height: int, long_side: int) -> tuple[int, int]:
 def load_photo(path: Path, width: int, height: int) -> NDArray[np.uint8]:
     """A photo at a given size, (height, width, 3)."""
     with Image.open(path) as photo:
-        return np.asarray(photo.convert("RGB").resize((width, height), Image.Resampling.LANCZOS))
+        return np.array(photo.convert("RGB").resize((width, height), Image.Resampling.LANCZOS))
 
 
 def split_heldout(views: list[dict[str, Any]], holdout: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -53,14 +54,51 @@ class View:
     camera: Camera
     photo: NDArray[np.uint8]
 
-    def at_scale(self, divisor: int, device: torch.device) -> tuple[Camera, Tensor]:
-        """Camera and photo, (H, W, 3) in 0 to 1, shrunk by a whole number."""
-        camera, photo = self.camera, self.photo
-        if divisor > 1:
-            width, height = max(1, camera.width // divisor), max(1, camera.height // divisor)
-            photo = np.asarray(Image.fromarray(photo).resize((width, height), Image.Resampling.BOX))
-            camera = camera.resized(width, height)
-        return camera, torch.from_numpy(photo.copy()).to(device).float().div_(255)
+    def shrunk(self, divisor: int) -> View:
+        """The same at a whole fraction of the size."""
+        if divisor == 1:
+            return self
+        width, height = max(1, self.camera.width // divisor), max(1, self.camera.height // divisor)
+        photo = np.array(Image.fromarray(self.photo).resize((width, height), Image.Resampling.BOX))
+        return View(self.name, self.camera.resized(width, height), photo)
+
+
+class Photos:
+    """The training views where training needs them: made once, as bytes on the device.
+
+    What would take more than a share of the GPU's memory waits in the host's, pinned, whence it comes without a stop.
+
+    :param room: bytes on the device that photos may take; all they need when not given, or that share.
+    """
+
+    def __init__(self, views: list[View], device: torch.device, room: float | None = None) -> None:
+        self._views, self._device = views, device
+        self._room = _room_for_photos(device) if room is None else room
+        self._use(1)
+
+    def _use(self, divisor: int) -> None:
+        self._divisor, self._left = divisor, self._room
+        self._ready: dict[int, tuple[Camera, Tensor]] = {}
+
+    def get(self, view: int, divisor: int) -> tuple[Camera, Tensor]:
+        """Camera and photo, (H, W, 3) in 0 to 1 on the device, shrunk by a whole number."""
+        if divisor != self._divisor:
+            self._use(divisor)
+        if view not in self._ready:
+            shrunk = self._views[view].shrunk(divisor)
+            self._ready[view] = shrunk.camera, self._placed(torch.from_numpy(shrunk.photo))
+        camera, photo = self._ready[view]
+        return camera, photo.to(self._device, non_blocking=True).float().div_(255)
+
+    def _placed(self, photo: Tensor) -> Tensor:
+        if photo.nbytes <= self._left:
+            self._left -= photo.nbytes
+            return photo.to(self._device)
+        return photo.pin_memory() if torch.cuda.is_available() else photo
+
+
+def _room_for_photos(device: torch.device) -> float:
+    return PHOTOS_SHARE * torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else float("inf")
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ def seed(scene: Scene, max_gaussians: int, sh_degree: int, rng: np.random.Genera
     xyz, rgb, size = _cover(scene.views, points)
     filled = len(xyz)
     xyz, rgb = np.concatenate([points.xyz, xyz]), np.concatenate([points.rgb, rgb])
-    size = np.concatenate([_spacing(points.xyz), size])
+    size = np.concatenate([spacing(points.xyz), size])
     if len(xyz) > max_gaussians:
         keep = np.sort(rng.choice(len(xyz), max_gaussians, replace=False))
         filled = int((keep >= len(points.xyz)).sum())
@@ -48,7 +48,7 @@ def seed(scene: Scene, max_gaussians: int, sh_degree: int, rng: np.random.Genera
     }, filled
 
 
-def _spacing(xyz: NDArray[np.float32]) -> NDArray[np.float32]:
+def spacing(xyz: NDArray[np.float32]) -> NDArray[np.float32]:
     """Root mean square distance of each point to its three nearest neighbours."""
     points = torch.from_numpy(xyz)
     chunk = max(1, 20_000_000 // len(points))

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 from e2e3d_stages.contract import OutOfMemory, StageError
 from e2e3d_stages.gaussians import write_ply
@@ -20,7 +21,7 @@ from e2e3d_stages.train.loss import photometric_loss
 from e2e3d_stages.train.model import Model
 from e2e3d_stages.train.params import Params
 from e2e3d_stages.train.rasterizer import best_device
-from e2e3d_stages.train.scene import Scene, fitted_size, load_scene
+from e2e3d_stages.train.scene import Photos, Scene, fitted_size, load_scene
 from e2e3d_stages.train.seeding import seed
 
 log = logging.getLogger("e2e3d")
@@ -30,6 +31,7 @@ REFINE_FROM = 300
 REFINE_UNTIL = 0.6  # share of the iterations after which the number of Gaussians stays
 COARSE_UNTIL = 0.4
 SH_SHARE = 0.1  # one more band after each such share of the iterations
+PSNR_SECONDS = 1.0  # between two looks at the training views' errors: a GPU must stop for each
 PREVIEW_SECONDS = 12.0  # between two previews, or longer
 PREVIEW_SHARE = 0.01  # where they would take more than this share of the time
 PREVIEW_LONG_SIDE = 640
@@ -88,12 +90,14 @@ class Trainer:
         self.model = Model(tensors, scene.extent, device)
         self.seeded = len(self.model)
         self.background = torch.zeros(3, device=device)
+        self.photos = Photos(scene.views, device)
         self.step = 0
         self.resumed_from: int | None = None
         self.queue: list[int] = []
-        self.psnr = np.full(len(scene.views), np.nan)
+        # Of each view when it was last trained on; stays on the device, as the loss does: nothing waits for a number.
+        self.errors = torch.full((len(scene.views),), torch.nan, device=device)
         self.curve: list[dict[str, float]] = []
-        self.next_preview = 0.0
+        self.psnr = self.next_psnr = self.next_preview = 0.0
         self._resume()
 
     def train(self) -> dict[str, Any]:
@@ -106,13 +110,15 @@ class Trainer:
             loss = self._iterate()
             if self.step % REFINE_EVERY == 0:
                 self._refine()
-                self._record(loss)
+                self._record(float(loss))
             if self.step % params.checkpoint_every == 0 and self.step < params.iterations:
                 self._checkpoint()
             if time.monotonic() >= self.next_preview:
                 self._show_preview()
+            if time.monotonic() >= self.next_psnr:
+                self.psnr, self.next_psnr = self._psnr(), time.monotonic() + PSNR_SECONDS
             self.job.progress(
-                self.step, params.iterations, "steps", psnr=round(self._psnr(), 2), gaussians=len(self.model)
+                self.step, params.iterations, "steps", psnr=round(self.psnr, 2), gaussians=len(self.model)
             )
         seconds = time.monotonic() - started
         self._write_results()
@@ -132,21 +138,21 @@ class Trainer:
             "steps_per_second": round((self.step - first) / max(seconds, 1e-9), 2),
         }
 
-    def _iterate(self) -> float:
+    def _iterate(self) -> Tensor:
         params = self.params
         share = self.step / params.iterations
         view = self._next_view()
         divisor = 2 if params.coarse_to_fine and share < COARSE_UNTIL else 1
-        camera, photo = self.scene.views[view].at_scale(divisor, self.device)
+        camera, photo = self.photos.get(view, divisor)
         degree = min(params.sh_degree, int(share / SH_SHARE))
         result = self.model.render(camera, degree, self.background)
         loss = photometric_loss(result.image, photo, params.ssim_weight)
         loss.backward()  # type: ignore[no-untyped-call]
         self.model.observe(result, camera.width * camera.height)
         self.model.step(share)
-        self.psnr[view] = -10 * np.log10(float((result.image.detach() - photo).square().mean()) + 1e-10)
+        self.errors[view] = (result.image.detach() - photo).square().mean()
         self.step += 1
-        return float(loss.detach())
+        return loss.detach()
 
     def _next_view(self) -> int:
         """Views in random order, each once before any comes again."""
@@ -180,7 +186,8 @@ class Trainer:
 
     def _psnr(self) -> float:
         """Mean over the training views of the PSNR that each had when it was last trained on, in dB."""
-        return float(np.nanmean(self.psnr)) if not np.isnan(self.psnr).all() else 0.0
+        psnr = -10 * np.log10(self.errors.double().cpu().numpy() + 1e-10)
+        return float(np.nanmean(psnr)) if not np.isnan(psnr).all() else 0.0
 
     def _at_plateau(self) -> bool:
         """Whether the last tenth of the iterations gained next to nothing, once the number of Gaussians stays."""
@@ -197,7 +204,7 @@ class Trainer:
             "seeded": self.seeded,
             "filled": self.filled,
             "queue": self.queue,
-            "psnr": self.psnr.tolist(),
+            "errors": self.errors,
             "curve": self.curve,
             "rng": json.dumps(self.rng.bit_generator.state),
         }
@@ -213,7 +220,7 @@ class Trainer:
         self.model = Model(state["model"]["tensors"], self.scene.extent, self.device)
         self.model.load_state_dict(state["model"])
         self.seeded, self.filled, self.queue = state["seeded"], state["filled"], state["queue"]
-        self.psnr, self.curve = np.array(state["psnr"]), state["curve"]
+        self.errors, self.curve = state["errors"], state["curve"]
         self.rng.bit_generator.state = json.loads(state["rng"])
         self.resumed_from = self.step
         self._show_curve()

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.append(str(Path(__file__).parents[3] / "bench"))
 
 from synthetic import FakeJob, write_sfm
+
+from e2e3d_stages.train import rasterizer, stage
 
 
 @pytest.fixture(scope="session")
@@ -32,3 +37,17 @@ def cuda() -> torch.device:
     if not torch.cuda.is_available():
         pytest.skip("this machine has no CUDA GPU")
     return torch.device("cuda")
+
+
+@pytest.fixture
+def cpu(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], Any]:
+    """`with cpu(True):` trains and draws on the CPU, GPU or not."""
+
+    @contextmanager
+    def only(chosen: bool) -> Iterator[None]:
+        with monkeypatch.context() as patch:
+            for module in (rasterizer, stage) if chosen else ():
+                patch.setattr(module, "best_device", lambda: torch.device("cpu"))
+            yield
+
+    return only

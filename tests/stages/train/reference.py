@@ -1,4 +1,4 @@
-"""The rasteriser in plain torch, tile by tile, differentiated by autograd: slow, short, what the kernels must equal.
+"""Rasteriser and SSIM in plain torch, differentiated by autograd: slow, short, what the kernels must equal.
 
 Formulas: Kerbl et al. 2023, Zwicker et al. 2002; thresholds as in `e2e3d_stages.train.kernels`.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from e2e3d_stages.metrics import SSIM_C1, SSIM_C2, SSIM_TAPS, ssim_window
 from e2e3d_stages.train.rasterizer import Camera
 
 TILE = 16
@@ -101,3 +102,19 @@ def _tile(features: Tensor, corner: tuple[int, int], size: tuple[int, int], back
     weight = torch.where(transmittance > 1e-4, alpha * transmittance, 0)
     left = 1 - weight.sum(1, keepdim=True)
     return (weight @ features[:, 7:] + left * background).reshape(size[1], size[0], 3)
+
+
+def structural_similarity(image: Tensor, photo: Tensor) -> Tensor:
+    """Mean SSIM of (H, W, 3) pictures; beyond the picture everything counts as 0."""
+    x, y = (t.permute(2, 0, 1)[:, None] for t in (image, photo))
+    window = torch.as_tensor(ssim_window(), dtype=image.dtype, device=image.device)
+
+    def blur(t: Tensor) -> Tensor:
+        t = torch.nn.functional.conv2d(t, window.view(1, 1, 1, -1), padding=(0, SSIM_TAPS // 2))
+        return torch.nn.functional.conv2d(t, window.view(1, 1, -1, 1), padding=(SSIM_TAPS // 2, 0))
+
+    mean_x, mean_y = blur(x), blur(y)
+    covariance = blur(x * y) - mean_x * mean_y
+    variances = blur(x * x) + blur(y * y) - mean_x**2 - mean_y**2
+    luminance = (2 * mean_x * mean_y + SSIM_C1) / (mean_x**2 + mean_y**2 + SSIM_C1)
+    return (luminance * (2 * covariance + SSIM_C2) / (variances + SSIM_C2)).mean()

@@ -1,0 +1,133 @@
+"""Training on an NVIDIA GPU does what it does on the CPU, and does not wait; `make gpu` runs these."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from synthetic import FakeJob, random_camera, random_gaussians
+from torch import Tensor
+
+from e2e3d_stages.contract import Interrupted
+from e2e3d_stages.gaussians import read_ply
+from e2e3d_stages.metrics import psnr
+from e2e3d_stages.train import loss, stage
+from e2e3d_stages.train.rasterizer import Renderer, render
+from e2e3d_stages.train.scene import Photos, load_scene
+
+pytestmark = pytest.mark.gpu
+
+CPU = torch.device("cpu")
+BACKGROUND = torch.tensor([0.1, 0.2, 0.3])
+NAMES = ("means", "quats", "scales", "opacities", "sh")
+
+
+def relative(ours: Tensor, truth: Tensor) -> float:
+    return float((ours.cpu() - truth).norm() / truth.norm())
+
+
+def drawn(gaussians: list[Tensor], size: tuple[int, int], degree: int, device: torch.device) -> dict[str, Tensor]:
+    """A picture, and what its backward pass leaves, on the CPU."""
+    leaves = [t.to(device).requires_grad_() for t in gaussians]
+    camera = random_camera(*size)
+    result = render(*leaves, camera, sh_degree=degree, background=BACKGROUND.to(device))
+    weight = torch.randn(*size[::-1], 3, generator=torch.Generator().manual_seed(1)).to(device)
+    (result.image * weight).sum().backward()
+    found = {"image": result.image, "alpha": result.alpha, "visible": result.visible, "pull": result.screen_gradient()}
+    return {
+        name: t.detach().cpu() for name, t in (found | dict(zip(NAMES, (t.grad for t in leaves), strict=True))).items()
+    }
+
+
+@pytest.mark.parametrize("degree", [0, 1, 2, 3])
+def test_pictures_and_gradients_are_the_cpu_kernels(cuda: torch.device, degree: int) -> None:
+    gaussians = random_gaussians(2_000, degree, 0.04)
+    truth, ours = (drawn(gaussians, (300, 201), degree, device) for device in (CPU, cuda))
+    assert (ours["image"] - truth["image"]).abs().mean() < 1e-4
+    assert (ours["alpha"] - truth["alpha"]).abs().mean() < 1e-4
+    for name in (*NAMES, "pull"):
+        print(f"degree {degree} {name}: relative difference {relative(ours[name], truth[name]):.1e}")
+        assert relative(ours[name], truth[name]) < 2e-2, name
+    # Those that the two see differently lie on the screen's edge.
+    assert (ours["visible"] != truth["visible"]).float().mean() < 0.02
+
+
+def test_loss_and_gradient_are_the_cpu_kernels(cuda: torch.device) -> None:
+    rng = torch.Generator().manual_seed(0)
+    photo = torch.rand(749, 1000, 3, generator=rng)
+    noisy = (photo + 0.1 * torch.randn(749, 1000, 3, generator=rng)).clamp(0, 1)
+    values, gradients = [], []
+    for device in (CPU, cuda):
+        image = noisy.to(device).requires_grad_()
+        value = loss.photometric_loss(image, photo.to(device), 0.2)
+        value.backward()
+        values.append(value.item())
+        gradients.append(image.grad.cpu())
+    assert values[1] == pytest.approx(values[0], rel=1e-4)
+    assert relative(gradients[1], gradients[0]) < 1e-3
+
+
+def test_a_scene_trained_on_both_is_equally_good(cuda: torch.device, sfm: Path, tmp_path: Path, cpu: Any) -> None:
+    view = json.loads((sfm / "views.json").read_text())[4]
+    photo = np.asarray(Image.open(sfm / "images" / view["name"])) / 255
+    quality = {}
+    for name in ("cpu", "gpu"):
+        job = FakeJob(sfm, tmp_path / name, iterations=600, max_gaussians=2_000, sh_degree=1, holdout=8)
+        with cpu(name == "cpu"):
+            metrics = stage.run(job)
+            render = Renderer(read_ply(job.output / "scene.ply")).image(view, view["width"], view["height"])
+        assert (metrics["device"] == "cpu") == (name == "cpu")
+        quality[name] = (psnr(render, photo), metrics["psnr_training"])
+    print(f"held-out and training PSNR: {quality}")
+    np.testing.assert_allclose(quality["gpu"], quality["cpu"], atol=0.7)
+
+
+def test_a_training_goes_on_from_its_checkpoint(cuda: torch.device, sfm: Path, tmp_path: Path) -> None:
+    job = FakeJob(sfm, tmp_path, iterations=240)
+    job.stop_at = 150
+    with pytest.raises(Interrupted):
+        stage.run(job)
+    job.stop_at = None
+    metrics = stage.run(job)
+    assert job.record["resumed_from"] == 150
+    assert metrics["iterations"] == 240
+    assert metrics["peak_gpu_memory_bytes"] > 1_000_000
+
+
+def test_a_step_waits_for_the_gpu_once(cuda: torch.device, sfm: Path, tmp_path: Path) -> None:
+    job = FakeJob(sfm, tmp_path, iterations=1_000, coarse_to_fine=False)
+    trainer = stage.Trainer(job, load_scene(sfm, 64, 0), cuda)
+    for _ in range(len(trainer.scene.views)):
+        trainer._iterate()  # brings every photo and camera there
+    steps, always = 5, torch.is_warn_always_enabled()
+    torch.set_warn_always(True)
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            for _ in range(steps):
+                trainer._iterate()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+        torch.set_warn_always(always)
+    waits = [f"{warning.filename}:{warning.lineno} {warning.message}" for warning in told]
+    # gsplat asks how many pairs of a tile and a Gaussian there are.
+    assert len([line for line in waits if "synchroniz" in line]) <= steps, "\n".join(waits)
+
+
+def test_photos_that_do_not_fit_come_from_the_host(cuda: torch.device, sfm: Path) -> None:
+    views = load_scene(sfm, 64, 0).views
+    resident, waiting = Photos(views, cuda), Photos(views, cuda, room=64 * 48 * 3 * 2.5)
+    for i in range(len(views)):
+        camera, photo = waiting.get(i, 1)
+        assert photo.is_cuda
+        assert torch.equal(photo, resident.get(i, 1)[1])
+        assert torch.equal(photo.cpu(), torch.from_numpy(views[i].photo).float() / 255)
+    assert [waiting._ready[i][1].is_cuda for i in range(len(views))] == [True] * 2 + [False] * (len(views) - 2)
+    assert waiting._ready[5][1].is_pinned()
