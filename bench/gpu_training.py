@@ -1,9 +1,10 @@
 """Trains the prepared sample once, on the GPU or, to try this, on the CPU; prints one line of JSON.
 
-    python bench/gpu_training.py ours|default|mcmc|steps SFM_ARTIFACT RESULT.json [--limit SECONDS] [--set NAME=VALUE]
+    python bench/gpu_training.py WHAT SFM_ARTIFACT RESULT.json [--limit SECONDS] [--set NAME=VALUE]
 
-`ours` is the `train` stage itself at preset `standard`, `default` and `mcmc` are gsplat's strategies in gsplat's loop,
-`steps` times both loops at one number of Gaussians and the parts of ours. Figures are of the held-out views.
+`ours` is the `train` stage itself at preset `standard`, `third` the same with a third of the steps; `default` and
+`mcmc` are gsplat's strategies in gsplat's loop; `steps` times both loops at one number of Gaussians, and the parts of
+ours. Figures are of the held-out views.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ DOUBLINGS = 6  # of the number of Gaussians, each with some steps of training to
 def main() -> None:
     """Do what the command line says and leave the figures in the result's file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["ours", "default", "mcmc", "steps"])
+    parser.add_argument("what", choices=["ours", "third", "default", "mcmc", "steps"])
     parser.add_argument("sfm", type=Path)
     parser.add_argument("result", type=Path)
     parser.add_argument("--limit", type=float, default=600, help="seconds")
@@ -55,8 +56,10 @@ def main() -> None:
     params = STAGES["train"].resolve("standard", changes)
     assert isinstance(params, Params)
     stage.use_threads(thread_count())
-    if options.what == "ours":
-        figures = train_ours(options.sfm, params, options.limit, keep=options.result.with_name("ours.ply"))
+    if options.what == "third":
+        params = params.model_copy(update={"iterations": params.iterations // 3})
+    if options.what in ("ours", "third"):
+        figures = train_ours(options.sfm, params, options.limit, keep=options.result.with_suffix(".ply"))
     elif options.what == "steps":
         figures = time_steps(options.sfm, params)
     else:

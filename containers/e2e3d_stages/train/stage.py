@@ -35,6 +35,7 @@ PSNR_SECONDS = 1.0  # between two looks at the training views' errors: a GPU mus
 PREVIEW_SECONDS = 12.0  # between two previews, or longer
 PREVIEW_SHARE = 0.01  # where they would take more than this share of the time
 PREVIEW_LONG_SIDE = 640
+CHECKPOINT_SHARE = 0.1  # one that would make checkpoints take more than this share of the time is left out
 PLATEAU_DB = 0.05  # less gain than this between two tenths of the training is a plateau
 
 # There wherever NVIDIA's driver is, also in containers that were given a GPU.
@@ -97,7 +98,7 @@ class Trainer:
         # Of each view when it was last trained on; stays on the device, as the loss does: nothing waits for a number.
         self.errors = torch.full((len(scene.views),), torch.nan, device=device)
         self.curve: list[dict[str, float]] = []
-        self.psnr = self.next_psnr = self.next_preview = 0.0
+        self.psnr = self.next_psnr = self.next_preview = self.next_checkpoint = 0.0
         self._resume()
 
     def train(self) -> dict[str, Any]:
@@ -111,7 +112,8 @@ class Trainer:
             if self.step % REFINE_EVERY == 0:
                 self._refine()
                 self._record(float(loss))
-            if self.step % params.checkpoint_every == 0 and self.step < params.iterations:
+            due = self.step % params.checkpoint_every == 0 and self.step < params.iterations
+            if due and time.monotonic() >= self.next_checkpoint:
                 self._checkpoint()
             if time.monotonic() >= self.next_preview:
                 self._show_preview()
@@ -199,6 +201,7 @@ class Trainer:
         return bool(np.mean(values[-span:]) - np.mean(values[-2 * span : -span]) < PLATEAU_DB)
 
     def _checkpoint(self) -> None:
+        started = time.monotonic()
         state = {
             "model": self.model.state_dict(),
             "seeded": self.seeded,
@@ -210,6 +213,8 @@ class Trainer:
         }
         with self.job.checkpoint(self.step) as folder:
             torch.save(state, folder / "state.pt")
+        ended = time.monotonic()
+        self.next_checkpoint = ended + (ended - started) / CHECKPOINT_SHARE
 
     def _resume(self) -> None:
         latest = self.job.latest_checkpoint()

@@ -85,7 +85,7 @@ def test_a_scene_trained_on_both_is_equally_good(cuda: torch.device, sfm: Path, 
         assert (metrics["device"] == "cpu") == (name == "cpu")
         quality[name] = (psnr(render, photo), metrics["psnr_training"])
     print(f"held-out and training PSNR: {quality}")
-    np.testing.assert_allclose(quality["gpu"], quality["cpu"], atol=0.7)
+    np.testing.assert_allclose(quality["gpu"], quality["cpu"], atol=1)
 
 
 def test_a_training_goes_on_from_its_checkpoint(cuda: torch.device, sfm: Path, tmp_path: Path) -> None:

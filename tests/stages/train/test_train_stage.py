@@ -129,10 +129,27 @@ def test_an_interrupted_training_ends_with_the_same_scene(sfm: Path, tmp_path: P
     np.testing.assert_allclose(first.means, second.means, atol=1e-5)
 
 
-def test_checkpoints_are_written_at_the_asked_steps(make_job: MakeJob) -> None:
+def test_checkpoints_are_written_at_the_asked_steps(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stage, "CHECKPOINT_SHARE", 1e9)
     job = make_job(iterations=50, checkpoint_every=20)
     stage.run(job)
     assert sorted(folder.name for folder in job.checkpoints.iterdir()) == ["000020", "000040"]
+
+
+def test_checkpoints_that_take_long_are_made_seldom(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    save = torch.save
+
+    def slow(*arguments: Any) -> None:
+        time.sleep(0.2)
+        save(*arguments)
+
+    monkeypatch.setattr(torch, "save", slow)
+    job = make_job(iterations=200, checkpoint_every=10)
+    started = time.monotonic()
+    stage.run(job)
+    made = len(list(job.checkpoints.iterdir()))
+    assert made >= 1
+    assert (made - 1) * 0.2 <= stage.CHECKPOINT_SHARE * (time.monotonic() - started)
 
 
 def test_people_see_the_scene_and_its_curve_while_it_trains(
