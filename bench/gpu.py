@@ -178,7 +178,7 @@ class Run:
 
 
 def lacks(wheel: Path) -> bool:
-    """Whether this Python lacks the wheel's library or has an older one; gsplat, beside which kernels go, is taken anyway."""
+    """Whether this Python lacks the wheel's library or has an older one; gsplat, for its kernels, is taken anyway."""
     name, version = wheel.name.split("-")[:2]
     try:
         return name == "gsplat" or numbers(metadata.version(name)) < numbers(version)
