@@ -121,6 +121,12 @@ def _capture(name: str, uri: str, entries: list[Entry], *, inside: int) -> Captu
     files = {entry.path[inside:]: entry for entry in entries}
     seen = {path: entry for path, entry in files.items() if not is_hidden(path or name)}
     zipped = seen.keys() == {""}
+    if zipped:
+        files = seen
+    else:
+        # An object that is called like the folder is none of its files.
+        for listed in (files, seen):
+            listed.pop("", None)
     if not seen or (zipped and splitext(name)[1].lower() != ".zip"):
         return None
     photos = [path for path in seen if _is_photo(path)]

@@ -89,10 +89,11 @@ def _laid_before(store: ArtifactStore, folder: str, run: Run) -> set[str]:
     """The files that an earlier try of the same run laid out, as its record names them."""
     try:
         record = json.loads(store.storage.read(f"{folder}/run.json"))
-        files = dict(record["files"]) if record["run_id"] == run.id else {}
+        files = list(record["files"]) if record["run_id"] == run.id else []
     except (NotFound, ValueError, TypeError, KeyError):
         return set()
-    return {name for name in files if not path_problem(name)} - {"owner", "run.json", "estimate.json"}
+    named = {name for name in files if isinstance(name, str) and not path_problem(name)}
+    return named - {"owner", "run.json", "estimate.json"}
 
 
 def _json(record: Mapping[str, Any]) -> bytes:
