@@ -9,11 +9,22 @@ from typing import Any
 
 from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, NoCredentialsError, NoRegionError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    CredentialRetrievalError,
+    HTTPClientError,
+    IncompleteReadError,
+    MetadataRetrievalError,
+    NoCredentialsError,
+    NoRegionError,
+    TokenRetrievalError,
+)
 from botocore.exceptions import ConnectionError as NoConnection
+from botocore.parsers import ResponseParserError
 
 from airflow_provider_e2e3d.backends.aws import AwsSettings
-from airflow_provider_e2e3d.backends.base import Away, Cursor
+from airflow_provider_e2e3d.backends.base import Away, Cursor, unanswered
 from e2e3d_stages.contract import InvalidRequest, StageError, StageName
 
 # Whoever asks is patient: a call need not be.
@@ -25,11 +36,22 @@ _BUSY = {
     *("TooManyRequestsException", "RequestLimitExceeded", "LimitExceededException", "SlowDown"),
     *("InternalFailure", "InternalError", "InternalServerError", "ServerException", "ServiceUnavailable"),
     *("ServiceUnavailableException", "ExpiredToken", "ExpiredTokenException", "RequestExpired"),
+    *("RequestTimeout", "RequestTimeoutException", "PriorRequestNotComplete", "OperationAbortedException"),
+    # Whoever vouches for Airflow to AWS's STS.
+    *("IDPCommunicationError", "InvalidIdentityToken"),
 }
 _FORBIDDEN = {
     *("AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "UnrecognizedClientException"),
     *("InvalidClientTokenId", "InvalidSignatureException", "SignatureDoesNotMatch", "AuthFailure"),
 }
+_ON_THE_WAY = (
+    *(NoConnection, HTTPClientError, IncompleteReadError, ResponseParserError),
+    *(CredentialRetrievalError, MetadataRetrievalError, TokenRetrievalError),
+)
+# Neither a question nor an end: only these may be refused for what was asked.
+_NEW = ("create_", "put_", "register_", "run_")
+# What is wrong with the signature of a request that was held up, or comes from a clock that is wrong.
+_LATE = ("Signature expired", "Signature not yet current")
 _UNITS = {"billable_seconds": "Seconds"}
 
 
@@ -59,7 +81,7 @@ class Account:
 
         :raises InvalidRequest: when none of them says.
         """
-        with _told_clearly("sts:AssumeRole"):
+        with _told_clearly("sts:AssumeRole", new=True):
             return str(self.hook(client_type="sts").conn_client_meta.region_name)
 
     def call(self, service: str, operation: str, *, hook: Any = None, **values: Any) -> Any:
@@ -71,7 +93,7 @@ class Account:
         :raises InvalidRequest: when Airflow may not do it or the profile leads nowhere.
         """
         action = "".join(word.capitalize() for word in operation.split("_"))
-        with _told_clearly(f"{service}:{action}"):
+        with _told_clearly(f"{service}:{action}", new=operation.startswith(_NEW)):
             return getattr((hook or self.hook(client_type=service)).get_conn(), operation)(**values)
 
     def log_lines(self, group: str, stream: str, cursor: Cursor) -> tuple[list[str], Cursor]:
@@ -92,10 +114,7 @@ class Account:
                 if error.response["Error"]["Code"] == "ResourceNotFoundException":
                     return [], cursor
                 if not cursor:
-                    raise InvalidRequest(
-                        f"CloudWatch does not give the job's log: {said(error)}",
-                        hint="Correct the profile's settings of the log, or Airflow's rights to read it.",
-                    ) from error
+                    raise unanswered("CloudWatch", said(error)) from error
                 # A token's time is over after a day: from the beginning.
                 cursor = 0
                 continue
@@ -130,37 +149,50 @@ def said(error: ClientError) -> str:
 
 
 @contextmanager
-def _told_clearly(what: str) -> Iterator[None]:
+def _told_clearly(what: str, *, new: bool) -> Iterator[None]:
     """Say what is wrong with AWS or with Airflow's access to it; what only the caller can judge goes on to it.
 
     :param what: is tried, as IAM names it.
+    :param new: whether something new is asked for.
     """
     try:
         yield
-    except (ClientError, BotoCoreError) as error:
+    except ClientError as error:
         told = _meaning(error, what)
         if told is None:
             raise
         raise told from error
+    except (BotoCoreError, ResponseParserError) as error:
+        raise _trouble(error, new=new) from error
 
 
-def _meaning(error: ClientError | BotoCoreError, what: str) -> StageError | None:
-    """What an error says about AWS or about Airflow's access to it; None for what only the caller can judge."""
-    if isinstance(error, ClientError):
-        code = error.response["Error"]["Code"]
-        if code in _BUSY or error.response["ResponseMetadata"]["HTTPStatusCode"] >= 500:
-            return Away(f"AWS is busy ({code}): {said(error)}", hint="Try again later.")
-        if code in _FORBIDDEN:
-            return InvalidRequest(
-                f"Airflow may not do {what}: {said(error)}",
-                hint="Give Airflow's role the policy in deploy/aws/, or correct aws_conn_id in the profile.",
-            )
-        return None
-    if isinstance(error, (NoConnection, HTTPClientError)):
-        return Away(f"AWS does not answer: {error}", hint="Check the network, and region_name in the profile.")
-    if isinstance(error, (NoCredentialsError, NoRegionError)):
+def _meaning(error: ClientError, what: str) -> StageError | None:
+    """What AWS says about itself or about Airflow's access to it; None for what only the caller can judge."""
+    code, status = error.response["Error"]["Code"], error.response["ResponseMetadata"]["HTTPStatusCode"]
+    if code in _BUSY or status in (408, 429) or status >= 500 or said(error).startswith(_LATE):
+        return Away(f"AWS is busy ({code}): {said(error)}", hint="Try again later.")
+    if code in _FORBIDDEN:
         return InvalidRequest(
-            f"AWS cannot be reached: {error}",
-            hint="Name an `aws` connection by aws_conn_id in the profile, and a region by region_name.",
+            f"Airflow may not do {what}: {said(error)}",
+            hint="Give Airflow's role the policy in deploy/aws/, or correct aws_conn_id in the profile.",
         )
+    return None
+
+
+def _trouble(error: Exception, *, new: bool) -> StageError:
+    """What went wrong on the way to AWS."""
+    if isinstance(error, _ON_THE_WAY):
+        return Away(f"AWS does not answer: {error}", hint="Check the network, and region_name in the profile.")
+    if isinstance(error, NoCredentialsError):
+        # Also when the machine's own role is meant, and whoever hands its credentials out is away for a moment.
+        return Away(
+            f"Airflow has no credentials for AWS: {error}",
+            hint="Name an `aws` connection by aws_conn_id in the profile, or give Airflow's machine a role.",
+        )
+    if isinstance(error, NoRegionError):
+        return InvalidRequest(
+            f"AWS cannot be reached: {error}", hint="Name a region by region_name in the profile or its connection."
+        )
+    if not new:
+        return unanswered("AWS", str(error))
     return InvalidRequest(f"AWS was asked for what it does not know: {error}", hint="Correct the stage's settings.")

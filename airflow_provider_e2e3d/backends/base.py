@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import datetime as dt
 import hashlib
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -35,8 +36,25 @@ LOG_CHUNK = 256 * 1024
 DEFAULT_IMAGE = "e2e3d/{container}:{version}"
 
 
+# What engines, nodes and services say of failures that pass, whatever else they say.
+PASSING = re.compile(
+    r"too ?many ?requests|rate (limit|exceeded)|throttl|quota exceeded|(token|signature|credentials?)\b[^.]*\bexpired"
+    r"|timed? ?out|timeout|deadline exceeded|try again|temporar|connection (reset|refused)|unexpected EOF"
+    r"|network error|service unavailable",
+    re.IGNORECASE,
+)
+
+
 class Away(Infrastructure):
     """The place is busy or does not answer; it may in a moment."""
+
+
+def unanswered(place: str, said: str) -> Away:
+    """What a place's refusal means that is no mistake of whoever wants the job: nothing that lasts."""
+    return Away(
+        f"{place} does not do what it is asked: {said}",
+        hint="It is asked again. If it stays so, its own log says why, and the profile may name another place by now.",
+    )
 
 
 class BackendSettings(Model):
@@ -181,8 +199,9 @@ class Leftover:
 class Backend(ABC):
     """Runs stage programs in one kind of place.
 
-    Every verb may raise `InvalidRequest` for what cannot work, `Infrastructure` for what may work later, and `Away` at
-    once when its place does not answer: whoever asks is patient, and asks again.
+    Every verb may raise `Infrastructure` for what may work later, and `Away` at once when its place does not answer:
+    whoever asks is patient, and asks again. What a place refuses is a mistake, `InvalidRequest`, only where `submit`
+    asked for it or where Airflow may not ask at all; a job that is there was no mistake, and one that is not is gone.
     """
 
     Settings: ClassVar[type[BackendSettings]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import logging
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -23,10 +24,12 @@ from airflow_provider_e2e3d.backends.base import (
     log_chunk,
     nanoseconds,
 )
-from e2e3d_stages.contract import GRACE_SECONDS, Failure, FailureCode
+from e2e3d_stages.contract import GRACE_SECONDS, Failure, FailureCode, Infrastructure
 
 if TYPE_CHECKING:
     from airflow_provider_e2e3d.backends.docker_engine import Engine
+
+log = logging.getLogger(__name__)
 
 _REAPER = "airflow_provider_e2e3d.backends.docker_reaper"
 
@@ -66,7 +69,11 @@ class DockerBackend(Backend):
     settings: DockerSettings
 
     def submit(self, job: JobSpec) -> Handle:
-        self._engine.remove_forgotten()
+        try:
+            self._engine.remove_forgotten()
+        except Infrastructure as error:
+            # The job does not need it, and what ails the engine is told when the job is started.
+            log.warning("Containers that nobody came back for stay for now: %s", error.message)
         return {"container": self._engine.start(job, self.settings.image_of(job), self.environment(job))}
 
     def find(self, job: JobSpec) -> Handle | None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import datetime as dt
 import inspect
 import os
-from collections.abc import Iterator, Mapping
+import re
+import struct
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
@@ -17,9 +19,10 @@ from docker import APIClient
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 from docker.types import DeviceRequest, Mount, Ulimit
 from requests import RequestException
+from urllib3.exceptions import HTTPError
 
-from airflow_provider_e2e3d.backends.base import Away, ImageSettings, JobSpec, nanoseconds
-from e2e3d_stages.contract import Infrastructure, InvalidRequest
+from airflow_provider_e2e3d.backends.base import PASSING, Away, ImageSettings, JobSpec, nanoseconds, unanswered
+from e2e3d_stages.contract import Infrastructure, InvalidRequest, StageError
 
 if TYPE_CHECKING:
     from airflow_provider_e2e3d.backends.docker import DockerSettings
@@ -28,6 +31,11 @@ SCRATCH = "/tmp"
 _LABEL = "e2e3d"
 # An ended container that nobody came back for in this time belongs to nobody.
 _FORGOTTEN = dt.timedelta(hours=1)
+# Answers of 4xx that tell of the container's or the network's state, and not of what was asked.
+_OF_STATE = {408, 409, 425, 429}
+_IN_STATE = re.compile("No such container|already exists in network")
+# Pulls that end the same way each time.
+_NO_SUCH_IMAGE = re.compile("not found|manifest unknown|denied|unauthorized|no basic auth", re.IGNORECASE)
 
 
 class Engine:
@@ -41,7 +49,7 @@ class Engine:
 
     def start(self, job: JobSpec, image: str, environment: Mapping[str, str]) -> str:
         """Create and start a job's container, or adopt the one of its name; returns the container's id."""
-        with self._errors(image):
+        with self._errors(partial(_refusal, image=image)):
             try:
                 return self._operator(job, image, environment).start()
             except APIError as error:
@@ -51,14 +59,20 @@ class Engine:
                 return found
 
     def find(self, name: str) -> str | None:
-        """The id of the container of a name, running or not; one that was only created is started."""
+        """The id of the container of a name, running or not; one that was only created is started.
+
+        One that cannot be started is as good as none: its job is submitted anew, and then told why.
+        """
         with self._errors():
             try:
                 container = self._client.inspect_container(name)
             except NotFound:
                 return None
             if container["State"]["Status"] == "created":
-                self._client.start(container["Id"])
+                try:
+                    _start(self._client, container["Id"])
+                except APIError:
+                    return None
             return str(container["Id"])
 
     def state(self, container: str) -> dict[str, Any] | None:
@@ -74,7 +88,10 @@ class Engine:
         with self._errors():
             try:
                 stream = self._client.logs(container, stream=True, follow=False, timestamps=True, since=since)
-            except NotFound:
+            except APIError as error:
+                # 404 and 409: it is gone or about to go, and its log with it.
+                if error.status_code not in (404, 409):
+                    raise
                 yield iter(())
                 return
             with closing(stream):
@@ -149,18 +166,17 @@ class Engine:
         return {**values, "auto_remove": "never", "mount_tmp_dir": False}
 
     @contextmanager
-    def _errors(self, image: str | None = None) -> Iterator[None]:
-        """Say what is wrong with the engine, the image or the profile, and whether trying again can help."""
+    def _errors(self, refusal: Callable[[APIError], StageError] | None = None) -> Iterator[None]:
+        """Say what is wrong with the engine, the image or the profile, and whether trying again can help.
+
+        :param refusal: what the engine's refusal means; that it is to be asked again where nothing new is asked for.
+        """
         try:
             yield
-        except ImageNotFound:
-            raise InvalidRequest(
-                f"The Docker engine has no image {image} and could not pull it.",
-                hint="Build it with `make images`, or name in the profile one that can be pulled.",
-            ) from None
         except APIError as error:
-            raise _refusal(error, image) from error
-        except (AirflowException, DockerException, RequestException) as error:
+            raise (refusal(error) if refusal else unanswered("The Docker engine", _said(error))) from error
+        # The last two: an answer that broke off.
+        except (AirflowException, DockerException, RequestException, HTTPError, struct.error) as error:
             raise Away(
                 f"The Docker engine at {self.connection['base_url']} does not answer: {error}",
                 hint="Start it (systemctl start docker); if it runs, the worker's user needs access: make it a member "
@@ -234,13 +250,17 @@ class _DetachingClient:
         told = {**environment, "E2E3D_IMAGE": f"{image}@{digest}"}
         return self._client.create_container(image=image, environment=told, **settings)
 
+    def pull(self, image: str, **options: Any) -> Iterator[Any]:
+        """Pass on how far it is; what breaks it off stands between, and DockerOperator does not read it."""
+        for told in self._client.pull(image, **options):
+            if isinstance(told, dict) and "error" in told:
+                said = str(told["error"])
+                raise (ImageNotFound if _NO_SUCH_IMAGE.search(said) else APIError)(said, explanation=said)
+            yield told
+
     def start(self, container: str) -> None:
         """Start it, or leave nothing behind."""
-        try:
-            self._client.start(container)
-        except APIError:
-            self._client.remove_container(container, v=True, force=True)
-            raise
+        _start(self._client, container)
 
     def attach(self, **_: Any) -> list[bytes]:
         """No stream: the log is followed from outside."""
@@ -249,6 +269,17 @@ class _DetachingClient:
     def wait(self, _container: str) -> dict[str, int]:
         """No waiting."""
         return {"StatusCode": 0}
+
+
+def _start(client: APIClient, container: str) -> None:
+    """Start a container, or leave nothing behind."""
+    try:
+        client.start(container)
+    except APIError:
+        # Why it did not start says more than why it stays.
+        with suppress(APIError):
+            client.remove_container(container, v=True, force=True)
+        raise
 
 
 def _mounts(job: JobSpec, given: list[Mount]) -> list[Mount]:
@@ -268,9 +299,19 @@ def _is_folder(uri: str) -> bool:
     return urlsplit(uri).scheme == "file"
 
 
-def _refusal(error: APIError, image: str | None) -> Infrastructure | InvalidRequest:
-    """What the engine's answer means."""
-    said = str(error.explanation or error)
+def _said(error: APIError) -> str:
+    """The engine's own words."""
+    return str(error.explanation or error)
+
+
+def _refusal(error: APIError, image: str) -> StageError:
+    """What the engine's refusal of a job means."""
+    said = _said(error)
+    if isinstance(error, ImageNotFound) and not PASSING.search(said):
+        return InvalidRequest(
+            f"The Docker engine has no image {image} and could not pull it.",
+            hint="Build it with `make images`, or name in the profile one that can be pulled.",
+        )
     if "could not select device driver" in said:
         return InvalidRequest(
             "The Docker engine offers no GPU.",
@@ -286,12 +327,14 @@ def _refusal(error: APIError, image: str | None) -> Infrastructure | InvalidRequ
         return Infrastructure(
             f"The Docker engine's disk is full: {said}.", hint="Free space there: docker system prune."
         )
-    if error.is_client_error():
+    if error.status_code in _OF_STATE or _IN_STATE.search(said):
+        return unanswered("The Docker engine", said)
+    if error.is_client_error() and not PASSING.search(said):
         return InvalidRequest(
             f"The Docker engine refused the container: {said}.", hint="Correct the stage's settings in the profile."
         )
     kind = Away if error.status_code == 503 else Infrastructure
     return kind(
         f"The Docker engine failed ({image}): {said}.",
-        hint="If it could not pull the image, build it with `make images` or check the engine's network.",
+        hint="If it could not pull the image, build it with `make images` or check the engine's network and login.",
     )

@@ -6,7 +6,7 @@ import datetime as dt
 import re
 from typing import Any
 
-from airflow_provider_e2e3d.backends.base import Handle, JobStatus
+from airflow_provider_e2e3d.backends.base import PASSING, Handle, JobStatus
 from airflow_provider_e2e3d.backends.ecs_task import MAIN
 from e2e3d_stages.contract import Failure, FailureCode, now
 
@@ -91,7 +91,8 @@ def _why(task: dict[str, Any], main: dict[str, Any]) -> Failure | None:
 def _never_began(words: str) -> Failure:
     code = FailureCode.INFRASTRUCTURE
     hint = "Check the way from the task's subnets to ECR, S3 and CloudWatch Logs: see docs/ecs.md."
-    if re.search(r"CannotPull|ResourceInitialization", words) and _IN_VAIN.search(words):
+    begun_in_vain = re.search(r"CannotPull|ResourceInitialization", words) and _IN_VAIN.search(words)
+    if begun_in_vain and not PASSING.search(words):
         code = FailureCode.INVALID_REQUEST
         hint = "Push the image, correct what the profile names, or give executionRoleArn the right to it."
     elif "capacity" in words.lower() or "RESOURCE:" in words:

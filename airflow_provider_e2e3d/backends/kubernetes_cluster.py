@@ -23,9 +23,9 @@ from kubernetes.client import models as k8s
 from kubernetes.config import ConfigException
 from urllib3.exceptions import HTTPError
 
-from airflow_provider_e2e3d.backends.base import Away, Handle, JobSpec, operator_arguments
+from airflow_provider_e2e3d.backends.base import Away, Handle, JobSpec, operator_arguments, unanswered
 from airflow_provider_e2e3d.backends.kubernetes_status import MAIN
-from e2e3d_stages.contract import GRACE_SECONDS, Infrastructure, InvalidRequest
+from e2e3d_stages.contract import GRACE_SECONDS, Infrastructure, InvalidRequest, StageError
 
 if TYPE_CHECKING:
     from airflow_provider_e2e3d.backends.kubernetes import KubernetesSettings
@@ -36,6 +36,10 @@ _PAGE = 200
 _READ_BYTES = 64 * 1024
 # A longer line is cut: nobody reads it, and it must fit in memory.
 _LONGEST_LINE = 1 << 20
+# Answers of 4xx that tell of the cluster's state, and not of what was asked.
+_OF_STATE = {408, 409, 410, 425}
+# Refusals of 403 while the cluster counts, begins or clears a namespace away.
+_UNSETTLED = re.compile("status unknown for quota|not yet ready to handle request|being terminated")
 # Loading a kubeconfig goes through a global of the client's.
 _loading = threading.Lock()
 
@@ -88,7 +92,7 @@ class Cluster:
         except ApiException as error:
             if error.status == 404:
                 return None
-            raise _refusal(error, "read pods") from error
+            raise _denied_or_unanswered(error, "read pods") from error
 
     def read(self, handle: Handle) -> k8s.V1Pod | None:
         """The pod, if it is there."""
@@ -97,7 +101,7 @@ class Cluster:
         except ApiException as error:
             if error.status == 404:
                 return None
-            raise _refusal(error, "read pods") from error
+            raise _denied_or_unanswered(error, "read pods") from error
         return pod if pod.metadata.uid == handle["uid"] else None
 
     def pods_to_delete(self) -> Iterator[tuple[Handle, k8s.V1Pod]]:
@@ -114,7 +118,7 @@ class Cluster:
                     **({"_continue": page.metadata._continue} if page else {}),
                 )
             except ApiException as error:
-                raise _refusal(error, "list pods") from error
+                raise _denied_or_unanswered(error, "list pods") from error
             yield from ((_handle(pod), pod) for pod in page.items)
 
     def delete(self, handle: Handle) -> None:
@@ -123,9 +127,9 @@ class Cluster:
         try:
             self._call("delete_namespaced_pod", handle["pod"], handle["namespace"], body=only_this)
         except ApiException as error:
-            # 404 and 409: it is gone, or another has its name.
-            if error.status not in (404, 409):
-                raise _refusal(error, "delete pods") from error
+            # 409: another has its name, or somebody changed it at the same moment.
+            if error.status != 404 and not (error.status == 409 and self.read(handle) is None):
+                raise _denied_or_unanswered(error, "delete pods") from error
 
     def create_secret(self, owner: Handle, values: Mapping[str, str]) -> None:
         """Give a pod its credentials in a Secret that is removed with it; a pod without them is of no use."""
@@ -143,9 +147,11 @@ class Cluster:
         try:
             self._call("create_namespaced_secret", owner["namespace"], secret)
         except ApiException as error:
-            if error.status != 409:
-                self.delete(owner)
-                raise _refusal(error, "create secrets") from error
+            if _reason(error) != "AlreadyExists":
+                refusal = _refusal(error, "create secrets")
+                if not isinstance(refusal, Away):
+                    self.delete(owner)
+                raise refusal from error
 
     @contextmanager
     def log_lines(self, handle: Handle, since_seconds: int | None) -> Iterator[Iterator[bytes]]:
@@ -163,7 +169,7 @@ class Cluster:
         except ApiException as error:
             # 400: it has not started yet.
             if error.status not in (400, 404):
-                raise _refusal(error, "read pods/log") from error
+                raise _denied_or_unanswered(error, "read pods/log") from error
             yield iter(())
             return
         try:
@@ -393,15 +399,37 @@ def _lines(response: Any) -> Iterator[bytes]:
 
 def _said(error: ApiException) -> str:
     """The API's own words."""
+    return _told(error, "message") or str(error.reason)
+
+
+def _reason(error: ApiException) -> str:
+    """The API's name of what is wrong, as AlreadyExists."""
+    return _told(error, "reason")
+
+
+def _told(error: ApiException, name: str) -> str:
     try:
-        return str(json.loads(error.body)["message"])
+        return str(json.loads(error.body)[name])
     except (KeyError, TypeError, ValueError):
-        return str(error.reason)
+        return ""
 
 
-def _refusal(error: ApiException, what: str) -> Infrastructure | InvalidRequest:
-    """What the API's refusal means."""
+def _passes(error: ApiException) -> bool:
+    return error.status in _OF_STATE or (error.status == 403 and bool(_UNSETTLED.search(_said(error))))
+
+
+def _denied_or_unanswered(error: ApiException, what: str) -> StageError:
+    """What it means that the API does not tell of a pod, or end it."""
+    if error.status == 403 and not _passes(error):
+        return _refusal(error, what)
+    return unanswered("The cluster's API", _said(error))
+
+
+def _refusal(error: ApiException, what: str) -> StageError:
+    """What the API's refusal of a pod or of its Secret means."""
     said = _said(error)
+    if _passes(error):
+        return unanswered("The cluster's API", said)
     if "exceeded quota" in said:
         return Infrastructure(
             f"The namespace's quota leaves no room for the pod: {said}",

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from airflow_provider_e2e3d.backends.base import JobStatus
+from airflow_provider_e2e3d.backends.base import PASSING, JobStatus
 from e2e3d_stages.contract import Failure, FailureCode, now
 
 # The name that KubernetesPodOperator gives to its container.
@@ -185,7 +185,7 @@ def _waiting(pod: Any) -> Iterator[tuple[str, str]]:
 
 
 def _pull_failed(reason: str, said: str) -> JobStatus | None:
-    if _NO_SUCH_IMAGE.search(f"{reason} {said}"):
+    if _NO_SUCH_IMAGE.search(f"{reason} {said}") and not PASSING.search(said):
         return _failed(
             FailureCode.INVALID_REQUEST,
             f"The image cannot be pulled ({reason}): {said}",
@@ -202,6 +202,9 @@ def _pull_failed(reason: str, said: str) -> JobStatus | None:
 
 
 def _config_failed(pod: Any, reason: str, said: str) -> JobStatus | None:
+    # A node that is slow, as with the profile's Secrets and ConfigMaps, tries again by itself.
+    if PASSING.search(said):
+        return None
     if pod.metadata.name in said:
         if _age(pod.metadata.creation_timestamp) <= _PATIENCE:
             return None

@@ -9,7 +9,7 @@ from airflow.providers.amazon.aws.hooks.sagemaker import SageMakerHook
 from botocore.exceptions import ClientError
 
 from airflow_provider_e2e3d.backends.aws_account import Account, said
-from airflow_provider_e2e3d.backends.base import Cursor
+from airflow_provider_e2e3d.backends.base import Cursor, unanswered
 from airflow_provider_e2e3d.backends.sagemaker_status import is_over
 from e2e3d_stages.contract import Infrastructure, InvalidRequest, StageError
 
@@ -50,7 +50,7 @@ class TrainingJobs:
             # "Requested resource not found."
             if error.response["Error"]["Code"] == "ResourceNotFound" or "not found" in said(error):
                 return None
-            raise _refusal(error) from error
+            raise unanswered("SageMaker", said(error)) from error
         states = [each["Status"] for each in found.get("SecondaryStatusTransitions", [])]
         self._starts[name] = states.count("Training") + is_over(found)
         return found
@@ -62,7 +62,7 @@ class TrainingJobs:
         except ClientError as error:
             # A job that has ended is a ValidationException, too.
             if error.response["Error"]["Code"] not in ("ValidationException", "ResourceNotFound"):
-                raise _refusal(error) from error
+                raise unanswered("SageMaker", said(error)) from error
 
     def log_lines(self, name: str, cursor: Cursor) -> tuple[list[str], Cursor]:
         """Lines of a job's log after the cursor, and the next one.
@@ -98,7 +98,7 @@ class TrainingJobs:
             # The group comes into being with the account's first job.
             if error.response["Error"]["Code"] == "ResourceNotFoundException":
                 return []
-            raise _refusal(error) from error
+            raise unanswered("CloudWatch", said(error)) from error
         return sorted(each["logStreamName"] for each in found["logStreams"])
 
     def _call(self, operation: str, **values: Any) -> Any:
@@ -106,9 +106,11 @@ class TrainingJobs:
 
 
 def _refusal(error: ClientError) -> StageError:
-    """What SageMaker's refusal means."""
-    words = said(error)
-    if error.response["Error"]["Code"] != "ResourceLimitExceeded" or "not available" in words:
+    """What SageMaker's refusal of a job means."""
+    words, code = said(error), error.response["Error"]["Code"]
+    if code == "ConflictException":
+        return unanswered("SageMaker", words)
+    if code != "ResourceLimitExceeded" or "not available" in words:
         return InvalidRequest(f"SageMaker refuses: {words}", hint="Correct the stage's settings in the profile.")
     # "The account-level service limit 'ml.g5.xlarge for training job usage' is 0 Instances, with …"
     if found := _NO_QUOTA.search(words):

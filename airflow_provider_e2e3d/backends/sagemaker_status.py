@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from airflow_provider_e2e3d.backends.base import JobStatus
+from airflow_provider_e2e3d.backends.base import PASSING, JobStatus
 from e2e3d_stages.contract import Failure, FailureCode
 
 _OVER = {"Completed", "Failed", "Stopped"}
@@ -73,7 +73,7 @@ def _failed(reason: str) -> JobStatus:
             f"SageMaker has no such instance now: {reason}",
             "If it stays so, choose another InstanceType or region_name in the profile, or do without spot instances.",
         )
-    if kind == "ClientError":
+    if kind == "ClientError" and not PASSING.search(told):
         return _ended(FailureCode.INVALID_REQUEST, f"SageMaker could not run the job: {reason}", _advice(told))
     return _ended(FailureCode.INFRASTRUCTURE, f"SageMaker failed: {reason or 'it gives no reason'}", "Try again later.")
 
