@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import os
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -41,3 +42,19 @@ def chromium() -> Iterator[Any]:
 def pixels(place: Any) -> np.ndarray:
     """What a tab, or an element in it, shows: (height, width, 3) in 0 to 255."""
     return np.asarray(Image.open(io.BytesIO(place.screenshot())).convert("RGB")).astype(int)
+
+
+def changes(place: Any, by: float, act: Callable[[], object] = lambda: None, *, within: float = 60) -> bool:
+    """Whether what a place shows changes after an act, by so much on average and in time.
+
+    Only looks of one size are compared: a page that was laid out anew is no change, and the act is done again.
+    """
+    until = time.monotonic() + within
+    while time.monotonic() < until:
+        before = pixels(place)
+        act()
+        while (after := pixels(place)).shape == before.shape and time.monotonic() < until:
+            if np.abs(after - before).mean() > by:
+                return True
+            time.sleep(0.1)
+    return False
