@@ -94,7 +94,7 @@ class Ecs:
         cluster, status = self._cluster(given), given.get("desiredStatus", "RUNNING")
         found = [
             task.arn
-            for task in self.tasks.values()
+            for task in list(self.tasks.values())
             if (task.cluster, task.object["desiredStatus"]) == (cluster, status)
             and given.get("startedBy") in (None, task.object.get("startedBy"))
         ]

@@ -168,7 +168,7 @@ class Cluster:
         wanted = dict(each.split("=", 1) for each in query.get("labelSelector", "").split(",") if each)
         found = [
             pod.object
-            for (place, _), pod in self.pods.items()
+            for (place, _), pod in list(self.pods.items())
             if place == namespace and wanted.items() <= pod.object["metadata"].get("labels", {}).items()
         ]
         return {"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": found}
@@ -190,7 +190,12 @@ class Cluster:
             raise Refused(400, "BadRequest", told)
         since = int(time.time()) - int(query["sinceSeconds"]) if "sinceSeconds" in query else None
         stamps = query.get("timestamps", "").lower() == "true"
-        return _joined(self.engine.logs(pod.container, stream=True, follow=False, timestamps=stamps, since=since))
+        try:
+            log = self.engine.logs(pod.container, stream=True, follow=False, timestamps=stamps, since=since)
+        except APIError:
+            # The container goes a moment before its pod.
+            raise Refused(404, "NotFound", f'pods "{name}" not found') from None
+        return _joined(log)
 
     def list_events(self, namespace: str, _name: None, query: Json, _body: None) -> Json:
         uid = query.get("fieldSelector", "").partition("involvedObject.uid=")[2]

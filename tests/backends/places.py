@@ -160,7 +160,9 @@ class LocalPlace(Place):
 
     def close(self) -> None:
         for process in self.left():
-            process.kill()
+            # It may end between the two.
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
 
 
 class DockerPlace(Place):
@@ -202,7 +204,9 @@ class DockerPlace(Place):
     def close(self) -> None:
         self.proxy.close()
         for container in self.left():
-            self.engine.remove_container(container["Id"], v=True, force=True)
+            # Its reaper may be about to.
+            with suppress(docker.errors.APIError):
+                self.engine.remove_container(container["Id"], v=True, force=True)
 
 
 class KubernetesPlace(Place):
@@ -230,7 +234,8 @@ class KubernetesPlace(Place):
 
     def left(self) -> list[dict[str, Any]]:
         """Every pod and Secret."""
-        return [*(pod.object for pod in self.cluster.pods.values()), *self.cluster.secrets.values()]
+        # Copied first: pods come and go meanwhile.
+        return [*(pod.object for pod in list(self.cluster.pods.values())), *list(self.cluster.secrets.values())]
 
     def limit_memory(self) -> None:
         self.settings["container_resources"] = {"limits": {"memory": "200Mi"}}
@@ -294,7 +299,7 @@ class SageMakerPlace(AwsPlace):
 
     def left(self) -> list[Any]:
         """Every job that is not over, and every container."""
-        running = [name for name, job in self.sagemaker.jobs.items() if not job.over]
+        running = [name for name, job in list(self.sagemaker.jobs.items()) if not job.over]
         return [*running, *self.aws.containers()]
 
     def limit_memory(self) -> None:
@@ -329,7 +334,7 @@ class EcsPlace(AwsPlace):
 
     def left(self) -> list[dict[str, Any]]:
         """Every task that has not ended."""
-        return [task.object for task in self.ecs.tasks.values() if task.object["lastStatus"] != "STOPPED"]
+        return [task.object for task in list(self.ecs.tasks.values()) if task.object["lastStatus"] != "STOPPED"]
 
     def limit_memory(self) -> None:
         self.settings["container"]["memory"] = 200
