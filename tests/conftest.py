@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from pathlib import Path
 import docker
 import docker.errors
 import pytest
+from moto.s3.responses import S3Response
 from moto.server import ThreadedMotoServer
 
 from e2e3d_stages import __version__
@@ -102,6 +104,14 @@ def sample() -> Path:
 @pytest.fixture(scope="session")
 def s3_endpoint() -> Iterator[str]:
     """A real S3 API over HTTP on this machine, with its address and credentials in the environment."""
+    put, one_at_a_time = S3Response._key_response_put, threading.Lock()
+
+    def put_whole(*request: object) -> object:
+        """Look whether an object is there and write it in one step, as S3 does; moto lets others in between."""
+        with one_at_a_time:
+            return put(*request)
+
+    S3Response._key_response_put = put_whole
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
     server.start()
     host, port = server.get_host_and_port()
