@@ -12,10 +12,11 @@ import random
 import socket
 import struct
 import threading
-import time
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
+
+from tests.clock import FastClock
 
 _BUSY = b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
 # Of one connection only; the proxy makes connections of its own.
@@ -26,6 +27,7 @@ class FaultyStore(ThreadingHTTPServer):
     """Passes requests on to an S3 server, most of them.
 
     :param endpoint: of the server.
+    :param clock: by which it is late or away.
     :param seed: of what is drawn.
     """
 
@@ -33,8 +35,9 @@ class FaultyStore(ThreadingHTTPServer):
     request_queue_size = 128
     LATENCY_SECONDS = 2.0
 
-    def __init__(self, endpoint: str, seed: int = 0) -> None:
+    def __init__(self, endpoint: str, clock: FastClock, seed: int = 0) -> None:
         super().__init__(("127.0.0.1", 0), _Passage)
+        self.clock = clock
         self.upstream = urlsplit(endpoint).netloc
         self.seen: Counter[str] = Counter()
         self._random = random.Random(seed)
@@ -60,7 +63,7 @@ class FaultyStore(ThreadingHTTPServer):
 
     def away(self, seconds: float) -> None:
         """Drop every connection from now on, for a while."""
-        self._away_until = time.monotonic() + seconds
+        self._away_until = self.clock.monotonic() + seconds
 
     def fate(self) -> str:
         """What becomes of a request."""
@@ -72,7 +75,7 @@ class FaultyStore(ThreadingHTTPServer):
     @property
     def is_away(self) -> bool:
         """Whether nobody is let through."""
-        return time.monotonic() < self._away_until
+        return self.clock.monotonic() < self._away_until
 
     def handle_error(self, request: object, client_address: object) -> None:
         """A client that goes away is no news."""
@@ -102,7 +105,7 @@ class _Passage(BaseHTTPRequestHandler):
         if fate == "busy":
             return self._answer(503, "Slow Down", [], b"" if self.command == "HEAD" else _BUSY)
         if fate == "late":
-            time.sleep(self.server.LATENCY_SECONDS)
+            self.server.clock.sleep(self.server.LATENCY_SECONDS)
         upstream = http.client.HTTPConnection(self.server.upstream, timeout=60)
         try:
             headers = {name: value for name, value in self.headers.items() if name.lower() not in {*_HOP, "expect"}}

@@ -122,7 +122,7 @@ def write_much(job: runtime.Job, _stage: str) -> None:
     """Leave a checkpoint and a file that goes to a bucket in parts."""
     with job.checkpoint(10) as folder:
         (folder / "state").write_bytes(bytes(1 << 20))
-    (job.output / "much").write_bytes(bytes(range(256)) * 80_000)
+    (job.output / "much").write_bytes(bytes(range(256)) * 36_000)
 
 
 def eat_memory(job: runtime.Job, stage: str) -> None:
@@ -164,6 +164,11 @@ def main() -> int:
         module = types.ModuleType(f"e2e3d_stages.{stage}.stage")
         module.run = lambda job, stage=stage: program(stage, job)  # type: ignore[attr-defined]
         sys.modules[module.__name__] = module
+    if speed := os.environ.get("E2E3D_TEST_SPEED"):
+        # Not there in the image, where nothing is hurried.
+        from tests.clock import FastClock
+
+        FastClock(float(speed)).rule_s3()
     return entry_point.main() if sys.argv[-1] == "train" else runtime.run(sys.argv[-1])
 
 

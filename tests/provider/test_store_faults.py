@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,10 +18,14 @@ from e2e3d_stages.contract import Manifest
 from e2e3d_stages.storage import open_storage
 from e2e3d_stages.store import ArtifactStore
 from tests.airflow_runs import Outcome, run_dag
+from tests.clock import FastClock
+from tests.conftest import ROOT
 from tests.faulty_store import FaultyStore
 from tests.provider.conftest import Script, told_profiles
 
 ALL = ["ingest", "sfm", "train", "compress", "evaluate", "publish"]
+# How many seconds of an outage, and of the patience with it, go into one.
+SPEED = 10
 
 
 @dataclass
@@ -62,7 +67,12 @@ def place(
     text = file.read_text().replace((tmp_path / "store").as_uri(), f"{s3_root}/store")
     file.write_text(text.replace((tmp_path / "captures").as_uri(), f"{s3_root}/captures"))
     monkeypatch.setenv("AIRFLOW__E2E3D__PROFILES_FILE", str(file))
-    faulty = FaultyStore(s3_endpoint)
+    # The stage programs are told to go by it, too.
+    clock = FastClock(SPEED)
+    clock.rule_s3(monkeypatch.setattr)
+    monkeypatch.setenv("E2E3D_TEST_SPEED", str(SPEED))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]))
+    faulty = FaultyStore(s3_endpoint, clock)
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", faulty.url)
     script["train"] = ["write much"]
 
@@ -101,9 +111,9 @@ def runs_with_faults(place: Place, script: Script, scenes: int, outage: float) -
         place.capture(f"scene-{number}")
     place.faulty.fail(busy=0.05, reset=0.1, late=0.03)
     go_away_in(place, script, ["train"], outage)
-    began = time.monotonic()
+    began = place.faulty.clock.monotonic()
     outcomes = [place.run(f"scene-{number}") for number in range(scenes)]
-    print(f"{scenes} scenes in {time.monotonic() - began:.0f} s: {dict(place.faulty.seen)}")
+    print(f"{scenes} scenes in {place.faulty.clock.monotonic() - began:.0f} s: {dict(place.faulty.seen)}")
     place.faulty.fail()
     check(place, script, outcomes)
     assert set(place.faulty.seen) == {"passed on", "busy", "upload broken off", "answer broken off", "late", "away"}
@@ -157,10 +167,11 @@ def test_ten_scenes_succeed_with_correct_digests_though_requests_fail(place: Pla
 @pytest.mark.soak
 def test_a_run_outlives_a_store_that_goes_away_for_60_seconds_three_times(place: Place, script: Script) -> None:
     place.capture("statue")
-    began = time.monotonic()
+    began = place.faulty.clock.monotonic()
     place.faulty.away(60)
     go_away_in(place, script, ["ingest", "train"], 60)
     outcome = place.run("statue")
-    print(f"{time.monotonic() - began:.0f} s with three times 60 s without the store: {dict(place.faulty.seen)}")
+    took = place.faulty.clock.monotonic() - began
+    print(f"{took:.0f} s with three times 60 s without the store: {dict(place.faulty.seen)}")
     check(place, script, [outcome])
-    assert time.monotonic() - began > 180
+    assert took > 180
