@@ -18,6 +18,9 @@ from synthetic import FakeJob, write_sfm
 
 from e2e3d_stages.train import rasterizer, stage
 
+# On pictures this small torch's threads take more than they give, and another worker of pytest wants the core.
+torch.set_num_threads(1)
+
 
 @pytest.fixture(scope="session")
 def sfm(tmp_path_factory: pytest.TempPathFactory) -> Path:
