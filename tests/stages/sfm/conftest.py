@@ -9,13 +9,12 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from sfm_runs import Run, make_job
+from sfm_runs import LONG_SIDE, Run, make_job
 
 from e2e3d_stages.sfm import stage
 
 ROOT = Path(__file__).parents[3]
 PHOTOS = [ROOT / "sample" / "caliterra" / "images" / f"IMG_{number}.jpg" for number in range(9388, 9396)]
-LONG_SIDE = 560
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,9 @@ from e2e3d_stages.presets import STAGES
 from e2e3d_stages.runtime import Job
 from e2e3d_stages.store import ArtifactStore
 
+# Of the photos that are reconstructed, in pixels.
+LONG_SIDE = 400
+
 
 def make_job(
     folder: Path, stage: Any, params: dict[str, Any], *, capture: Path | None = None, ingest: Path | None = None

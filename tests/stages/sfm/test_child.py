@@ -12,11 +12,13 @@ from sfm_runs import make_job
 
 from e2e3d_stages.contract import Interrupted, OutOfMemory, StageError
 from e2e3d_stages.runtime import Job
+from e2e3d_stages.sfm import stage
 from e2e3d_stages.sfm.stage import supervise
 
 
 @pytest.fixture
-def job(tmp_path: Path) -> Iterator[Job]:
+def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Job]:
+    monkeypatch.setattr(stage, "POLL_SECONDS", 0.01)
     job = make_job(tmp_path / "job", "sfm", {})
     yield job
     job.close()
@@ -50,7 +52,7 @@ def test_an_exception_in_the_child_is_a_stage_error(job: Job) -> None:
 
 
 def test_a_stopped_stage_stops_its_child_at_once(job: Job) -> None:
-    threading.Timer(0.5, job.stop).start()
+    threading.Timer(0.1, job.stop).start()
     started = time.monotonic()
     with pytest.raises(Interrupted):
         supervise(python("time.sleep(60)"), job)

@@ -16,6 +16,7 @@ from sfm_runs import Run, make_job
 
 from e2e3d_stages.contract import InvalidRequest, UnreadableCapture
 from e2e3d_stages.ingest import stage as ingest
+from e2e3d_stages.sfm import reconstruct
 from e2e3d_stages.sfm import stage as sfm
 
 
@@ -28,8 +29,16 @@ def own(scene: Run, tmp_path: Path) -> Path:
     return capture
 
 
+@pytest.fixture
+def childless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stage's work without the process around it, which takes longer to start than the work takes."""
+    monkeypatch.setattr(
+        sfm, "supervise", lambda command, _job: reconstruct.find_scene(reconstruct.Task.read(Path(command[-1])))
+    )
+
+
 def ingested(capture: Path, folder: Path, **params: Any) -> Path:
-    job = make_job(folder, "ingest", {"poses": "sparse/0", "max_size": 400, **params}, capture=capture)
+    job = make_job(folder, "ingest", {"poses": "sparse/0", "max_size": 320, **params}, capture=capture)
     try:
         ingest.run(job)
     finally:
@@ -53,7 +62,7 @@ def distances(run: Run) -> NDArray[np.float64]:
 
 
 def test_own_poses_are_taken_over_with_their_points_for_photos_that_ingest_scaled_down(
-    own: Path, scene: Run, tmp_path: Path
+    own: Path, scene: Run, tmp_path: Path, childless: None
 ) -> None:
     run = taken_over(ingested(own, tmp_path / "ingest"), tmp_path / "sfm")
     assert run.metrics["mapper"] == "own poses"
@@ -77,7 +86,7 @@ def test_own_poses_are_taken_over_with_their_points_for_photos_that_ingest_scale
 
 
 def test_photos_that_the_model_does_not_know_or_that_have_another_shape_are_left_out_and_said_so(
-    own: Path, tmp_path: Path
+    own: Path, tmp_path: Path, childless: None
 ) -> None:
     names = sorted(path.name for path in (own / "images").iterdir())
     (own / "images" / names[0]).rename(own / "images" / "stranger.jpg")
@@ -115,7 +124,7 @@ def test_photos_that_their_exif_turns_do_not_fit_own_poses(own: Path, tmp_path: 
         ingested(own, tmp_path / "ingest")
 
 
-def test_a_model_in_text_is_taken_too(own: Path, tmp_path: Path) -> None:
+def test_a_model_in_text_is_taken_too(own: Path, tmp_path: Path, childless: None) -> None:
     model = pycolmap.Reconstruction(own / "sparse" / "0")
     shutil.rmtree(own / "sparse")
     (own / "sparse" / "0").mkdir(parents=True)
