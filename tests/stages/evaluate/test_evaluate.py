@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,14 +20,14 @@ from e2e3d_stages.evaluate.pictures import blurred, difference
 from e2e3d_stages.gaussians import Gaussians, write_ply
 
 NAMES = [f"{i:03}.jpg" for i in range(10)]
-SIZE = (480, 360)
+SIZE = (240, 180)
 
 
 def view(name: str, order: int) -> dict[str, Any]:
     """A camera five units before the origin, a little to the side for each photo."""
     pose = np.eye(4)
     pose[:3, 3] = [0.1 * order, 0, 5]
-    size = {"width": SIZE[0], "height": SIZE[1], "fx": 400.0, "fy": 400.0, "cx": 240.0, "cy": 180.0}
+    size = {"width": SIZE[0], "height": SIZE[1], "fx": 200.0, "fy": 200.0, "cx": 120.0, "cy": 90.0}
     return {"name": name, "order": order, **size, "world_to_camera": pose.tolist()}
 
 
@@ -55,8 +56,16 @@ class PhotoRenderer:
             return np.asarray(photo.resize((width, height), Image.Resampling.LANCZOS), np.float32) / 255 + 0.01
 
 
+@pytest.fixture(scope="module")
+def scene_sog(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small scene as `compress` writes it."""
+    path = tmp_path_factory.mktemp("scene") / "scene.sog"
+    sog.encode(cloud(), path)
+    return path
+
+
 @pytest.fixture
-def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+def job(tmp_path: Path, scene_sog: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A job over ten noisy photos and a small scene, nothing held out; `draw` puts in the stand-in rasteriser."""
     folders = {name: tmp_path / name for name in ("sfm", "train", "compress", "output")}
     for folder in folders.values():
@@ -70,7 +79,9 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     seen = {"view": np.array([3, 3], np.int32), "point": np.array([0, 0], np.int32)}
     np.savez(folders["sfm"] / "points.npz", xyz=np.zeros((1, 3), np.float32), **seen)
     write_ply(folders["train"] / "scene.ply", cloud())
-    sog.encode(cloud(), folders["compress"] / "scene.sog")
+    shutil.copy(scene_sog, folders["compress"])
+    # The photos are half as large as usual, and so are the sizes to compare them at.
+    monkeypatch.setattr(stage, "COMMON_LONG_SIDE", stage.COMMON_LONG_SIDE // 2)
     monkeypatch.setattr(PhotoRenderer, "photos", folders["sfm"] / "images", raising=False)
     warnings: list[str] = []
     steps: list[tuple[str, float, float]] = []
@@ -89,7 +100,7 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return job
 
 
-def hold_out(job: Any, names: list[str], long_side: int = 240) -> None:
+def hold_out(job: Any, names: list[str], long_side: int = 120) -> None:
     """Write `train`'s record of what it did not look at."""
     record = {"long_side": long_side, "holdout": names, "training": [name for name in NAMES if name not in names]}
     (job.inputs["train"].folder / "training.json").write_text(json.dumps(record))

@@ -61,11 +61,11 @@ def test_a_photo_stored_turned_comes_out_upright_and_without_exif(
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
 def test_every_format_is_read_and_large_photos_are_scaled_down(suffix: str, capture: Path, ingest: Ingest) -> None:
-    save(capture / f"large.{suffix}", picture(5, 1600, 1200), {Tag.Make: "A"}, {Tag.FocalLengthIn35mmFilm: 50})
-    result = ingest(capture, max_size=800)
-    assert result.image(f"large.{suffix}").size == (800, 600)
+    save(capture / f"large.{suffix}", picture(5, 800, 600), {Tag.Make: "A"}, {Tag.FocalLengthIn35mmFilm: 50})
+    result = ingest(capture, max_size=400)
+    assert result.image(f"large.{suffix}").size == (400, 300)
     assert result.image("IMG_1.jpg").size == (400, 300)
-    assert result.photo(f"large.{suffix}")["focal_px"] == pytest.approx(50 / 43.267 * 1000, rel=1e-3)
+    assert result.photo(f"large.{suffix}")["focal_px"] == pytest.approx(50 / 43.267 * 500, rel=1e-3)
 
 
 def test_sixteen_bit_greyscale_keeps_its_brightness(capture: Path, ingest: Ingest) -> None:
