@@ -27,6 +27,9 @@ FILES = {
     "sfm": ["sparse/0/cameras.bin", "images/a.jpg", "photos.json"],
 }
 
+# What a run's record says, and which one is the latest, whatever the kind of store.
+on_disk = pytest.mark.parametrize("store_uri", ["file"], indirect=True)
+
 
 @pytest.fixture
 def manifests(store: ArtifactStore, tmp_path: Path) -> dict[str, Manifest]:
@@ -99,6 +102,7 @@ def test_a_run_gets_the_pages_and_the_deliverables_and_nothing_else(store, manif
     assert store.storage.read("scenes/yard/run-1/scene.sog") == b"scene.sog"
 
 
+@on_disk
 def test_the_run_says_who_asked_for_what(store, manifests) -> None:
     asked = run("manual__2026-11-01T08:00:00+00:00", preset="draft", conf={"capture": "/photos/yard"})
     lay_out(store, asked, manifests)
@@ -118,6 +122,7 @@ def test_the_run_says_who_asked_for_what(store, manifests) -> None:
     assert json.loads(store.storage.read(f"scenes/yard/{record['run']}/run.json")) == record
 
 
+@on_disk
 def test_the_run_says_what_it_is_made_of_and_what_was_reused(store, manifests) -> None:
     lay_out(store, run("run-1", reused={"sfm"}), manifests)
     record = latest(store)
@@ -143,6 +148,7 @@ def test_the_report_is_told_which_run_it_is_of_and_its_artifact_stays_as_it_is(s
     assert store.storage.read(place) == page
 
 
+@on_disk
 def test_a_run_costs_what_ran_and_not_what_was_reused(store, manifests, job) -> None:
     for stage, price in {"sfm": 0.25, "train": 1.5, "compress": 0.125, "publish": 0.0625}.items():
         job(stage, 1, price)
@@ -153,6 +159,7 @@ def test_a_run_costs_what_ran_and_not_what_was_reused(store, manifests, job) -> 
     assert (sfm["backend"], sfm["machine"]) == ("ecs", "large")
 
 
+@on_disk
 def test_a_run_of_which_one_part_has_no_price_has_none(store, manifests, job) -> None:
     for stage in ("sfm", "train", "compress"):
         job(stage, 1, 1.0)
@@ -161,6 +168,7 @@ def test_a_run_of_which_one_part_has_no_price_has_none(store, manifests, job) ->
     assert latest(store)["price"] is None
 
 
+@on_disk
 def test_what_the_same_task_lost_before_costs_too(store, manifests, job) -> None:
     job("train", 1, 3.0, owner="somebody else")
     job("train", 2, 1.0)
@@ -264,12 +272,14 @@ def test_only_what_an_earlier_try_of_the_run_named_is_removed(store, manifests) 
         assert store.storage.read(f"{place}/notes.txt") == b"somebody's own"
 
 
+@on_disk
 def test_a_newer_run_becomes_the_latest(store, manifests) -> None:
     lay_out(store, run("morning"), manifests)
     lay_out(store, run("evening", started=EVENING), manifests)
     assert latest(store)["run"] == "evening"
 
 
+@on_disk
 def test_an_older_run_that_ends_late_does_not_become_the_latest(store, manifests) -> None:
     elsewhere = EVENING.astimezone(dt.timezone(dt.timedelta(hours=-8)))
     lay_out(store, run("evening", started=elsewhere), manifests)
@@ -278,6 +288,7 @@ def test_an_older_run_that_ends_late_does_not_become_the_latest(store, manifests
     assert store.storage.read("scenes/yard/morning/index.html") == b"index.html"
 
 
+@on_disk
 def test_scenes_do_not_share_their_latest(store, manifests) -> None:
     lay_out(store, run("evening", started=EVENING), manifests)
     lay_out(store, run("morning", scene="roof"), manifests)
