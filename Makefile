@@ -57,7 +57,7 @@ bench: $(VENV)/installed-dev  ## Speed, as ratios against named baselines.
 GPU_PYTHON ?= python3
 GPU_WHEELS := .gpu-wheels
 gpu:  ## Tests and speed on this machine's CUDA GPU, beside gsplat's own training; downloads nothing.
-	$(GPU_PYTHON) bench/gpu.py $(if $(ONLY),--only $(ONLY))
+	$(GPU_PYTHON) bench/gpu.py $(if $(ONLY),--only $(ONLY)) $(if $(MINUTES),--minutes $(MINUTES))
 
 # For the Python of a machine with a GPU and no network.
 GPU_PYTHON_VERSION ?= 3.12

@@ -14,6 +14,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from importlib import metadata
 from pathlib import Path
@@ -43,25 +44,33 @@ def loads(module: Path, gsplat: Path) -> bool:
 
 
 def build(gsplat: Path, folder: Path) -> None:
-    """All kernels, with the options of gsplat's own builds; ninja tells how far it is."""
+    """All kernels, with the options of gsplat's own builds, telling how far it is."""
     os.environ["CUDA_HOME"] = str(cuda_home())
     from torch.utils import cpp_extension  # looks for CUDA when it is imported
 
     folder.mkdir(parents=True, exist_ok=True)
     cuda = gsplat / "cuda"
-    started = time.monotonic()
+    sources = sorted(map(str, [*cuda.glob("csrc/*.cu"), *cuda.glob("csrc/*.cpp"), cuda / "ext.cpp"]))
+    started, ready = time.monotonic(), threading.Event()
+    threading.Thread(target=tell, args=(folder, len(sources), ready), daemon=True).start()
     cpp_extension.load(
         name="csrc",
-        sources=sorted(map(str, [*cuda.glob("csrc/*.cu"), *cuda.glob("csrc/*.cpp"), cuda / "ext.cpp"])),
+        sources=sources,
         extra_include_paths=[str(cuda / "include"), str(cuda / "csrc" / "third_party" / "glm")],
         extra_cflags=["-O3", "-Wno-attributes"],
         extra_cuda_cflags=["-O3", "-use_fast_math", "-diag-suppress=20012,186"],
         build_directory=str(folder),
-        verbose=True,
         with_cuda=True,
         is_python_module=False,
     )
+    ready.set()
     print(f"compiled in {time.monotonic() - started:.0f} s", flush=True)
+
+
+def tell(folder: Path, files: int, ready: threading.Event) -> None:
+    """Say now and then how many files are compiled."""
+    while not ready.wait(10):
+        print(f"{len(list(folder.glob('*.o')))} of {files} files compiled", flush=True)
 
 
 def cuda_home() -> Path:

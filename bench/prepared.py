@@ -31,22 +31,23 @@ def write_artifact(folder: Path) -> Path:
     lens = json.loads((PREPARED / "lens.json").read_text())
     for view in json.loads((PREPARED / "views.json").read_text()):
         with Image.open(SAMPLE / view["name"].partition("_")[2]) as photo:
-            picture = undistorted(np.asarray(photo.convert("RGB")), view, lens)
+            picture = bilinear(np.asarray(photo.convert("RGB")), *sources(view, lens))
         Image.fromarray(picture).save(folder / "images" / view["name"], quality=JPEG_QUALITY)
     return folder
 
 
-def undistorted(photo: NDArray[np.uint8], view: dict[str, Any], lens: dict[str, float]) -> NDArray[np.uint8]:
-    """What the view's pinhole camera would have seen: each pixel from where COLMAP's SIMPLE_RADIAL lens put it."""
+def sources(view: dict[str, Any], lens: dict[str, float]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Where in the photo COLMAP's SIMPLE_RADIAL lens put what each pixel of the view's pinhole camera sees, in px."""
     across, down = np.meshgrid(np.arange(view["width"]) + 0.5, np.arange(view["height"]) + 0.5)
     x, y = (across - view["cx"]) / view["fx"], (down - view["cy"]) / view["fy"]
-    stretch = 1 + lens["k"] * (x * x + y * y)
-    return bilinear(photo, lens["f"] * x * stretch + lens["cx"] - 0.5, lens["f"] * y * stretch + lens["cy"] - 0.5)
+    stretch = lens["f"] * (1 + lens["k"] * (x * x + y * y))
+    return x * stretch + lens["cx"], y * stretch + lens["cy"]
 
 
 def bilinear(photo: NDArray[np.uint8], x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """The photo's colours at places between its pixels."""
+    """The photo's colours at places between its pixels' centres."""
     height, width, _ = photo.shape
+    x, y = x - 0.5, y - 0.5
     left, top = np.clip(np.floor(x).astype(int), 0, width - 2), np.clip(np.floor(y).astype(int), 0, height - 2)
     right, low = np.clip(x - left, 0, 1)[..., None], np.clip(y - top, 0, 1)[..., None]
     above = photo[top, left] * (1 - right) + photo[top, left + 1] * right

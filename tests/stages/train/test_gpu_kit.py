@@ -47,15 +47,17 @@ def test_photos_are_straightened_as_colmap_does(artifact: Path) -> None:
     view = json.loads((prepared.PREPARED / "views.json").read_text())[0]
     params = [lens["f"], lens["cx"], lens["cy"], lens["k"]]
     camera = pycolmap.Camera(model="SIMPLE_RADIAL", width=1000, height=750, params=params)
-    # A photo whose colours tell where a pixel comes from.
-    photo = np.zeros((750, 1000, 3))
-    photo[..., 0], photo[..., 1] = np.meshgrid(np.arange(1000) + 0.5, np.arange(750) + 0.5)
     places = np.array([[0.5, 0.5], [999.5, 0.5], [500.5, 374.5], [13.5, 700.5], [999.5, 748.5]])
     rays = (places - (view["cx"], view["cy"])) / (view["fx"], view["fy"])
-    expected = camera.img_from_cam(np.concatenate([rays, np.ones((5, 1))], 1))
-    found = prepared.undistorted(photo, view, lens)
     column, row = places.astype(int).T
-    np.testing.assert_allclose(found[row, column, :2], expected.clip(0.5, (999.5, 749.5)), atol=1)
+    found = np.stack(prepared.sources(view, lens), -1)[row, column]
+    np.testing.assert_allclose(found, camera.img_from_cam(np.concatenate([rays, np.ones((5, 1))], 1)), atol=1e-6)
+
+
+def test_between_four_pixels_the_photo_has_their_mean() -> None:
+    photo = np.array([[[0], [100]], [[50], [250]]], np.uint8)
+    at = np.array([[1.0, 0.5, 1.5]]), np.array([[1.0, 0.5, 1.5]])
+    assert prepared.bilinear(photo, *at)[0, :, 0].tolist() == [100, 0, 250]
 
 
 def test_without_a_gpu_it_says_so(tmp_path: Path) -> None:
