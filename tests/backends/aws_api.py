@@ -31,6 +31,7 @@ from docker.errors import APIError, NotFound
 from docker.types import Mount
 
 from airflow_provider_e2e3d.backends.aws_shapes import in_python
+from tests.backends.doubles import Disturbance, serve
 
 # Containers that tests want to keep apart carry this label.
 LABEL = "e2e3d-test-aws"
@@ -73,9 +74,10 @@ class Aws:
         self.calls: list[str] = []
         # By the name that X-Amz-Target begins with: botocore's name of the service, and what answers its operations.
         self.services: dict[str, tuple[str, Mapping[str, Operation]]] = {}
-        self._refuse: Callable[[], Refused | None] | None = None
+        self._disturbance = Disturbance(0)
+        self._code = ""
         self._server = _Server(self)
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        serve(self._server)
 
     @property
     def endpoint(self) -> str:
@@ -84,29 +86,19 @@ class Aws:
 
     def client(self, service: str) -> Any:
         """A client for a test's own questions, past what the test does to the API."""
-        return boto3.client(
-            service,
-            endpoint_url=self.moto,
-            region_name=REGION,
-            aws_access_key_id="testing",
-            aws_secret_access_key="testing",
-        )
+        return _client(service, self.moto)
 
-    def answer(self, code: str | None, *, seconds: float) -> None:
+    def answer(self, code: str | None, *, seconds: float) -> Disturbance:
         """Answer every call so for a while, as ThrottlingException; without a code, not at all."""
-        until = time.monotonic() + seconds
-
-        def refuse() -> Refused | None:
-            return Refused(code or "", "Rate exceeded") if time.monotonic() < until else None
-
-        self._refuse = refuse
+        self._code, self._disturbance = code or "", Disturbance(seconds)
+        return self._disturbance
 
     def handle(self, target: str, body: bytes) -> Json | None:
         """Answer one call; nothing, when it is moto's."""
         prefix, _, operation = target.partition(".")
         self.calls.append(operation)
-        if self._refuse and (refused := self._refuse()):
-            raise refused
+        if self._disturbance.refuses():
+            raise Refused(self._code, "Rate exceeded")
         service, operations = self.services.get(prefix, ("", {}))
         if operation not in operations:
             return None
@@ -128,6 +120,18 @@ class Aws:
         for found in self.containers():
             with contextlib.suppress(APIError):
                 self.engine.remove_container(found["Id"], v=True, force=True)
+
+
+# Each takes a while to make, and boto3's own session is not for several threads.
+@lru_cache
+def _client(service: str, endpoint: str) -> Any:
+    return boto3.Session().client(
+        service,
+        endpoint_url=endpoint,
+        region_name=REGION,
+        aws_access_key_id="testing",
+        aws_secret_access_key="testing",
+    )
 
 
 class Container:

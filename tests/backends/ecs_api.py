@@ -15,7 +15,7 @@ from docker.types import Mount
 from tests.backends.aws_api import ACCOUNT, REGION, Aws, Container, Json, Refused
 
 # How long a task stays in a state that passes.
-_TICK = 0.1
+_TICK = 0.05
 
 
 class Ecs:

@@ -7,9 +7,10 @@ import os
 import socket
 import socketserver
 import threading
-import time
 from pathlib import Path
 from urllib.parse import urlsplit
+
+from tests.backends.doubles import Disturbance, serve
 
 _BUSY = b'{"message": "the engine is busy"}'
 
@@ -25,17 +26,29 @@ class EngineProxy(socketserver.ThreadingUnixStreamServer):
     def __init__(self, file: Path) -> None:
         super().__init__(str(file), _Passage)
         self.engine = urlsplit(os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")).path
-        self.disturbed: tuple[str, float] = ("", 0.0)
-        threading.Thread(target=self.serve_forever, daemon=True).start()
+        self._busy = False
+        self._disturbance = Disturbance(0)
+        serve(self)
 
     @property
     def url(self) -> str:
         """What a profile says to come this way."""
         return f"unix://{self.server_address}"
 
-    def disturb(self, kind: str, seconds: float) -> None:
+    def disturb(self, kind: str, seconds: float) -> Disturbance:
         """Be `busy` or `away` for a while."""
-        self.disturbed = (kind, time.monotonic() + seconds)
+        self._busy, self._disturbance = kind == "busy", Disturbance(seconds)
+        return self._disturbance
+
+    def refuses(self, call: socket.socket) -> bool:
+        """Whether a call is not passed on."""
+        if not self._disturbance.refuses():
+            return False
+        if self._busy:
+            call.recv(1 << 16)
+            head = f"HTTP/1.1 503 Service Unavailable\r\nContent-Length: {len(_BUSY)}\r\nConnection: close\r\n\r\n"
+            call.sendall(head.encode() + _BUSY)
+        return True
 
     def close(self) -> None:
         """Let nobody through any more."""
@@ -48,12 +61,7 @@ class _Passage(socketserver.BaseRequestHandler):
     request: socket.socket
 
     def handle(self) -> None:
-        kind, until = self.server.disturbed
-        if time.monotonic() < until:
-            if kind == "busy":
-                self.request.recv(1 << 16)
-                head = f"HTTP/1.1 503 Service Unavailable\r\nContent-Length: {len(_BUSY)}\r\nConnection: close\r\n\r\n"
-                self.request.sendall(head.encode() + _BUSY)
+        if self.server.refuses(self.request):
             return
         with socket.socket(socket.AF_UNIX) as engine:
             engine.connect(self.server.engine)

@@ -27,10 +27,12 @@ import yaml
 from docker.errors import APIError, ImageNotFound, NotFound
 from docker.types import Mount
 
+from tests.backends.doubles import Disturbance, serve
+
 VERSION = "1.33"
 # Containers that tests want to keep apart carry this label.
 LABEL = "e2e3d-test-cluster"
-_TICK = 0.1
+_TICK = 0.05
 Json = dict[str, Any]
 
 
@@ -70,9 +72,10 @@ class Cluster:
         self.created: list[str] = []
         self.mesh = False
         self.quota_message: str | None = None
-        self._answer: Callable[[], Refused | None] | None = None
+        self._disturbance = Disturbance(0)
+        self._code = 0
         self._server = _Server(self)
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        serve(self._server)
 
     def kubeconfig(self, file: Path) -> Path:
         """Write how to reach this cluster."""
@@ -100,16 +103,10 @@ class Cluster:
 
     # What tests demand
 
-    def answer(self, code: int | None, *, seconds: float) -> None:
+    def answer(self, code: int | None, *, seconds: float) -> Disturbance:
         """Answer every call so for a while; without a code, not at all."""
-        until = time.monotonic() + seconds
-
-        def refuse() -> Refused | None:
-            if time.monotonic() > until:
-                return None
-            return Refused(code or 0, "TooManyRequests", "the server has received too many requests, try again later")
-
-        self._answer = refuse
+        self._code, self._disturbance = code or 0, Disturbance(seconds)
+        return self._disturbance
 
     def only_pod(self) -> Pod:
         """The one pod there is."""
@@ -123,8 +120,9 @@ class Cluster:
         parts = urlsplit(url)
         query = {name: values[0] for name, values in parse_qs(parts.query).items()}
         self.calls.append((verb, parts.path))
-        if self._answer and (refused := self._answer()):
-            raise refused
+        if self._disturbance.refuses():
+            told = "the server has received too many requests, try again later"
+            raise Refused(self._code, "TooManyRequests", told)
         match = re.fullmatch(r"/api/v1/namespaces/([^/]+)/(pods|secrets|events)(?:/([^/]+))?(/log)?", parts.path)
         if match is None:
             raise Refused(404, "NotFound", "the server could not find the requested resource")

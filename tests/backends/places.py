@@ -17,13 +17,14 @@ import pytest
 import yaml
 
 from airflow_provider_e2e3d.attempt import Attempt, AttemptState, patiently
-from airflow_provider_e2e3d.backends.base import Backend, JobSpec
+from airflow_provider_e2e3d.backends.base import Backend, JobSpec, JobStatus
 from airflow_provider_e2e3d.profiles import backend_class
 from e2e3d_stages.contract import Claim, Request
 from e2e3d_stages.presets import STAGES
 from e2e3d_stages.storage import open_storage
 from e2e3d_stages.store import ArtifactStore
 from tests.backends.aws_api import ACCOUNT, REGION, Aws
+from tests.backends.doubles import Disturbance
 from tests.backends.ecs_api import Ecs
 from tests.backends.engine_proxy import EngineProxy
 from tests.backends.kubernetes_api import Cluster
@@ -64,7 +65,7 @@ class Place:
             "captures": [(folder / "captures").as_uri()],
             "preset": "draft",
         }
-        self.settings: dict[str, Any] = {"backend": self.name, "poll_seconds": 0.1}
+        self.settings: dict[str, Any] = {"backend": self.name, "poll_seconds": 0.05}
         self.environment = {"AIRFLOW__E2E3D__PROFILES_FILE": str(folder / "profiles.yaml")}
 
     @property
@@ -120,7 +121,7 @@ class Place:
         """Take a job away without a trace."""
         raise NotImplementedError
 
-    def disturb(self, kind: str, seconds: float) -> None:
+    def disturb(self, kind: str, seconds: float) -> Disturbance:
         """Keep the place's API `busy` or `away` for a while."""
         pytest.skip("the place has no API beyond this machine")
 
@@ -129,10 +130,16 @@ class Place:
 
 
 def follow(made: Attempt, lines: list[str] | None = None) -> int | None:
-    """Wait for the end; returns the exit status."""
+    """Wait for the end as StageOperator does; returns the exit status."""
     written = lines if lines is not None else []
-    until(lambda: not made.follow(written.append).running)
-    return made.follow(written.append).exit_code
+    seen: list[JobStatus] = []
+
+    def ended() -> bool:
+        seen.append(made.follow(written.append))
+        return not seen[-1].running
+
+    until(ended)
+    return seen[-1].exit_code
 
 
 class LocalPlace(Place):
@@ -198,8 +205,8 @@ class DockerPlace(Place):
     def remove(self, attempt: Attempt) -> None:
         self.engine.remove_container(attempt.state.handle["container"], v=True, force=True)
 
-    def disturb(self, kind: str, seconds: float) -> None:
-        self.proxy.disturb(kind, seconds)
+    def disturb(self, kind: str, seconds: float) -> Disturbance:
+        return self.proxy.disturb(kind, seconds)
 
     def close(self) -> None:
         self.proxy.close()
@@ -243,8 +250,8 @@ class KubernetesPlace(Place):
     def remove(self, attempt: Attempt) -> None:
         self.cluster.pods["splats", attempt.state.handle["pod"]].vanish()
 
-    def disturb(self, kind: str, seconds: float) -> None:
-        self.cluster.answer(429 if kind == "busy" else None, seconds=seconds)
+    def disturb(self, kind: str, seconds: float) -> Disturbance:
+        return self.cluster.answer(429 if kind == "busy" else None, seconds=seconds)
 
     def close(self) -> None:
         self.cluster.close()
@@ -276,8 +283,8 @@ class AwsPlace(Place):
         }
         self.environment["AIRFLOW_CONN_AWS_OF_THE_TEST"] = json.dumps(connection)
 
-    def disturb(self, kind: str, seconds: float) -> None:
-        self.aws.answer("ThrottlingException" if kind == "busy" else None, seconds=seconds)
+    def disturb(self, kind: str, seconds: float) -> Disturbance:
+        return self.aws.answer("ThrottlingException" if kind == "busy" else None, seconds=seconds)
 
     def close(self) -> None:
         self.aws.close()

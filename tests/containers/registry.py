@@ -11,13 +11,14 @@ import contextlib
 import hashlib
 import json
 import re
-import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
+
+from tests.backends.doubles import serve
 
 # What it answers instead of doing as asked: status, code and words.
 Refusal = tuple[int, str, str]
@@ -55,7 +56,7 @@ class Registry:
         self.calls: list[tuple[str, str]] = []
         self.refuse: Callable[[str, str], Refusal | None] = lambda method, path: None
         self._server = _Server(self)
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        serve(self._server)
 
     @property
     def host(self) -> str:
