@@ -48,6 +48,7 @@ class Ecs:
 
     def close(self) -> None:
         """End every task."""
+        self.machine_there.set()
         for task in list(self.tasks.values()):
             task.end()
 

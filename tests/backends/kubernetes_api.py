@@ -71,6 +71,8 @@ class Cluster:
         # Names of pods in the order in which they were created.
         self.created: list[str] = []
         self.mesh = False
+        # Then pods are kept as they were asked for, and nothing runs.
+        self.cordoned = False
         self.quota_message: str | None = None
         self._disturbance = Disturbance(0)
         self._code = 0
@@ -317,6 +319,8 @@ class Pod:
             told.append("1 Insufficient nvidia.com/gpu")
         if not self.spec.get("nodeSelector", {}).items() <= self.cluster.labels.items():
             told.append("1 node(s) didn't match Pod's node affinity/selector")
+        if self.cluster.cordoned:
+            told.append("1 node(s) were unschedulable")
         condition: Json = {"type": "PodScheduled", "status": "True"}
         if told:
             message = f"0/1 nodes are available: {', '.join(told)}."

@@ -28,7 +28,7 @@ from tests.backends.doubles import Disturbance
 from tests.backends.ecs_api import Ecs
 from tests.backends.engine_proxy import EngineProxy
 from tests.backends.kubernetes_api import Cluster
-from tests.backends.sagemaker_api import SageMaker
+from tests.backends.sagemaker_api import NO_MEMORY, SageMaker
 from tests.conftest import until
 from tests.provider.conftest import Script, told_container, told_profiles
 
@@ -52,6 +52,8 @@ class Place:
     name: ClassVar[str]
     # What makes training need too much memory at first, by the script's word.
     out_of_memory: ClassVar[str] = "eat memory"
+    # What the place says of it.
+    says_of_memory: ClassVar[str] = "needed more memory than its limit"
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -147,6 +149,7 @@ class LocalPlace(Place):
 
     name = "local"
     out_of_memory = "out of memory"
+    says_of_memory = "The GPU's memory ran out"
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -294,6 +297,7 @@ class SageMakerPlace(AwsPlace):
     """Training jobs."""
 
     name = "sagemaker"
+    says_of_memory = NO_MEMORY
 
     def __init__(self, folder: Path, image: str, engine: docker.APIClient, s3_endpoint: str, s3_root: str) -> None:
         super().__init__(folder, image, engine, s3_endpoint, s3_root)
@@ -316,11 +320,16 @@ class SageMakerPlace(AwsPlace):
     def remove(self, attempt: Attempt) -> None:
         self.sagemaker.jobs[attempt.state.handle["job"]].vanish()
 
+    def close(self) -> None:
+        self.sagemaker.close()
+        super().close()
+
 
 class EcsPlace(AwsPlace):
     """Tasks of a cluster on Fargate."""
 
     name = "ecs"
+    says_of_memory = "OutOfMemoryError"
 
     def __init__(self, folder: Path, **needs: Any) -> None:
         super().__init__(folder, **needs)

@@ -63,6 +63,11 @@ class SageMaker:
             },
         )
 
+    def close(self) -> None:
+        """End every job."""
+        for job in list(self.jobs.values()):
+            job.end()
+
     @property
     def only_job(self) -> TrainingJob:
         """The one that was created."""
@@ -175,8 +180,12 @@ class TrainingJob:
 
     def vanish(self) -> None:
         """Be forgotten."""
+        self.account.jobs.pop(self.name)
+        self.end()
+
+    def end(self) -> None:
+        """At once."""
         with self._lock:
-            self.account.jobs.pop(self.name)
             self._stopping = "Stopped"
             if self.container:
                 self.container.kill()

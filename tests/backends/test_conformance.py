@@ -154,7 +154,7 @@ def test_a_job_that_needs_too_much_memory_is_told_so(place: Place) -> None:
     follow(made)
     failure = made.failure(made.backend.poll(made.state.handle))
     assert failure.code is FailureCode.OUT_OF_MEMORY
-    assert "memory" in failure.message
+    assert place.says_of_memory in failure.message
     made.clear_away(succeeded=False)
     until(lambda: not place.left())
 
@@ -196,6 +196,7 @@ def test_a_deferred_run_takes_a_killed_job_up_from_its_checkpoint_and_leaves_no_
     # Here a triggerer sees the processes of local, too.
     monkeypatch.setattr(LocalBackend, "deferrable", True)
     monkeypatch.setenv("AIRFLOW__OPERATORS__DEFAULT_DEFERRABLE", "True")
+    place.profile["url"] = "https://scenes.example.org"
     place.script["sfm"] = ["die", "succeed"]
     outcome = run()
     assert outcome.state == "success", outcome.log
@@ -203,4 +204,5 @@ def test_a_deferred_run_takes_a_killed_job_up_from_its_checkpoint_and_leaves_no_
     assert outcome.results["sfm"]["metrics"]["resumed_from"] == 120
     assert outcome.log.count("DEFERRED") >= len(STAGES) + 1
     assert "ingest does succeed" in outcome.log
+    assert "The scene is at https://scenes.example.org/scenes/statue/" in outcome.log
     until(lambda: not place.left())

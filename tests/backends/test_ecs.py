@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime as dt
 import json
 import re
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,10 +18,11 @@ from airflow_provider_e2e3d.backends.ecs import EcsSettings
 from airflow_provider_e2e3d.backends.ecs_status import job_status, vanished
 from airflow_provider_e2e3d.profiles import profile_named, read_profiles
 from e2e3d_stages import __version__
-from e2e3d_stages.contract import FailureCode, Infrastructure, InvalidRequest, Request, now
+from e2e3d_stages.contract import Failure, FailureCode, Infrastructure, InvalidRequest, Request, now
 from e2e3d_stages.presets import STAGES
 from e2e3d_stages.storage import open_storage
 from tests.airflow_runs import Outcome
+from tests.backends.ecs_api import Task
 from tests.backends.places import KEY, EcsPlace, follow
 from tests.conftest import until
 
@@ -74,6 +74,7 @@ def ended(place: EcsPlace, **settings: Any) -> JobStatus:
 
 
 def test_a_task_says_whose_it_is_and_is_asked_for_once(place: EcsPlace) -> None:
+    place.ecs.machine_there.clear()
     place.attempt(tags=[{"key": "team", "value": "scans"}])
     (request,) = place.ecs.requests
     job = place.job()
@@ -93,6 +94,7 @@ def test_a_task_says_whose_it_is_and_is_asked_for_once(place: EcsPlace) -> None:
 
 
 def test_a_task_can_do_little_and_write_nowhere_but_its_scratch(place: EcsPlace) -> None:
+    place.ecs.machine_there.clear()
     place.attempt()
     definition = definition_of(place)
     (container,) = definition["containerDefinitions"]
@@ -118,6 +120,7 @@ def test_a_task_can_do_little_and_write_nowhere_but_its_scratch(place: EcsPlace)
 
 
 def test_what_the_profile_says_reaches_ecs_and_goes_before_what_it_leaves_open(place: EcsPlace) -> None:
+    place.ecs.machine_there.clear()
     on_ec2(place)
     more = yaml.safe_load("""
         placementConstraints: [{type: distinctInstance}]
@@ -157,8 +160,9 @@ def test_what_the_profile_says_reaches_ecs_and_goes_before_what_it_leaves_open(p
 
 
 def test_jobs_alike_share_one_definition_and_a_changed_profile_makes_another(place: EcsPlace) -> None:
+    place.ecs.machine_there.clear()
     for number in (1, 2):
-        follow(place.attempt())
+        place.attempt()
         assert place.aws.calls.count("RegisterTaskDefinition") == 1
         assert place.store.last_attempt("ingest", KEY) == number
     place.attempt(container={**place.settings["container"], "stopTimeout": 60})
@@ -325,13 +329,14 @@ def test_a_folder_is_out_of_a_task_s_reach(place: EcsPlace, tmp_path: Path) -> N
     ],
 )
 def test_a_cluster_that_is_full_for_a_while_costs_time_only(place: EcsPlace, refusal: Any) -> None:
+    place.ecs.machine_there.clear()
     place.ecs.no_room = [refusal]
     backend = place.backend()
     with pytest.raises(Infrastructure, match="no room") as told:
         backend.submit(place.job())
     assert "subnets" in told.value.hint
     assert place.ecs.tasks == {}
-    assert follow(place.attempt()) == 0
+    assert place.attempt().follow(print).running
     assert len(place.ecs.requests) == 1
 
 
@@ -367,13 +372,12 @@ def test_a_cluster_that_is_not_there_is_told(place: EcsPlace) -> None:
     assert "docs/ecs.md" in told.value.hint
 
 
-def test_an_image_that_is_not_there_is_never_tried_again(place: EcsPlace, run: Run) -> None:
-    place.settings["image"] = "e2e3d-tests/nothing:0"
-    outcome = run()
-    assert outcome.state == "failed"
-    assert outcome.tries["ingest"] == 1
-    assert "CannotPullContainerError" in outcome.log
-    assert "Push the image" in outcome.log
+def test_an_image_that_is_not_there_is_never_tried_again(place: EcsPlace) -> None:
+    failure = ended(place, image="e2e3d-tests/nothing:0").failure
+    assert failure is not None
+    assert failure.code is FailureCode.INVALID_REQUEST
+    assert "CannotPullContainerError" in failure.message
+    assert "Push the image" in failure.hint
 
 
 def test_a_registry_that_does_not_answer_is_tried_again(place: EcsPlace) -> None:
@@ -384,7 +388,7 @@ def test_a_registry_that_does_not_answer_is_tried_again(place: EcsPlace) -> None
 
 
 def test_a_profile_that_changed_meanwhile_starts_no_second_task(place: EcsPlace) -> None:
-    place.script["ingest"] = ["wait"]
+    place.ecs.machine_there.clear()
     made = place.attempt()
     handle = place.backend(enableExecuteCommand=True).submit(place.job())
     assert handle == made.state.handle
@@ -495,53 +499,35 @@ def test_fargate_bills_from_the_pull_on_and_at_least_a_minute(launched: str, sec
     assert job_status(task).billable_seconds is None
 
 
-def test_a_killed_container_s_reason_is_told(place: EcsPlace) -> None:
-    place.limit_memory()
-    place.script["ingest"] = ["eat memory"]
+def taken_away(place: EcsPlace, how: Callable[[Task], None]) -> Failure:
+    """Why the first attempt ended, whose task is taken away while it works; the cluster is then full for a moment."""
+    place.script["ingest"] = ["wait", "succeed"]
     made = place.attempt()
-    assert follow(made) == 137
-    failure = made.failure(made.backend.poll(made.state.handle))
-    assert failure.code is FailureCode.OUT_OF_MEMORY
-    assert "OutOfMemoryError" in failure.message
+    until(lambda: place.script.calls)
+    place.ecs.no_room = [[{"reason": "RESOURCE:GPU"}]]
+    how(place.ecs.only_task())
+    follow(made)
+    return made.failure(made.backend.poll(made.state.handle))
 
 
-def interrupting(place: EcsPlace, how: str) -> threading.Thread:
-    """Takes ingest's first task away once it runs; the cluster is then full for a moment."""
-
-    def go() -> None:
-        until(lambda: place.script.calls)
-        (task,) = place.ecs.tasks.values()
-        place.ecs.no_room = [[{"reason": "RESOURCE:GPU"}]]
-        getattr(task, how)()
-
-    thread = threading.Thread(target=go)
-    thread.start()
-    return thread
-
-
-def test_a_run_on_fargate_spot_goes_on_from_its_checkpoint(place: EcsPlace, run: Run) -> None:
+def test_work_on_fargate_spot_goes_on_from_its_checkpoint(place: EcsPlace) -> None:
     del place.settings["launchType"]
     place.settings["capacityProviderStrategy"] = [{"capacityProvider": "FARGATE_SPOT"}]
-    place.script["ingest"] = ["wait", "succeed"]
-    taking = interrupting(place, "interrupt")
-    outcome = run(last="ingest")
-    taking.join()
-    assert outcome.state == "success", outcome.log
-    assert outcome.tries["ingest"] == 2
+    assert taken_away(place, Task.interrupt).code is FailureCode.INTERRUPTED
     assert (place.script.folder / "stopped").exists()
-    assert "ingest does succeed, from step" in outcome.log
-    assert "ingest does succeed, from step 0" not in outcome.log
+    lines: list[str] = []
+    assert follow(place.attempt(), lines) == 0
+    told = "\n".join(lines)
+    assert "ingest does succeed, from step" in told
+    assert "ingest does succeed, from step 0" not in told
 
 
-def test_a_run_that_loses_its_instance_and_meets_a_full_cluster_goes_on(place: EcsPlace, run: Run) -> None:
+def test_work_that_loses_its_instance_and_meets_a_full_cluster_goes_on(place: EcsPlace) -> None:
     on_ec2(place)
-    place.script["ingest"] = ["wait", "succeed"]
-    losing = interrupting(place, "lose_host")
-    outcome = run(last="ingest")
-    losing.join()
-    assert outcome.state == "success", outcome.log
-    assert outcome.tries["ingest"] == 2
-    assert "Host EC2 (instance i-0123456789abcdef0) terminated" in outcome.log
+    failure = taken_away(place, Task.lose_host)
+    assert failure.code is FailureCode.INTERRUPTED
+    assert "Host EC2 (instance i-0123456789abcdef0) terminated" in failure.message
+    assert follow(place.attempt()) == 0
     assert len(place.ecs.requests) == 2
     assert place.aws.calls.count("RunTask") == 3
 

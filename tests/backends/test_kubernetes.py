@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,9 +13,8 @@ import yaml
 from kubernetes.client import ApiClient
 
 from airflow_provider_e2e3d import attempt
-from airflow_provider_e2e3d.attempt import patiently
 from airflow_provider_e2e3d.backends import kubernetes_cluster, kubernetes_status
-from airflow_provider_e2e3d.backends.base import JobStatus, nanoseconds
+from airflow_provider_e2e3d.backends.base import Away, JobStatus, nanoseconds
 from airflow_provider_e2e3d.backends.kubernetes import KubernetesBackend, KubernetesSettings
 from e2e3d_stages.contract import FailureCode, Infrastructure, InvalidRequest, StageError
 from e2e3d_stages.storage import open_storage
@@ -39,7 +36,8 @@ def place(make_place: Callable[[str], KubernetesPlace]) -> KubernetesPlace:
 
 
 def pod_of(place: KubernetesPlace, **settings: Any) -> dict[str, Any]:
-    """The pod of a job that was just submitted, as the cluster has it."""
+    """The pod of a job that was just submitted, as the cluster has it; it need not run."""
+    place.cluster.cordoned = True
     place.attempt(**settings)
     return place.cluster.only_pod().object
 
@@ -351,13 +349,11 @@ def test_an_image_that_cannot_be_pulled_is_told_with_the_node_s_words_and_the_po
 
 def test_a_pod_that_no_node_can_take_is_given_up_in_time_with_the_scheduler_s_words(place: KubernetesPlace) -> None:
     settings = {"container_resources": {"limits": {"nvidia.com/gpu": 1}}, "node_selector": {"gpu": "l4"}}
-    made = place.attempt(**settings)
+    made = place.attempt(**settings, schedule_timeout_seconds=100)
     until(lambda: place.cluster.events)
     assert made.backend.poll(made.state.handle).running
-    # The wait is limited from the pod's beginning, in whole seconds.
-    hurried = place.backend(**settings, schedule_timeout_seconds=1)
-    until(lambda: not hurried.poll(made.state.handle).running)
-    failure = hurried.poll(made.state.handle).failure
+    place.cluster.only_pod().object["metadata"]["creationTimestamp"] = moment(-110)
+    failure = made.backend.poll(made.state.handle).failure
     assert failure is not None
     assert failure.code is FailureCode.INFRASTRUCTURE
     assert "1 Insufficient nvidia.com/gpu, 1 node(s) didn't match Pod's node affinity/selector" in failure.message
@@ -371,7 +367,7 @@ def test_a_pod_that_runs_as_root_although_it_may_not_is_told(place: KubernetesPl
     assert "runAsNonRoot" in failure.message
 
 
-@pytest.mark.parametrize("fate", [Pod.evict, Pod.preempt, Pod.lose_node])
+@pytest.mark.parametrize("fate", [Pod.evict, Pod.preempt])
 def test_a_pod_that_the_cluster_takes_away_was_interrupted(place: KubernetesPlace, fate: Callable[[Pod], None]) -> None:
     place.script["ingest"] = ["wait"]
     made = place.attempt()
@@ -381,20 +377,17 @@ def test_a_pod_that_the_cluster_takes_away_was_interrupted(place: KubernetesPlac
     assert made.failure(made.backend.poll(made.state.handle)).code is FailureCode.INTERRUPTED
 
 
-def test_a_run_whose_node_is_lost_tries_again_on_another(place: KubernetesPlace, run: Run) -> None:
-
-    def lose_node() -> None:
-        until(lambda: place.script.calls)
-        place.cluster.only_pod().lose_node()
-
+def test_a_pod_whose_node_is_lost_was_interrupted_and_the_next_runs_on_another(place: KubernetesPlace) -> None:
     place.script["ingest"] = ["wait", "succeed"]
-    losing = threading.Thread(target=lose_node)
-    losing.start()
-    outcome = run(last="ingest")
-    losing.join()
-    assert outcome.state == "success", outcome.log
-    assert outcome.tries["ingest"] == 2
-    assert "does not answer any more" in outcome.log
+    lost = place.attempt()
+    until(lambda: place.script.calls)
+    place.cluster.only_pod().lose_node()
+    until(lambda: not lost.follow(print).running)
+    failure = lost.failure(lost.backend.poll(lost.state.handle))
+    assert failure.code is FailureCode.INTERRUPTED
+    assert "does not answer any more" in failure.message
+    lost.clear_away(succeeded=False)
+    assert follow(place.attempt()) == 0
 
 
 def test_a_mesh_s_sidecar_that_goes_on_keeps_nobody_waiting(place: KubernetesPlace) -> None:
@@ -416,32 +409,32 @@ def test_a_full_disk_is_told_as_such(place: KubernetesPlace) -> None:
 
 
 @pytest.mark.parametrize(
-    ("policy", "word", "kept"),
+    ("word", "kept_by", "removed_by"),
     [
-        ("keep_pod", "succeed", True),
-        ("delete_succeeded_pod", "succeed", False),
-        ("delete_succeeded_pod", "crash", True),
-        ("delete_pod", "crash", False),
+        ("succeed", ["keep_pod"], "delete_succeeded_pod"),
+        ("crash", ["keep_pod", "delete_succeeded_pod"], "delete_pod"),
     ],
 )
 def test_ended_pods_are_kept_or_removed_as_the_profile_says(
-    place: KubernetesPlace, policy: str, word: str, kept: bool
+    place: KubernetesPlace, word: str, kept_by: list[str], removed_by: str
 ) -> None:
     place.script["ingest"] = [word]
-    made = place.attempt(on_finish_action=policy)
-    made.clear_away(succeeded=follow(made) == 0)
-    if kept:
+    made = place.attempt()
+    succeeded = follow(made) == 0
+    assert succeeded is (word == "succeed")
+    for policy in kept_by:
+        place.backend(on_finish_action=policy).clear_away(made.state.handle, succeeded=succeeded)
         assert place.backend().find(place.job()) == made.state.handle
-        # An ended pod is adopted, too: its exit status is still to be read.
-        assert place.backend().submit(place.job()) == made.state.handle
-        assert place.script.calls == ["ingest"]
-    else:
-        until(lambda: not place.left())
+    # An ended pod is adopted, too: its exit status is still to be read.
+    assert place.backend().submit(place.job()) == made.state.handle
+    assert place.script.calls == ["ingest"]
+    place.backend(on_finish_action=removed_by).clear_away(made.state.handle, succeeded=succeeded)
+    until(lambda: not place.left())
 
 
 def test_another_pod_of_the_same_name_is_not_taken_for_this_one(place: KubernetesPlace) -> None:
+    place.cluster.cordoned = True
     made = place.attempt()
-    follow(made)
     place.remove(made)
     again = made.backend.submit(place.job())
     status = made.backend.poll(made.state.handle)
@@ -527,14 +520,15 @@ def test_times_of_log_lines_are_wholenanoseconds() -> None:
 
 
 def test_an_api_that_stays_away_is_told(place: KubernetesPlace, monkeypatch: pytest.MonkeyPatch) -> None:
+    place.cluster.cordoned = True
     made = place.attempt()
-    monkeypatch.setattr(attempt, "FOLLOW_PATIENCE_SECONDS", 1)
-    place.cluster.answer(503, seconds=60)
-    started = time.monotonic()
+    disturbance = place.cluster.answer(503, seconds=60)
+    assert made.follow(print).running
+    monkeypatch.setattr(attempt, "FOLLOW_PATIENCE_SECONDS", 0)
     with pytest.raises(Infrastructure, match="does not answer: HTTP 503") as told:
-        until(lambda: not made.follow(lambda _line: None).running)
-    assert 1 < time.monotonic() - started < 5
+        made.follow(print)
     assert told.value.hint
+    assert disturbance.refused
     place.cluster.answer(200, seconds=0)
 
 
@@ -543,10 +537,10 @@ def test_an_expired_token_is_renewed(place: KubernetesPlace) -> None:
     good = file.read_text()
     file.write_text(good.replace("a-token", "an-old-token"))
     backend = place.backend()
-    waiting = threading.Timer(1.5, file.write_text, [good])
-    waiting.start()
-    assert patiently(lambda: backend.find(place.job())) is None
-    waiting.join()
+    with pytest.raises(Away):
+        backend.find(place.job())
+    file.write_text(good)
+    assert backend.find(place.job()) is None
 
 
 def test_a_quota_that_is_used_up_is_tried_again_later(place: KubernetesPlace) -> None:

@@ -49,7 +49,6 @@ def test_a_job_that_nobody_comes_back_for_is_removed_and_one_that_runs_is_not(
     abandon(ended)
     running = place.attempt()
     until(lambda: place.script.calls.count("ingest") == 2)
-    until(lambda: running.store.progress("ingest", running.state.key, 2))
     assert removed(place, 0, dry_run=True) == 1
     assert removed(place, 0) == 1
     until(lambda: len(place.left()) == 1)

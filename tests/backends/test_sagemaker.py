@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +16,6 @@ from airflow_provider_e2e3d.backends.sagemaker import SageMakerSettings
 from airflow_provider_e2e3d.backends.sagemaker_status import job_status
 from airflow_provider_e2e3d.profiles import profile_named, read_profiles
 from e2e3d_stages.contract import FailureCode, Infrastructure, InvalidRequest
-from tests.airflow_runs import Outcome
 from tests.backends.aws_api import Refused
 from tests.backends.places import KEY, SageMakerPlace, follow
 from tests.backends.sagemaker_api import CAPACITY, LOG_GROUP, NO_IMAGE, NO_MEMORY, SPOT_SHARE
@@ -25,7 +23,6 @@ from tests.conftest import until
 
 pytestmark = pytest.mark.slow
 
-Run = Callable[..., Outcome]
 ROLE = "arn:aws:iam::123456789012:role/e2e3d-stages"
 SETTINGS = {"backend": "sagemaker", "RoleArn": ROLE, "ResourceConfig": {"InstanceType": "ml.g5.xlarge"}}
 IN_USE = (
@@ -55,7 +52,8 @@ def go_on(place: SageMakerPlace) -> None:
 
 
 def request_of(place: SageMakerPlace, **settings: Any) -> dict[str, Any]:
-    """What SageMaker is asked for a job of ingest."""
+    """What SageMaker is asked for a job of ingest, which gets no instance."""
+    place.sagemaker.instances.clear()
     place.attempt(**settings)
     return place.sagemaker.only_job.request
 
@@ -135,6 +133,7 @@ def test_a_job_ends_when_the_stage_s_estimate_says_unless_the_profile_does(
 
 def test_no_secret_is_in_a_request_a_handle_or_a_description(place: SageMakerPlace) -> None:
     secret = {"AWS_ACCESS_KEY_ID": "someone", "AWS_SECRET_ACCESS_KEY": "hush-hush", "AWS_SESSION_TOKEN": "hush-token"}
+    place.sagemaker.instances.clear()
     made = place.attempt(environment={**secret, "AWS_DEFAULT_REGION": "us-east-1"})
     job = place.sagemaker.only_job
     assert job.request["Environment"] == {
@@ -232,29 +231,24 @@ def test_a_folder_is_out_of_a_job_s_reach(place: SageMakerPlace) -> None:
 # What becomes of a job
 
 
-def test_a_spot_instance_that_is_taken_away_costs_no_retry(place: SageMakerPlace, run: Run) -> None:
+def test_a_spot_instance_that_is_taken_away_costs_no_retry(place: SageMakerPlace) -> None:
     place.script["ingest"] = ["wait", "succeed"]
-    place.settings["EnableManagedSpotTraining"] = True
-
-    def interrupt() -> None:
-        until(lambda: place.script.calls)
-        place.sagemaker.only_job.interrupt()
-
-    threading.Thread(target=interrupt, daemon=True).start()
-    outcome = run(last="ingest")
-    assert outcome.state == "success", outcome.log
-    assert outcome.tries["ingest"] == 1
+    made = place.attempt(EnableManagedSpotTraining=True)
+    until(lambda: place.script.calls)
     job = place.sagemaker.only_job
+    job.interrupt()
+    lines: list[str] = []
+    assert follow(made, lines) == 0
     assert job.starts == 2
     assert (place.script.folder / "stopped").exists()
-    assert place.script.calls.count("ingest") == 2
-    key = outcome.results["ingest"]["key"]
-    assert place.store.last_attempt("ingest", key) == 1
-    assert place.store.failure("ingest", key, 1) is None
-    assert "ingest does wait, from step 0" in outcome.log
-    assert "ingest does succeed, from step " in outcome.log
-    record = place.store.job("ingest", key, 1)
-    assert record is not None
+    assert place.script.calls == ["ingest", "ingest"]
+    assert made.store.reference("ingest", KEY) is not None
+    assert made.store.failure("ingest", KEY, 1) is None
+    told = "\n".join(lines)
+    assert "ingest does wait, from step 0" in told
+    assert "ingest does succeed, from step " in told
+    assert "ingest does succeed, from step 0" not in told
+    record = made.record(profile_named("sagemaker"), made.backend.poll(made.state.handle), {})
     assert record.billable_seconds is not None
     assert record.billable_seconds <= SPOT_SHARE * job.description["TrainingTimeInSeconds"] + 1
     assert not place.left()
@@ -282,25 +276,25 @@ def test_the_log_goes_on_in_the_stream_of_the_second_start(
     assert place.aws.calls.count("DescribeLogStreams") < place.aws.calls.count("GetLogEvents")
 
 
-def test_instances_that_are_not_to_be_had_now_are_asked_for_again(place: SageMakerPlace, run: Run) -> None:
+def test_instances_that_are_not_to_be_had_now_are_asked_for_again(place: SageMakerPlace) -> None:
     place.sagemaker.failures = [CAPACITY]
-    outcome = run(last="ingest")
-    assert outcome.state == "success", outcome.log
-    assert outcome.tries["ingest"] == 2
-    assert "Unable to provision requested ML compute capacity" in outcome.log
-    assert "choose another InstanceType" in outcome.log
+    made = place.attempt()
+    follow(made)
+    failure = made.failure(made.backend.poll(made.state.handle))
+    assert failure.code is FailureCode.INFRASTRUCTURE
+    assert "Unable to provision requested ML compute capacity" in failure.message
+    assert "choose another InstanceType" in failure.hint
+    assert follow(place.attempt()) == 0
 
 
-def test_an_instance_that_the_account_may_not_use_is_told_and_not_asked_for_again(
-    place: SageMakerPlace, run: Run
-) -> None:
+def test_an_instance_that_the_account_may_not_use_is_told_and_not_asked_for_again(place: SageMakerPlace) -> None:
     place.sagemaker.refusals = [Refused("ResourceLimitExceeded", IN_USE.replace("is 2 ", "is 0 "))]
-    outcome = run()
-    assert outcome.state == "failed"
-    assert outcome.tries["ingest"] == 1
+    with pytest.raises(InvalidRequest) as told:
+        place.attempt()
     assert "In Service Quotas, Amazon SageMaker, ask for an increase of 'ml.m5.xlarge for training job usage'" in (
-        outcome.log
+        told.value.hint
     )
+    assert place.aws.calls.count("CreateTrainingJob") == 1
 
 
 @pytest.mark.parametrize(
@@ -328,7 +322,9 @@ def test_what_a_refusal_means(
 
 def test_a_job_that_takes_too_long_is_stopped_with_its_checkpoint_saved(place: SageMakerPlace) -> None:
     place.script["ingest"] = ["wait"]
-    made = place.attempt(StoppingCondition={"MaxRuntimeInSeconds": 4})
+    made = place.attempt(StoppingCondition={"MaxRuntimeInSeconds": 3600})
+    until(lambda: place.script.calls)
+    place.sagemaker.only_job.stop("MaxRuntimeExceeded")
     until(lambda: not made.follow(print).running)
     failure = made.failure(made.backend.poll(made.state.handle))
     assert failure.code is FailureCode.INTERRUPTED
