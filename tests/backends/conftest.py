@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.loaders import JSONFileLoader
 
 from tests.airflow_runs import Outcome, run_dag
 from tests.backends.places import AwsPlace, DockerPlace, EcsPlace, KubernetesPlace, LocalPlace, Place, SageMakerPlace
@@ -14,6 +16,15 @@ from tests.backends.places import AwsPlace, DockerPlace, EcsPlace, KubernetesPla
 # A test file has a fixture `place` that says which of these it means; a new backend adds its own here.
 _ALL = (LocalPlace, DockerPlace, KubernetesPlace, SageMakerPlace, EcsPlace)
 PLACES: dict[str, type[Place]] = {place.name: place for place in _ALL}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def descriptions_of_aws() -> Iterator[None]:
+    """What AWS's services can do is read once, not for each session of botocore's: every backend has several."""
+    read = lru_cache(maxsize=None)(JSONFileLoader().load_file)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(JSONFileLoader, "load_file", lambda _self, path: read(path))
+        yield
 
 
 @pytest.fixture

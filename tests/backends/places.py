@@ -7,6 +7,7 @@ import json
 import os
 import uuid
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -41,6 +42,10 @@ def never_claimed(number: int) -> Claim:
     return Claim(owner="test", attempt=number, claimed=epoch, heartbeat=epoch)
 
 
+# A client of S3 takes a while to make.
+_opened = lru_cache(ArtifactStore.open)
+
+
 class Place:
     """A profile of a test's own, named as its backend.
 
@@ -73,7 +78,7 @@ class Place:
     @property
     def store(self) -> ArtifactStore:
         """Where its artifacts lie."""
-        return ArtifactStore.open(self.profile["store"])
+        return _opened(self.profile["store"])
 
     def write(self) -> None:
         """Make the profile file what it is to be."""

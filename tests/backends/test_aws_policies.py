@@ -81,6 +81,7 @@ def test_airflow_may_do_what_the_backend_calls_and_no_more(place: AwsPlace) -> N
 @pytest.mark.slow
 def test_airflow_may_do_it_to_jobs_by_the_names_that_they_get(make_place: Any) -> None:
     place: SageMakerPlace = make_place("sagemaker")
+    place.sagemaker.instances.clear()
     place.attempt()
     arn = place.sagemaker.only_job.arn
     for action, each in statements("sagemaker-airflow-policy.json"):

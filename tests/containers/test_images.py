@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +49,18 @@ def inspect(image: str) -> dict[str, Any]:
     return facts
 
 
+@lru_cache
+def checked(container: str) -> subprocess.CompletedProcess[str]:
+    """What an image says of all its stages where it may do little, with what numba says of its cache."""
+    return docker("run", "--rm", *LOCKED, "--env", "NUMBA_DEBUG_CACHE=1", tag(container), "check", *SERVED[container])
+
+
 @pytest.mark.parametrize("container", SERVED)
 def test_an_image_runs_its_stages_as_anybody_with_nothing_writable_but_tmp(container: str) -> None:
-    done = docker("run", "--rm", *LOCKED, tag(container), "check", *SERVED[container])
+    done = checked(container)
     assert done.returncode == 0, done.stdout
-    assert [line.partition(":")[0] for line in done.stdout.splitlines()] == SERVED[container]
+    lines = [line for line in done.stdout.splitlines() if not line.startswith("[cache]")]
+    assert [line.partition(":")[0] for line in lines] == SERVED[container]
 
 
 @pytest.mark.parametrize(
@@ -68,7 +76,7 @@ def test_an_image_with_a_broken_library_fails_its_check(
 ) -> None:
     (tmp_path / path).write_text("raise ImportError('it is broken')")
     overlaid = ["--volume", f"{tmp_path / path}:/opt/e2e3d/{path}:ro"]
-    done = docker("run", "--rm", *overlaid, tag(container), "check", *SERVED[container])
+    done = docker("run", "--rm", *overlaid, tag(container), "check", *filter(None, [broken, sound]))
     assert done.returncode == 1
     assert f"{broken} cannot run here: ImportError: it is broken" in done.stdout
     if sound is not None:
@@ -95,7 +103,7 @@ def test_an_image_holds_no_compiler_no_package_manager_of_node_and_no_cache(cont
 
 
 def test_the_kernels_for_the_cpu_are_compiled_when_the_image_is_built() -> None:
-    traced = docker("run", "--rm", *LOCKED, "--env", "NUMBA_DEBUG_CACHE=1", tag("3dgs"), "check", "train").stdout
+    traced = checked("3dgs").stdout
     assert "data loaded" in traced
     assert "data saved" not in traced
 
