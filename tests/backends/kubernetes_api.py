@@ -268,7 +268,10 @@ class Pod:
             self.cluster.engine.kill(self.container)
 
     def vanish(self) -> None:
-        """Somebody deletes it with force."""
+        """Somebody deletes it with force: its program has no time to say so."""
+        if self.container:
+            with contextlib.suppress(APIError):
+                self.cluster.engine.kill(self.container)
         self.delete(0)
         self.gone.wait(30)
 

@@ -20,7 +20,7 @@ import yaml
 from airflow_provider_e2e3d.attempt import Attempt, AttemptState, patiently
 from airflow_provider_e2e3d.backends.base import Backend, JobSpec, JobStatus
 from airflow_provider_e2e3d.profiles import backend_class
-from e2e3d_stages.contract import Claim, Request
+from e2e3d_stages.contract import Claim, Request, now
 from e2e3d_stages.presets import STAGES
 from e2e3d_stages.storage import open_storage
 from e2e3d_stages.store import ArtifactStore
@@ -361,6 +361,8 @@ class EcsPlace(AwsPlace):
         self.settings["container"]["memory"] = 200
 
     def remove(self, attempt: Attempt) -> None:
+        # Of a task that is a few seconds old, ECS itself may not know yet.
+        attempt.state.handle["created"] = (now() - dt.timedelta(minutes=1)).isoformat()
         self.ecs.tasks[attempt.state.handle["task"]].vanish()
 
     def close(self) -> None:

@@ -105,8 +105,8 @@ def test_a_long_log_arrives_whole_and_in_order_in_bounded_pieces(place: Place) -
         sizes.append(sum(map(len, piece)))
         lines += piece
     numbers = [int(line.split()[1]) for line in lines if line.startswith("line ")]
-    assert numbers == list(range(50_000))
-    assert len(sizes) > 5
+    assert numbers == list(range(15_000))
+    assert len(sizes) > 3
     assert max(sizes) < 300_000
 
 

@@ -109,7 +109,7 @@ def work(job: runtime.Job, _stage: str) -> None:
 
 def chatter(_job: runtime.Job, _stage: str) -> None:
     """Write a long log."""
-    for number in range(50_000):
+    for number in range(15_000):
         print(f"line {number} {'x' * 50}")
 
 
