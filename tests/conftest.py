@@ -47,12 +47,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: places.get(item.path.relative_to(ROOT / "tests").parts[0], len(order)))
 
 
-def until(condition: Callable[[], object], seconds: float = 180) -> None:
-    """Wait for something; a busy machine takes its time."""
+def until(condition: Callable[[], object], seconds: float = 180, pause: float = 0.1) -> None:
+    """Wait for something; a busy machine takes its time.
+
+    :param pause: between two looks, longer where a look takes the cores that are waited for.
+    """
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.1)
+        time.sleep(pause)
 
 
 def free_port() -> int:

@@ -144,9 +144,9 @@ def _request() -> BatchRequest:
     :raises InvalidRequest: for a name that is no Param.
     """
     context = get_current_context()
-    params = dict(context["params"])
-    refuse_unknown(context["dag_run"].conf or {}, params)
-    return BatchRequest.model_validate(params)
+    # The context's params hold whatever the conf named, too.
+    refuse_unknown(context["dag_run"].conf or {}, batch_params())
+    return BatchRequest.model_validate(dict(context["params"]))
 
 
 def _opener(profile: Profile) -> Callable[[str], Storage]:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 from pathlib import Path
 
 STORE, CAPTURES = "e2e3d", "captures"
@@ -48,18 +47,26 @@ def prepare_store() -> None:
     print(f"s3://{STORE} and s3://{CAPTURES} are there.", flush=True)
 
 
+def airflow(*words: str) -> None:
+    """A command of Airflow's in this process: to import Airflow takes longer than any of them."""
+    from airflow.cli.cli_parser import get_parser
+
+    command = get_parser().parse_args(words)
+    command.func(command)
+
+
 def prepare_airflow() -> None:
     """The database's tables, the pools, and the user `admin`."""
-    subprocess.run(["airflow", "db", "migrate"], check=True)
-    there = subprocess.run(["airflow", "pools", "list", "-o", "plain"], check=True, capture_output=True, text=True)
+    from airflow.models.pool import Pool
+
+    airflow("db", "migrate")
+    there = {found.pool for found in Pool.get_pools()}
     for pool, slots, what in POOLS:
-        if pool not in there.stdout:
-            subprocess.run(["airflow", "pools", "set", pool, slots, what, "--include-deferred"], check=True)
+        if pool not in there:
+            airflow("pools", "set", pool, slots, what, "--include-deferred")
     who = {"username": "admin", "role": "Admin", "firstname": "Admin", "lastname": "E2E3D", "email": "admin@localhost"}
-    options = [word for name, value in who.items() for word in (f"--{name}", value)]
-    # By standard input, twice as asked: arguments are for everybody to read.
-    password = f"{os.environ['ADMIN_PASSWORD']}\n" * 2
-    subprocess.run(["airflow", "users", "create", *options], input=password, text=True, check=True)
+    who["password"] = os.environ["ADMIN_PASSWORD"]
+    airflow("users", "create", *(word for name, value in who.items() for word in (f"--{name}", value)))
 
 
 if __name__ == "__main__":

@@ -24,6 +24,13 @@ PLUGIN = subprocess.run(["docker", "compose", "version"], capture_output=True, c
 COMPOSE = ["docker", "compose"] if PLUGIN else ["docker-compose"]
 
 
+# Compose starts a service when it saw that those it needs are healthy, and `make up` waits for all of them.
+OFTEN = {"interval": "2s"}
+SERVICES = ("postgres", "minio", "api-server", "scheduler", "dag-processor", "triggerer")
+# A third of the sample.
+PHOTOS = 10
+
+
 def clean_environment() -> dict[str, str]:
     """This process's, without what would choose something for a platform."""
     return {name: value for name, value in os.environ.items() if not name.startswith(("COMPOSE_", "E2E3D_"))}
@@ -50,6 +57,12 @@ class Platform(Airflow):
             "E2E3D_S3_PORT": str(s3),
             "E2E3D_S3_CONSOLE_PORT": str(console),
         }
+
+    def override(self, environment: dict[str, str]) -> None:
+        """Look often whether services are healthy; and the scheduler's settings from its next start on."""
+        services: dict[str, Any] = {name: {"healthcheck": OFTEN} for name in SERVICES}
+        services["scheduler"]["environment"] = environment
+        (self.folder / "docker-compose.override.yml").write_text(json.dumps({"services": services}))
 
     def make(self, *words: str) -> str:
         """Run make; returns what it printed."""
@@ -128,7 +141,10 @@ def platform(
         if (ROOT / name).exists():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, folder / name)
+    for photo in sorted((folder / "sample" / "caliterra" / "images").iterdir())[PHOTOS:]:
+        photo.unlink()
     made = Platform(folder, engine)
+    made.override({})
     try:
         made.make("up")
         made.log_in()

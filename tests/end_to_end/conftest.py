@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -21,6 +22,15 @@ import yaml
 from tests.conftest import ROOT, TOLD_IMAGE, free_port, until
 from tests.provider.conftest import Script, told_container, told_profiles
 from tests.web import Web
+
+ENDS = ("success", "failed")
+# Airflow's own way to settle what DAGs leave open to whoever runs it: here, that a test waits a second for a retry.
+POLICY = """
+import datetime as dt
+
+def task_policy(task):
+    task.retry_delay = dt.timedelta(seconds=1)
+"""
 
 
 class Airflow:
@@ -53,19 +63,28 @@ class Airflow:
         run: dict[str, Any] = self.call("POST", f"/dags/{dag}/dagRuns", {"logical_date": None, "conf": conf})
         return str(run["dag_run_id"])
 
-    def task(self, run: str, task: str) -> dict[str, Any]:
+    def task(self, run: str, task: str, dag: str = "reconstruct") -> dict[str, Any]:
         """One task instance."""
-        found: dict[str, Any] = self.call("GET", f"/dags/reconstruct/dagRuns/{run}/taskInstances/{task}")
+        found: dict[str, Any] = self.call("GET", f"/dags/{dag}/dagRuns/{run}/taskInstances/{task}")
         return found
 
-    def log(self, place: Path, run: str, task: str, attempt: int) -> str:
+    def log(self, place: Path, run: str, task: str, attempt: int, dag: str = "reconstruct") -> str:
         """What one try of a task has logged so far."""
-        file = place / f"home/logs/dag_id=reconstruct/run_id={run}/task_id={task}/attempt={attempt}.log"
+        file = place / f"home/logs/dag_id={dag}/run_id={run}/task_id={task}/attempt={attempt}.log"
         return file.read_text() if file.exists() else ""
 
     def state(self, run: str, dag: str = "reconstruct") -> str:
         """How a run is."""
         return str(self.call("GET", f"/dags/{dag}/dagRuns/{run}")["state"])
+
+    def end_of(self, run: str, dag: str = "reconstruct", seconds: float = 180) -> str:
+        """Wait until a run is over; how it ended."""
+        deadline = time.monotonic() + seconds
+        while (state := self.state(run, dag)) not in ENDS:
+            assert time.monotonic() < deadline, f"{run} is {state} after {seconds:g} s"
+            # Answering takes the cores that the run needs.
+            time.sleep(0.5)
+        return state
 
     def runs(self, dag: str) -> dict[str, str]:
         """State by id of every run of a DAG."""
@@ -104,17 +123,16 @@ class Standalone(Airflow):
             )
 
     def stop(self) -> None:
-        """End everything."""
-        for process in self._started:
-            os.killpg(process.pid, signal.SIGTERM)
-        for process in self._started:
-            try:
-                process.wait(30)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
+        """End everything at once; in good order it would take many seconds."""
+        started = [psutil.Process(process.pid) for process in self._started]
+        for process in [*started, *(child for each in started for child in each.children(recursive=True))]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        for popen in self._started:
+            popen.wait(30)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a capture, for a profile whose stage programs do what the test says."""
     folder = tmp_path_factory.mktemp("standalone")
@@ -123,7 +141,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def script(place: Path) -> Script:
     """What the stage programs are told."""
     return Script(place / "script")
@@ -147,20 +165,27 @@ def settings(place: Path) -> tuple[str, dict[str, str]]:
         "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
         "AIRFLOW__CORE__PARALLELISM": "3",
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
+        "AIRFLOW__E2E3D__CLEANUP_SCHEDULE": "",
         "AIRFLOW__E2E3D__PROFILES_FILE": str(place / "profiles.yaml"),
         "AIRFLOW__E2E3D__WATCH_CAPTURES": (place / "captures" / "uploads").as_uri(),
         "AIRFLOW__E2E3D__WATCH_POLL_SECONDS": "1",
         "AIRFLOW__E2E3D__WATCH_QUIET_SECONDS": "5",
+        # Files that stay as they are need not be read all the time.
+        "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "120",
         "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(others[0]),
         "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(others[1]),
         "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_SERVER_PORT": str(others[2]),
+        # How soon a task follows the one before it.
+        "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.2",
         "AIRFLOW__TRIGGERER__JOB_HEARTBEAT_SEC": "1",
+        # When the next triggerer takes over what a dead one had.
+        "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "8",
         # Seconds that a task waits for an answer of the api-server: 5 are too few on a busy machine.
         "AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT": "60",
     }
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def told() -> Iterator[Web]:
     """A web server that Airflow tells of every end."""
     server = Web()
@@ -168,9 +193,9 @@ def told() -> Iterator[Web]:
     server.server.shutdown()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def airflow(place: Path, script: Script, told: Web) -> Iterator[Standalone]:
-    """Airflow's own components, healthy, with the provider's DAGs."""
+    """Airflow's own components, healthy, with the provider's DAGs; one for the tests of every module."""
     told_profiles(place / "profiles.yaml", place / "captures", script)
     containers = {
         "store": (place / "container store").as_uri(),
@@ -184,8 +209,10 @@ def airflow(place: Path, script: Script, told: Web) -> Iterator[Standalone]:
     environment["AIRFLOW_CONN_A_HOOK"] = json.dumps({"conn_type": "http", "host": f"{told.url}/hook"})
     environment["AIRFLOW__E2E3D__NOTIFY_WEBHOOK_CONN_ID"] = "a_hook"
     # Batches of more scenes have several pages.
-    environment["AIRFLOW__CORE__MAX_MAP_LENGTH"] = "4"
+    environment["AIRFLOW__CORE__MAX_MAP_LENGTH"] = "3"
     environment["AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST"] = with_own_dags(place)
+    (place / "home" / "config").mkdir()
+    (place / "home" / "config" / "airflow_local_settings.py").write_text(POLICY)
     with (place / "standalone.log").open("w") as log:
         process = subprocess.Popen(
             [Path(sys.executable).with_name("airflow"), "standalone"],
@@ -208,7 +235,8 @@ def with_own_dags(place: Path) -> str:
     shutil.copy(Path(__file__).with_name("three_places.py"), place / "own")
     example = (ROOT / "docs" / "examples" / "on_my_uploads.py").read_text()
     uploads = (place / "captures" / "uploads").as_uri()
-    (place / "own" / "on_my_uploads.py").write_text(example.replace("/data/captures/drone", uploads))
+    example = example.replace("/data/captures/drone", uploads).replace("min_photos=20", "min_photos=20, poll_seconds=1")
+    (place / "own" / "on_my_uploads.py").write_text(example)
     own = {
         "name": "own",
         "classpath": "airflow.dag_processing.bundles.local.LocalDagBundle",

@@ -105,15 +105,22 @@ def site(tmp_path_factory: pytest.TempPathFactory, sample: Path, s3_endpoint: st
         running.stop()
 
 
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Its tabs know nothing of each other."""
+    with chromium() as started:
+        yield started
+
+
 @pytest.fixture
-def tab() -> Iterator[Any]:
+def tab(browser: Any) -> Iterator[Any]:
     """A browser's tab in light mode; what a page complains of is kept in `tab.complaints`."""
-    with chromium() as browser:
-        opened = browser.new_page(viewport=WIDE, color_scheme="light")
-        opened.set_default_timeout(90_000)
-        opened.complaints = []
-        opened.on("pageerror", lambda error: opened.complaints.append(str(error)))
-        yield opened
+    opened = browser.new_page(viewport=WIDE, color_scheme="light")
+    opened.set_default_timeout(90_000)
+    opened.complaints = []
+    opened.on("pageerror", lambda error: opened.complaints.append(str(error)))
+    yield opened
+    opened.close()
 
 
 @pytest.fixture
@@ -174,7 +181,7 @@ def ended(site: Site, number: int) -> list[str]:
     while len(runs := sorted(site.runs("reconstruct"))) < number:
         less = ASKED.get("train_iterations", 2000) // (len(runs) + 1)
         site.trigger(capture=CAPTURE, **{**ASKED, "train_iterations": less})
-    until(lambda: set(site.runs("reconstruct").values()) <= {"success", "failed"}, 1800)
+    until(lambda: set(site.runs("reconstruct").values()) <= {"success", "failed"}, 1800, pause=0.5)
     assert set(site.runs("reconstruct").values()) == {"success"}
     return runs
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import datetime as dt
 import os
-import shutil
 import signal
 import statistics
 import time
 import urllib.error
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -20,11 +22,12 @@ import pytest
 from airflow_provider_e2e3d.captures import scene_of
 from e2e3d_stages.store import ArtifactStore
 from tests.conftest import until
-from tests.end_to_end.conftest import Airflow, Standalone
+from tests.end_to_end.conftest import ENDS, Airflow, Standalone
 from tests.provider.conftest import Script
 from tests.web import Web
 
-pytestmark = pytest.mark.slow
+# One Airflow serves both modules when one worker of pytest runs them.
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("airflow")]
 
 
 def task_process(place: Path, stage: str) -> psutil.Process:
@@ -40,48 +43,48 @@ def task_process(place: Path, stage: str) -> psutil.Process:
     raise AssertionError(f"no {stage} program runs")
 
 
-def test_a_run_with_only_the_capture_given_ends_well(airflow: Airflow, place: Path, script: Script) -> None:
+@dataclass
+class Watched:
+    """A run with only the capture given, looked at while its training waited.
+
+    :param links: addresses of the training's buttons at that time.
+    """
+
+    run: str
+    links: dict[str, str | None]
+    state: str
+
+
+@pytest.fixture(scope="module")
+def watched(airflow: Airflow, place: Path, script: Script) -> Watched:
+    """The one run of every stage."""
+    script["train"] = ["wait"]
     run = airflow.trigger(capture=str(place / "captures" / "statue"))
-    until(lambda: airflow.state(run) in ("success", "failed"))
-    assert airflow.state(run) == "success"
+    until(lambda: "train" in script.calls)
+    links = airflow.call("GET", f"/dags/reconstruct/dagRuns/{run}/taskInstances/train/links")["extra_links"]
+    (script.folder / "go on").touch()
+    script["train"] = ["succeed"]
+    return Watched(run, links, airflow.end_of(run))
+
+
+def test_a_run_with_only_the_capture_given_ends_well(watched: Watched, place: Path) -> None:
+    assert watched.state == "success"
     assert (place / "store" / "scenes" / "statue" / "latest.json").exists()
 
 
-def test_a_job_outlives_its_killed_worker_and_the_next_try_takes_it_over(
-    airflow: Airflow, place: Path, script: Script
-) -> None:
-    script.forget()
-    script["train"] = ["wait"]
-    run = airflow.trigger(capture=str(place / "captures" / "statue"), train_iterations=1001)
-    until(lambda: "train" in script.calls)
-    task_process(place, "train").send_signal(signal.SIGKILL)
-    until(lambda: "Reattached to attempt 1" in airflow.log(place, run, "train", 2))
-    (script.folder / "go on").touch()
-    until(lambda: airflow.state(run) in ("success", "failed"))
-    assert airflow.state(run) == "success"
-    assert script.calls.count("train") == 1
-
-
 def test_the_buttons_work_while_the_task_runs_and_the_end_is_told_once(
-    airflow: Airflow, place: Path, script: Script, told: Web
+    watched: Watched, airflow: Airflow, place: Path, told: Web
 ) -> None:
-    script.forget()
-    (script.folder / "go on").unlink(missing_ok=True)
-    script["train"] = ["wait"]
-    run = airflow.trigger(capture=str(place / "captures" / "statue"), train_iterations=1004)
-    until(lambda: "train" in script.calls)
-    place_of = f"/dags/reconstruct/dagRuns/{run}/taskInstances"
-    links = airflow.call("GET", f"{place_of}/train/links")["extra_links"]
-    assert links["Artifact"] == f"{airflow.url}/dags/reconstruct/runs/{quote(run)}/tasks/train/plugin/artifact"
-    assert links["Job"] is None
-    (script.folder / "go on").touch()
-    until(lambda: airflow.state(run) in ("success", "failed"))
+    run = watched.run
+    artifact = f"{airflow.url}/dags/reconstruct/runs/{quote(run)}/tasks/train/plugin/artifact"
+    assert watched.links == {"Artifact": artifact, "Job": None}
     until(lambda: [news for news in told.sent_to("/hook") if news["run"] == run])
     (news,) = [news for news in told.sent_to("/hook") if news["run"] == run]
     assert (news["state"], news["name"]) == ("succeeded", "statue")
     assert news["page"].startswith(f"{airflow.url}/e2e3d/scenes/statue/")
-    assert "Told by webhook: The scene statue is ready." in airflow.log(place, run, "publish", 1)
-    assert airflow.call("GET", f"{place_of}/publish/links")["extra_links"]["Open scene"] == news["page"]
+    until(lambda: "Told by webhook: The scene statue is ready." in airflow.log(place, run, "publish", 1))
+    links = airflow.call("GET", f"/dags/reconstruct/dagRuns/{run}/taskInstances/publish/links")["extra_links"]
+    assert links["Open scene"] == news["page"]
 
 
 def test_a_refused_run_is_told_with_the_reason_and_what_to_do(airflow: Airflow, place: Path, told: Web) -> None:
@@ -94,20 +97,48 @@ def test_a_refused_run_is_told_with_the_reason_and_what_to_do(airflow: Airflow, 
     assert f"{news['reason']['message']} {news['reason']['hint']}" in log
 
 
+class ThreePlaces:
+    """Ingest as a process, in a container, and in a container that no worker waits for, until it is told to go on."""
+
+    def __init__(self, airflow: Airflow, place: Path, script: Script, name: str) -> None:
+        self.airflow, self.place, self.script = airflow, place, script
+        captures = place / "captures" / name
+        for where in ("process", "container", "deferred"):
+            (captures / where).mkdir(parents=True)
+            # What is alike is made once, and two would wait for the one.
+            (captures / where / "1.jpg").write_text(f"{name} {where}")
+        script.forget()
+        for word in ("go on", "stopped"):
+            (script.folder / word).unlink(missing_ok=True)
+        script["ingest"] = ["wait"]
+        self.run = airflow.trigger("three_places", captures=str(captures))
+        until(lambda: script.calls == ["ingest"] * 3)
+
+    def task(self, name: str) -> dict[str, Any]:
+        """One of the three tasks."""
+        return self.airflow.task(self.run, name, "three_places")
+
+    def go_on(self) -> str:
+        """Let the programs that wait end; how the run did."""
+        (self.script.folder / "go on").touch()
+        self.script["ingest"] = ["succeed"]
+        return self.airflow.end_of(self.run, "three_places")
+
+
+@pytest.fixture
+def three_places(airflow: Airflow, place: Path, script: Script, told_image: str) -> Callable[[str], ThreePlaces]:
+    """Starts three ingests."""
+    return partial(ThreePlaces, airflow, place, script)
+
+
 def test_progress_is_seen_within_five_seconds_of_a_process_a_container_and_a_deferred_task(
-    airflow: Airflow, place: Path, script: Script, told_image: str
+    airflow: Airflow, three_places: Callable[[str], ThreePlaces]
 ) -> None:
-    for name in ("process", "container", "deferred"):
-        shutil.copytree(place / "captures" / "statue", place / "captures" / name)
-        # What is alike is made once, and two would wait for the one.
-        (place / "captures" / name / "1.jpg").write_text(name)
-    (script.folder / "go on").unlink(missing_ok=True)
-    script["ingest"] = ["wait"]
-    run = airflow.trigger("three_places", captures=str(place / "captures"))
+    started = three_places("looked at")
 
     def look() -> dict[str, dict[str, Any]]:
-        found = airflow.call("GET", f"/run?dag_id=three_places&run_id={quote(run)}", api="/e2e3d/api")["stages"]
-        return {each["task_id"]: each for each in found}
+        path = f"/run?dag_id=three_places&run_id={quote(started.run)}"
+        return {each["task_id"]: each for each in airflow.call("GET", path, api="/e2e3d/api")["stages"]}
 
     until(lambda: sum(bool(each["progress"]) for each in look().values()) == 3)
     until(lambda: look()["deferred"]["state"] == "deferred")
@@ -116,67 +147,59 @@ def test_progress_is_seen_within_five_seconds_of_a_process_a_container_and_a_def
         for name, each in look().items():
             late.setdefault(name, []).append(time.time() - each["progress"]["figures"]["at"])
         time.sleep(0.5)
-    (script.folder / "go on").touch()
-    script["ingest"] = ["succeed"]
-    until(lambda: airflow.state(run, "three_places") in ("success", "failed"))
-    assert airflow.state(run, "three_places") == "success"
+    assert started.go_on() == "success"
     print({name: f"{statistics.median(each):.1f} s, at most {max(each):.1f} s" for name, each in late.items()})
     # The page itself looks every two seconds.
     assert all(statistics.median(each) < 3 for each in late.values()), late
 
 
-def test_a_person_who_fails_a_task_ends_its_job_and_the_task_is_no_success(
-    airflow: Airflow, place: Path, script: Script
+def test_a_process_and_a_container_outlive_their_killed_workers_and_the_next_try_takes_them_over(
+    place: Path, three_places: Callable[[str], ThreePlaces], airflow: Airflow, engine: docker.APIClient
 ) -> None:
-    script.forget()
-    (script.folder / "go on").unlink(missing_ok=True)
-    script["train"] = ["wait"]
-    run = airflow.trigger(capture=str(place / "captures" / "statue"), train_iterations=1002)
-    until(lambda: "train" in script.calls)
-    worker = task_process(place, "train")
-    airflow.call("PATCH", f"/dags/reconstruct/dagRuns/{run}/taskInstances/train", {"new_state": "failed"})
-    until(lambda: (script.folder / "stopped").exists(), 60)
-    until(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE, 30)
-    time.sleep(1)
-    assert airflow.task(run, "train")["state"] == "failed"
-    assert airflow.state(run) == "failed"
+    started = three_places("orphaned")
+    for name in ("process", "container"):
+        os.kill(started.task(name)["pid"], signal.SIGKILL)
+
+    def logs() -> list[str]:
+        tries = [airflow.log(place, started.run, name, 2, "three_places") for name in ("process", "container")]
+        return [log for log in tries if "Reattached to attempt 1" in log]
+
+    until(lambda: len(logs()) == 2)
+    assert [started.task(name)["try_number"] for name in ("process", "container")] == [2, 2]
+    assert started.go_on() == "success"
+    assert started.script.calls == ["ingest"] * 3
+    assert containers(engine, started.run) == []
 
 
-def test_a_container_outlives_its_killed_worker_and_is_the_only_one_ever_started(
-    airflow: Airflow, place: Path, script: Script, told_image: str, engine: docker.APIClient
+def test_a_person_who_fails_tasks_ends_their_process_and_container_within_fifteen_seconds_and_checkpoints_stay(
+    place: Path, three_places: Callable[[str], ThreePlaces], airflow: Airflow, engine: docker.APIClient
 ) -> None:
-    script.forget()
-    script["train"] = ["wait"]
-    (script.folder / "go on").unlink(missing_ok=True)
-    run = airflow.trigger(capture=str(place / "captures" / "statue"), profile="docker")
-    until(lambda: "train" in script.calls)
-    os.kill(airflow.task(run, "train")["pid"], signal.SIGKILL)
-    until(lambda: airflow.task(run, "train")["try_number"] == 2)
-    until(lambda: "Reattached to attempt 1" in airflow.log(place, run, "train", 2))
-    (script.folder / "go on").touch()
-    until(lambda: airflow.state(run) in ("success", "failed"))
-    assert airflow.state(run) == "success"
-    assert script.calls.count("train") == 1
-    assert containers(engine, run) == []
-
-
-def test_a_person_who_fails_a_task_ends_its_container_within_fifteen_seconds_and_a_checkpoint_stays(
-    airflow: Airflow, place: Path, script: Script, told_image: str, engine: docker.APIClient
-) -> None:
-    script.forget()
-    for name in ("go on", "stopped"):
-        (script.folder / name).unlink(missing_ok=True)
-    script["train"] = ["wait"]
-    run = airflow.trigger(capture=str(place / "captures" / "statue"), profile="docker", train_iterations=1003)
-    until(lambda: "train" in script.calls)
-    assert len(containers(engine, run)) == 1
+    started = three_places("given up")
+    assert len(containers(engine, started.run)) == 2
+    worker = task_process(place, "ingest")
+    (program,) = worker.children()
     asked = time.monotonic()
-    airflow.call("PATCH", f"/dags/reconstruct/dagRuns/{run}/taskInstances/train", {"new_state": "failed"})
-    until(lambda: not containers(engine, run), 30)
+    for name in ("process", "container"):
+        path = f"/dags/three_places/dagRuns/{started.run}/taskInstances/{name}"
+        airflow.call("PATCH", path, {"new_state": "failed"})
+    until(lambda: not is_alive(program) and len(containers(engine, started.run)) == 1, 30)
     assert time.monotonic() - asked < 15
-    assert airflow.task(run, "train")["state"] == "failed"
-    store = ArtifactStore.open((place / "container store").as_uri())
-    assert [entry.path for entry in store.storage.list("artifacts/train") if entry.path.endswith("checkpoint.json")]
+    assert (started.script.folder / "stopped").exists()
+    until(lambda: not is_alive(worker), 30)
+    assert started.go_on() == "failed"
+    states = [started.task(name)["state"] for name in ("process", "container", "deferred")]
+    assert states == ["failed", "failed", "success"]
+    for store in ("store", "container store"):
+        listed = ArtifactStore.open((place / store).as_uri()).storage.list("artifacts/ingest")
+        assert [entry.path for entry in listed if entry.path.endswith("checkpoint.json")]
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """Whether a process runs."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def containers(engine: docker.APIClient, run: str) -> list[str]:
@@ -224,15 +247,14 @@ def test_an_upload_starts_one_run_after_its_last_photo_though_the_triggerer_is_k
     (folder / "_DONE").touch()
     ended = dt.datetime.now(dt.timezone.utc)
     scene = scene_of(folder.name)
-    until(lambda: uploads(airflow, scene), 300)
-    until(lambda: uploads(airflow, scene)[0]["state"] in ("success", "failed"), 300)
-    until(lambda: scene_tasks(airflow, scene) == ["success"])
+    until(lambda: scene_tasks(airflow, scene) and scene_tasks(airflow, scene)[0] in ENDS, 300, pause=0.5)
+    assert scene_tasks(airflow, scene) == ["success"]
     (run,) = uploads(airflow, scene)
     assert run["state"] == "success"
     assert dt.datetime.fromisoformat(run["queued_at"]) > ended
     assert run["conf"] == {"capture": folder.as_uri(), "scene": scene, "profile": "local"}
     assert (place / "store" / "scenes" / scene / "latest.json").exists()
-    until(lambda: "success" in airflow.runs("on_my_uploads").values(), 120)
+    until(lambda: "success" in airflow.runs("on_my_uploads").values(), 120, pause=0.5)
     own = airflow.call("GET", "/dags/on_my_uploads/dagRuns/~/taskInstances?task_id=ingest")["task_instances"]
     assert [task["state"] for task in own] == ["success"]
 
