@@ -33,7 +33,7 @@ class FaultyStore(ThreadingHTTPServer):
 
     daemon_threads = True
     request_queue_size = 128
-    LATENCY_SECONDS = 2.0
+    LATENCY_SECONDS = 0.5
 
     def __init__(self, endpoint: str, clock: FastClock, seed: int = 0) -> None:
         super().__init__(("127.0.0.1", 0), _Passage)
@@ -44,7 +44,8 @@ class FaultyStore(ThreadingHTTPServer):
         self._lock = threading.Lock()
         self._away_until = 0.0
         self.fail()
-        threading.Thread(target=self.serve_forever, daemon=True).start()
+        # How soon `close` is heard.
+        threading.Thread(target=self.serve_forever, args=[0.02], daemon=True).start()
 
     @property
     def url(self) -> str:
@@ -56,7 +57,7 @@ class FaultyStore(ThreadingHTTPServer):
 
         :param busy: share of requests that are answered 503.
         :param reset: share of requests whose body is broken off in the middle: half of them going, half of them coming.
-        :param late: share of requests that take 2 s longer.
+        :param late: share of requests that take `LATENCY_SECONDS` longer.
         """
         self.shares = {"busy": busy, "upload broken off": reset / 2, "answer broken off": reset / 2, "late": late}
         self.shares["passed on"] = 1 - sum(self.shares.values())

@@ -35,7 +35,8 @@ class Web:
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        # How soon its end is heard.
+        threading.Thread(target=self.server.serve_forever, args=[0.02], daemon=True).start()
 
     def sent_to(self, path: str) -> list[Any]:
         """What came there."""

@@ -81,7 +81,7 @@ def told_profiles(file: Path, captures: Path, script: Script) -> None:
         f"  captures: ['{captures.as_uri()}']\n"
         "  preset: draft\n"
         "  stages:\n"
-        f"    default: {{backend: local, python: '{python}'}}\n"
+        f"    default: {{backend: local, poll_seconds: 0.05, python: '{python}'}}\n"
     )
 
 
@@ -101,7 +101,7 @@ def run(
 ) -> Callable[..., Outcome]:
     """Runs the reconstruct DAG with a conf, up to a stage, and tells how it ended."""
 
-    def go(last: str = "publish", **conf: Any) -> Outcome:
+    def go(last: str, **conf: Any) -> Outcome:
         return run_dag("reconstruct", {"capture": str(captures / "statue"), **conf}, capfd, last=last)
 
     return go

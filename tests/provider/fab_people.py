@@ -1,6 +1,8 @@
-"""Fills a database with FAB's people and two runs; for a process of its own, whose environment names the database."""
+"""Fills a database with FAB's tables and people and two runs; for a process of its own, whose environment names it."""
 
 from airflow.providers.fab.auth_manager.cli_commands.utils import get_application_builder
+from airflow.providers.fab.auth_manager.models.db import FABDBManager
+from airflow.utils.session import create_session
 
 from tests.provider.airflow_rows import Row, put_run
 
@@ -18,6 +20,8 @@ PEOPLE = {
 
 def main() -> None:
     """Make them."""
+    with create_session() as session:
+        FABDBManager(session).initdb()
     with get_application_builder() as builder:
         builder.sm.sync_roles()
         for name, readable in PEOPLE.items():

@@ -18,11 +18,12 @@ from airflow.triggers.shared_stream import SharedStreamManager
 
 from airflow_provider_e2e3d.captures import Capture, captures_below
 from airflow_provider_e2e3d.triggers import capture as module
+from airflow_provider_e2e3d.triggers import listings as listings_module
 from airflow_provider_e2e3d.triggers.capture import CaptureTrigger, mark_of
 from airflow_provider_e2e3d.triggers.listings import CaptureListings
 from e2e3d_stages.storage import Storage, open_storage
 
-POLL = 0.1
+POLL = 0.05
 
 
 class State:
@@ -109,15 +110,17 @@ def upload(root: Storage, name: str, photos: int = 2, *, done: bool = True) -> N
         root.write(f"{name}/_DONE", b"")
 
 
-async def until(condition: Callable[[], object], seconds: float = 20) -> None:
+async def until(condition: Callable[[], object], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
         await asyncio.sleep(POLL / 2)
 
 
-async def a_while(polls: int = 5) -> None:
-    await asyncio.sleep(polls * POLL)
+async def a_while(listings: list[str], more: int = 3) -> None:
+    """So long that what is still to be told would have been."""
+    seen = len(listings)
+    await until(lambda: len(listings) > seen + more)
 
 
 @pytest.fixture
@@ -146,11 +149,11 @@ def test_a_complete_upload_is_told_once_and_a_changed_one_again(root: Storage, l
             assert triggerer.stored == []
             root.write("Old Barn/_DONE", b"")
             await until(lambda: triggerer.stored)
-            await a_while()
+            await a_while(listings)
             assert triggerer.names == ["Old Barn"]
             root.write("Old Barn/3.jpg", b"another photo")
             await until(lambda: len(triggerer.stored) == 2)
-            await a_while()
+            await a_while(listings)
 
     asyncio.run(go())
     first, second = triggerer.stored
@@ -192,7 +195,7 @@ def test_a_new_triggerer_tells_what_came_while_there_was_none_and_repeats_nothin
         upload(root, "second")
         async with triggerer.running((watch(root), state)):
             await until(lambda: len(triggerer.stored) > 1)
-            await a_while()
+            await a_while(listings)
 
     asyncio.run(go())
     assert triggerer.names == ["first", "second"]
@@ -240,7 +243,7 @@ def test_a_disk_that_was_not_mounted_for_a_while_starts_nothing_anew(
             (tmp_path / "away").rename(folder)
             upload(root, "yard")
             await until(lambda: triggerer.stored)
-            await a_while()
+            await a_while(listings)
 
     asyncio.run(go())
     assert triggerer.names == ["yard"]
@@ -255,7 +258,7 @@ def test_an_event_that_never_reached_the_database_is_told_again(root: Storage, l
             triggerer.works = False
             upload(root, "yard")
             # Far longer than it takes to remember what is stored.
-            await a_while(10)
+            await a_while(listings, 8)
             assert not mark_kept(state, "yard", root)
         triggerer.works = True
         async with triggerer.running((watch(root), state)):
@@ -318,7 +321,7 @@ def test_watchers_of_one_prefix_share_its_listings_and_each_has_its_own_rule(
             upload(root, "small")
             upload(root, "large", photos=4)
             await until(lambda: len(triggerer.stored) == 3)
-            await a_while(10)
+            await a_while(listings, 8)
         return len(listings)
 
     began = time.monotonic()
@@ -345,7 +348,7 @@ def test_many_uploads_at_once_are_told_a_part_at_a_time_and_all_are_told(
             upload(root, f"capture-{number}")
         async with triggerer.running((watch(root), state)):
             await until(lambda: len(triggerer.stored) == 10)
-            await a_while()
+            await a_while(listings)
 
     asyncio.run(go())
     assert triggerer.names == [f"capture-{number}" for number in range(10)]
@@ -385,13 +388,15 @@ def test_a_watched_queue_makes_a_listing_only_when_something_came(
     )
     monkeypatch.setenv("AIRFLOW__E2E3D__PROFILES_FILE", str(tmp_path / "profiles.yaml"))
     root = open_storage(s3_root, minio)
+    # How soon the end of the watch is heard.
+    monkeypatch.setattr(listings_module, "QUESTION_SECONDS", 1)
     triggerer = Triggerer()
 
     async def go() -> tuple[int, int]:
         quiet = watch(root, marker="", quiet_seconds=2, min_photos=3, queue=queue)
         async with triggerer.running((quiet, State())):
             await until(lambda: listings)
-            await asyncio.sleep(2)
+            await asyncio.sleep(20 * POLL)
             before = len(listings)
             upload(root, "yard", photos=3, done=False)
             await until(lambda: triggerer.stored)

@@ -53,23 +53,23 @@ def files_below(folder: Path) -> dict[str, bytes]:
 def test_it_only_says_what_it_would_remove_until_it_is_told_to(
     run: Run, clean_up_after: Callable[..., Outcome], script: Script, tmp_path: Path
 ) -> None:
-    script["train"] = ["crash"]
-    assert run().state == "failed"
+    script["sfm"] = ["crash"]
+    assert run("sfm").state == "failed"
     store, logs = tmp_path / "store", tmp_path / "logs" / "e2e3d"
     before = files_below(store)
     dry = clean_up_after(8)
     assert dry.state == "success"
     # A line may be captured twice.
     assert len({line.strip() for line in dry.log.splitlines() if "it made no artifact" in line}) == 3
-    # With the logs of five programs.
-    assert dry.results["clean_up"]["items"] == 8
-    assert f"It would remove 8, {dry.results['clean_up']['bytes'] / 1000:.1f} kB" in dry.log
+    # With the logs of four programs.
+    assert dry.results["clean_up"]["items"] == 7
+    assert f"It would remove 7, {dry.results['clean_up']['bytes'] / 1000:.1f} kB" in dry.log
     assert files_below(store) == before
     assert clean_up_after(32, dry_run=False, attempt_days=40).results["clean_up"]["items"] == 0
-    assert clean_up_after(32, dry_run=False, artifact_days=40).results["clean_up"]["items"] == 8
-    assert not list(store.glob("artifacts/train/*/attempts/*"))
+    assert clean_up_after(32, dry_run=False, artifact_days=40).results["clean_up"]["items"] == 7
+    assert not list(store.glob("artifacts/sfm/*/attempts/*"))
     assert files_below(logs) == {}
-    assert clean_up_after(32, dry_run=False).results["clean_up"]["items"] == 2
+    assert clean_up_after(32, dry_run=False).results["clean_up"]["items"] == 1
     # What the stages took and what was expected of the run are for the next estimate and for people.
     left = {path.relative_to(store) for path in store.rglob("*") if path.is_file()}
     assert {path.name for path in left if path.parts[0] != "history"} == {"estimate.json"}
@@ -78,13 +78,13 @@ def test_it_only_says_what_it_would_remove_until_it_is_told_to(
 def test_after_years_a_scene_is_as_it_was_and_all_of_it_is_reused(
     run: Run, clean_up_after: Callable[..., Outcome], script: Script, tmp_path: Path
 ) -> None:
-    assert run().state == "success"
+    assert run("publish").state == "success"
     before = files_below(tmp_path / "store")
     # The logs of six programs.
     assert clean_up_after(1000, dry_run=False).results["clean_up"]["items"] == 6
     assert files_below(tmp_path / "store") == before
     script.forget()
-    assert run().state == "success"
+    assert run("publish").state == "success"
     assert script.calls == []
 
 
@@ -99,7 +99,7 @@ def test_one_place_that_does_not_answer_keeps_nobody_else_waiting(
 ) -> None:
     monkeypatch.setattr("airflow_provider_e2e3d.attempt.PATIENCE_SECONDS", 0)
     script["ingest"] = ["unreadable"]
-    run()
+    run("ingest")
     local = profiles.read_text()
     away = f"away:\n  store: {(profiles.parent / 'another').as_uri()}\n  captures: ['{profiles.parent.as_uri()}']\n"
     away += "  stages: {default: {backend: docker, docker_url: 'unix:///nowhere/docker.sock'}}\n"

@@ -177,7 +177,7 @@ def test_history_of_two_writers_at_once_is_whole_and_does_not_grow(store: Artifa
 
 
 def test_a_run_tells_stores_and_hands_on_its_estimate_and_learns(run: Run, script: Script, tmp_path: Path) -> None:
-    first = run()
+    first = run("publish")
     assert first.state == "success", first.log[-3000:]
     told = Estimate.model_validate(first.results["plan"]["estimate"])
     assert (told.photos, told.price) == (1, 0)
@@ -186,7 +186,7 @@ def test_a_run_tells_stores_and_hands_on_its_estimate_and_learns(run: Run, scrip
     assert Estimate.model_validate_json((folder / "estimate.json").read_text()) == told
     assert (folder / "run.json").exists()
 
-    second = Estimate.model_validate(run().results["plan"]["estimate"])
+    second = Estimate.model_validate(run("plan").results["plan"]["estimate"])
     assert [each.basis for each in second.stages] == ["measured 1 times"] * 6
     # The programs of the tests take no time, whatever they are asked.
     assert second.seconds < told.seconds / 5
@@ -197,11 +197,11 @@ def test_a_run_that_may_cost_more_than_it_may_is_refused_before_anything_is_spen
 ) -> None:
     text = profiles.read_text()
     profiles.write_text(text.replace("backend: local,", "backend: local, machine: dear,"))
-    unknown = run(max_cost=1)
+    unknown = run("ingest", max_cost=1)
     assert unknown.state == "failed"
     assert "no price for ingest on dear, sfm on dear" in unknown.log
     profiles.write_text(profiles.read_text() + "  prices: {dear: 1000}\n")
-    outcome = run(max_cost=1)
+    outcome = run("ingest", max_cost=1)
     assert outcome.state == "failed"
     assert outcome.tries["plan"] == 1
     assert "more than max_cost allows (1.00): train" in outcome.log
@@ -210,7 +210,7 @@ def test_a_run_that_may_cost_more_than_it_may_is_refused_before_anything_is_spen
 
 def test_a_capture_that_cannot_be_looked_at_is_refused_under_a_limit(run: Run, script: Script, captures: Path) -> None:
     (captures / "broken.zip").write_bytes(b"PK no zip")
-    outcome = run(capture=str(captures / "broken.zip"), max_cost=1)
+    outcome = run("ingest", capture=str(captures / "broken.zip"), max_cost=1)
     assert outcome.state == "failed"
     assert (outcome.states["plan"], outcome.tries["plan"]) == ("failed", 1)
     assert "is not a zip that can be read" in outcome.log

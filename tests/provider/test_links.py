@@ -41,7 +41,7 @@ def test_tasks_lead_to_their_artifacts_and_jobs_and_the_last_one_to_the_scene(
 ) -> None:
     monkeypatch.setenv("AIRFLOW__API__BASE_URL", "https://airflow.example.org/one/")
     edit(profiles, "{backend: local,", "{backend: local, job_url: 'https://top',")
-    made = run(scene="town-hall")
+    made = run("publish", scene="town-hall")
     for stage in STAGES:
         address = made.links[stage]["Artifact"]
         assert address.startswith("https://airflow.example.org/one/dags/reconstruct/runs/")
@@ -55,7 +55,7 @@ def test_tasks_lead_to_their_artifacts_and_jobs_and_the_last_one_to_the_scene(
 
     monkeypatch.delenv("AIRFLOW__API__BASE_URL")
     edit(profiles, "  preset: draft", "  preset: draft\n  url: https://scenes.example.org")
-    reused = run(scene="town-hall")
+    reused = run("publish", scene="town-hall")
     assert {reused.links[stage]["Job"] for stage in STAGES} == {""}
     assert reused.links["train"]["Artifact"].startswith("/dags/reconstruct/runs/")
     assert reused.links["publish"]["Open scene"].startswith("/e2e3d/scenes/town-hall/")
@@ -80,7 +80,7 @@ def test_artifact_and_job_work_while_the_job_runs_and_afterwards(
         return look(self, handle)
 
     monkeypatch.setattr(LocalBackend, "poll", poll)
-    outcome = run(last="ingest")
+    outcome = run("ingest")
     assert outcome.states["ingest"] == "success"
     first, links = seen[0], outcome.links["ingest"]
     assert first[JobLink().xcom_key].startswith(f"https://top/{first['pid']}?%2F")
@@ -89,7 +89,7 @@ def test_artifact_and_job_work_while_the_job_runs_and_afterwards(
 
 def test_a_failed_task_keeps_its_buttons(run: Run, script: Script) -> None:
     script["ingest"] = ["unreadable"]
-    outcome = run(last="ingest")
+    outcome = run("ingest")
     assert outcome.states["ingest"] == "failed"
     assert outcome.links["ingest"]["Artifact"].endswith("/tasks/ingest/plugin/artifact")
     # A process has no page of its own.

@@ -75,7 +75,7 @@ class Mail:
         self.server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler)
         self.server.daemon_threads = True
         self.port = self.server.server_address[1]
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        threading.Thread(target=self.server.serve_forever, args=[0.02], daemon=True).start()
 
 
 @pytest.fixture
@@ -124,7 +124,7 @@ def test_a_scene_is_told_every_way_with_picture_figures_and_link_and_stays_a_suc
 ) -> None:
     monkeypatch.setenv("AIRFLOW__API__BASE_URL", "https://airflow.example.org")
     profiles.write_text(profiles.read_text().replace("  preset:", "  url: https://scenes.example.org\n  preset:"))
-    outcome = run()
+    outcome = run("publish")
     assert outcome.state == "success"
 
     ((_, headers, told),) = [each for each in web.requests if each[0] == "/hook"]
@@ -161,7 +161,7 @@ def test_a_scene_is_told_every_way_with_picture_figures_and_link_and_stays_a_suc
     web.requests.clear()
     mail.server.shutdown()
     mail.server.server_close()
-    again = run()
+    again = run("publish")
     assert again.state == "success"
     assert len(web.requests) == 2
     for way in ("webhook", "slack", "email"):
@@ -173,7 +173,7 @@ def test_a_scene_is_told_every_way_with_picture_figures_and_link_and_stays_a_suc
 
 def test_a_scene_that_failed_is_told_once_with_the_reason_and_what_to_do(run: Run, script: Script, web: Web) -> None:
     script["ingest"] = ["crash", "unreadable"]
-    outcome = run(last="ingest")
+    outcome = run("ingest")
     assert outcome.tries["ingest"] == 2
     assert outcome.state == "failed"
     (told,) = web.sent_to("/hook")
@@ -190,9 +190,9 @@ def test_a_scene_that_failed_is_told_once_with_the_reason_and_what_to_do(run: Ru
 
 
 def test_a_request_that_is_refused_is_told_unless_the_run_is_to_be_quiet(run: Run, web: Web) -> None:
-    assert run(capture="/etc/church", notify=False).states["plan"] == "failed"
+    assert run("ingest", capture="/etc/church", notify=False).states["plan"] == "failed"
     assert web.requests == []
-    assert run(capture="/etc/church").states["plan"] == "failed"
+    assert run("ingest", capture="/etc/church").states["plan"] == "failed"
     (told,) = web.sent_to("/hook")
     assert told["name"] == "church"
     assert "outside the places" in told["reason"]["message"]

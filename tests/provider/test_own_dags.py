@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from airflow.sdk import BaseSensorOperator
 
 from e2e3d_stages.contract import Request
 from tests.airflow_runs import Outcome, run_dag
@@ -66,9 +67,17 @@ def test_own_poses_are_asked_for_by_a_parameter_of_ingest(example: Run, captures
     assert Request.model_validate_json(request.read_text()).params["poses"] == "sparse/0"
 
 
-def test_a_dag_waits_for_an_upload_and_goes_on_with_it(example: Run, captures: Path, script: Script) -> None:
-    for number in range(2, 5):
-        (captures / "statue" / f"{number}.jpg").write_bytes(b"a photo")
+def test_a_dag_waits_for_an_upload_and_goes_on_with_it(
+    example: Run, captures: Path, script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def upload_meanwhile(*_: object) -> float:
+        for number in range(2, 5):
+            (captures / "statue" / f"{number}.jpg").touch()
+        # Until the next look; nothing more must come for a second.
+        monkeypatch.setattr(BaseSensorOperator, "_get_next_poke_interval", lambda *_: 0.1)
+        return 0.1
+
+    monkeypatch.setattr(BaseSensorOperator, "_get_next_poke_interval", upload_meanwhile)
     outcome = example("when_uploaded", capture=str(captures / "statue"))
     assert outcome.state == "success", outcome.log
     assert outcome.results["upload"]["photos"] == 4

@@ -76,8 +76,8 @@ def place(
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", faulty.url)
     script["train"] = ["write much"]
 
-    def run(name: str, **conf: Any) -> Outcome:
-        return run_dag("reconstruct", {"capture": f"{s3_root}/captures/{name}", **conf}, capfd)
+    def run(name: str, last: str, **conf: Any) -> Outcome:
+        return run_dag("reconstruct", {"capture": f"{s3_root}/captures/{name}", **conf}, capfd, last=last)
 
     yield Place(faulty, s3_root, s3_endpoint, run)
     faulty.close()
@@ -112,7 +112,7 @@ def runs_with_faults(place: Place, script: Script, scenes: int, outage: float) -
     place.faulty.fail(busy=0.05, reset=0.1, late=0.03)
     go_away_in(place, script, ["train"], outage)
     began = place.faulty.clock.monotonic()
-    outcomes = [place.run(f"scene-{number}") for number in range(scenes)]
+    outcomes = [place.run(f"scene-{number}", "publish") for number in range(scenes)]
     print(f"{scenes} scenes in {place.faulty.clock.monotonic() - began:.0f} s: {dict(place.faulty.seen)}")
     place.faulty.fail()
     check(place, script, outcomes)
@@ -134,7 +134,7 @@ def go_away_in(place: Place, script: Script, stages: list[str], seconds: float) 
 
 
 def test_a_scene_succeeds_with_correct_digests_though_requests_fail(place: Place, script: Script) -> None:
-    runs_with_faults(place, script, scenes=1, outage=5)
+    runs_with_faults(place, script, scenes=1, outage=4)
 
 
 def test_the_first_task_is_tried_again_when_the_store_stays_away(
@@ -153,7 +153,7 @@ def test_the_first_task_is_tried_again_when_the_store_stays_away(
         place.faulty.away(0)
 
     threading.Thread(target=come_back_at_the_second_try, daemon=True).start()
-    outcome = place.run("statue", max_cost=1)
+    outcome = place.run("statue", "ingest", max_cost=1)
     assert outcome.tries["plan"] == 2
     assert "The store could not be reached" in outcome.log
     assert "there is no price for ingest on dear" in outcome.log
@@ -170,7 +170,7 @@ def test_a_run_outlives_a_store_that_goes_away_for_60_seconds_three_times(place:
     began = place.faulty.clock.monotonic()
     place.faulty.away(60)
     go_away_in(place, script, ["ingest", "train"], 60)
-    outcome = place.run("statue")
+    outcome = place.run("statue", "publish")
     took = place.faulty.clock.monotonic() - began
     print(f"{took:.0f} s with three times 60 s without the store: {dict(place.faulty.seen)}")
     check(place, script, [outcome])

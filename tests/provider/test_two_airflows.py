@@ -25,10 +25,10 @@ PROGRAM = Path(__file__).with_name("another_airflow.py")
 class Another:
     """One more Airflow with a home of its own, and its one run."""
 
-    def __init__(self, home: Path, capture: Path, stale_after: float) -> None:
+    def __init__(self, home: Path, capture: Path, last: str, stale_after: float) -> None:
         self._log = home / "log"
         self.process = subprocess.Popen(
-            [sys.executable, PROGRAM, str(stale_after), json.dumps({"capture": str(capture)})],
+            [sys.executable, PROGRAM, str(stale_after), last, json.dumps({"capture": str(capture)})],
             env={
                 **os.environ,
                 "AIRFLOW_HOME": str(home),
@@ -46,14 +46,14 @@ class Another:
 
 @pytest.fixture
 def another(airflow_home: Path, profiles: Path, captures: Path, tmp_path: Path) -> Iterator[Callable[..., Another]]:
-    """Starts a run in an Airflow of a name."""
+    """Starts a run in an Airflow of a name, up to a stage."""
     made: list[Another] = []
 
-    def start(name: str, stale_after: float = 90) -> Another:
+    def start(name: str, last: str, stale_after: float = 90) -> Another:
         home = tmp_path / name
         home.mkdir()
         shutil.copy(airflow_home / "airflow.db", home)
-        made.append(Another(home, captures / "statue", stale_after))
+        made.append(Another(home, captures / "statue", last, stale_after))
         return made[-1]
 
     yield start
@@ -67,9 +67,9 @@ def test_the_second_waits_for_the_first_and_takes_its_artifact(
     another: Callable[..., Another], script: Script, tmp_path: Path
 ) -> None:
     script["sfm"] = ["wait"]
-    first = another("first")
+    first = another("first", "publish")
     until(lambda: "sfm" in script.calls, 300)
-    second = another("second")
+    second = another("second", "publish")
     until(lambda: "is making it" in second.log, 300)
     assert "Reattached" not in second.log
     (script.folder / "go on").touch()
@@ -87,9 +87,10 @@ def test_when_the_first_dies_with_its_program_the_second_takes_over(
     another: Callable[..., Another], script: Script, tmp_path: Path
 ) -> None:
     script["train"] = ["wait", "succeed"]
-    first = another("first")
+    first = another("first", "train")
     until(lambda: "train" in script.calls, 300)
-    second = another("second", stale_after=15)
+    # The living program is heard of every 2 seconds.
+    second = another("second", "train", stale_after=8)
     until(lambda: "is making it" in second.log, 300)
     assert "Reattached" not in second.log
     first.process.kill()

@@ -35,7 +35,7 @@ from e2e3d_stages.contract import Claim, Failure, FailureCode, Progress, now
 from e2e3d_stages.presets import STAGES
 from e2e3d_stages.storage import NotFound
 from e2e3d_stages.store import ArtifactStore
-from tests.airflow_runs import Outcome, run_dag
+from tests.airflow_runs import Outcome
 from tests.provider.airflow_rows import Row, put_run, remove_runs
 from tests.provider.conftest import Script
 
@@ -707,15 +707,13 @@ def test_real_tasks_remember_their_artifacts_and_the_tabs_show_them(
     viewer: Browser,
     run: Callable[..., Outcome],
     script: Script,
-    captures: Path,
-    capfd: pytest.CaptureFixture[str],
     runs: None,
 ) -> None:
     places.forget()
     script["compress"] = ["crash", "succeed"]
-    outcome = run()
+    outcome = run("publish")
     assert outcome.state == "success", outcome.log
-    run_dag("reconstruct", {"capture": str(captures / "statue")}, capfd, last="sfm")
+    run("sfm")
     with create_session() as session:
         query = select(TaskStateStoreModel).where(TaskStateStoreModel.key == "e2e3d_artifact")
         rows = session.scalars(query.order_by(TaskStateStoreModel.id)).all()

@@ -73,7 +73,6 @@ def fab(airflow_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         "AIRFLOW__E2E3D__PROFILES_FILE": str(folder / "profiles.yaml"),
     }
     airflow = Path(sys.executable).with_name("airflow")
-    subprocess.run([airflow, "db", "migrate"], env=environment, check=True, capture_output=True)
     subprocess.run([sys.executable, "-m", "tests.provider.fab_people"], env=environment, check=True, cwd=ROOT)
     with (folder / "log").open("w") as log:
         command = [airflow, "api-server", "--port", str(port), "--apps", "core", "--workers", "1"]
