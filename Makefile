@@ -38,14 +38,14 @@ restore:  ## A platform from the folder BACKUP, where none is.
 	@test -n "$(BACKUP)" || { echo "Say from where: make restore BACKUP=backups/2026-11-23T020000Z"; exit 2; }
 	@COMPOSE="$(COMPOSE)" BACKUP="$(BACKUP)" sh deploy/compose/restore.sh
 
-# The files in the order of tests/conftest.py, which begins with what takes long.
-PYTEST = $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder --max-worker-restart 0
+# In the groups and the order of tests/conftest.py, which begins with what takes long.
+PYTEST = $(BIN)/python -m pytest --dist loadgroup --no-loadscope-reorder --max-worker-restart 0
 
 check: lint  ## What one runs every few minutes: lint, types and the quick tests, which need no engine and no browser.
 	$(PYTEST) -n 2 -m 'not slow and not browser and not soak' $(TESTS)
 
-test: $(VENV)/installed-dev  ## Every test, more files at a time than there are cores: many of them wait for something.
-	$(PYTEST) -n 4 $(TESTS)
+test: $(VENV)/installed-dev  ## Every test, in one worker more than two cores: many of them wait for something.
+	$(PYTEST) -n 3 $(TESTS)
 
 soak: $(VENV)/installed-dev  ## Quality on whole captures: many minutes.
 	$(BIN)/python -m pytest -m soak -s $(TESTS)

@@ -40,10 +40,17 @@ os.environ |= {
 }
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes long goes first, so that no worker of pytest is left alone with it at the end."""
+    """A file's tests stay in one worker; what takes long goes first, so that none is left alone with it at the end.
+
+    A whole Airflow takes a core: the tests that start one follow each other in one worker, a platform's in another.
+    """
     order = ["compose", "end_to_end", "containers", "backends", "provider", "stages"]
     places = {folder: place for place, folder in enumerate(order)}
+    for item in items:
+        folder, *_ = where = item.path.relative_to(ROOT / "tests").parts
+        item.add_marker(pytest.mark.xdist_group(folder if folder == "end_to_end" else "/".join(where)))
     items.sort(key=lambda item: places.get(item.path.relative_to(ROOT / "tests").parts[0], len(order)))
 
 

@@ -25,7 +25,7 @@ COMPOSE = ["docker", "compose"] if PLUGIN else ["docker-compose"]
 
 
 # Compose starts a service when it saw that those it needs are healthy, and `make up` waits for all of them.
-OFTEN = {"interval": "2s"}
+OFTEN = {"interval": "5s"}
 SERVICES = ("postgres", "minio", "api-server", "scheduler", "dag-processor", "triggerer")
 # A third of the sample.
 PHOTOS = 10
