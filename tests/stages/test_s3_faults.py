@@ -36,6 +36,7 @@ def faulty(s3_root: str, s3_endpoint: str, clock: FastClock, monkeypatch: pytest
     store.close()
 
 
+@pytest.mark.slow
 def test_what_goes_in_comes_out_though_a_quarter_of_all_requests_fail(
     faulty: FaultyStore, s3_root: str, tmp_path: Path
 ) -> None:

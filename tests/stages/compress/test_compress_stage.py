@@ -84,6 +84,7 @@ def test_a_scene_becomes_sog_and_a_report_whose_figures_match_the_files(make_gau
     assert job.steps[1:] == sorted(job.steps[1:])
 
 
+@pytest.mark.slow
 def test_spz_is_written_beside_sog(make_gaussians: Any, make_job: MakeJob) -> None:
     try:
         splat_transform.command()

@@ -16,6 +16,9 @@ from e2e3d_stages.compress import sog, splat_transform
 from e2e3d_stages.contract import StageError
 from e2e3d_stages.gaussians import read_ply, write_ply
 
+# Node's start takes longer than what it does.
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module", autouse=True)
 def _installed() -> None:

@@ -19,6 +19,9 @@ from e2e3d_stages.ingest import stage as ingest
 from e2e3d_stages.sfm import reconstruct
 from e2e3d_stages.sfm import stage as sfm
 
+# They begin with photos that are matched and placed for real.
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def own(scene: Run, tmp_path: Path) -> Path:

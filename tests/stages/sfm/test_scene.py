@@ -9,6 +9,9 @@ import pytest
 from PIL import Image
 from sfm_runs import LONG_SIDE, Run
 
+# Photos are matched and placed for real.
+pytestmark = pytest.mark.slow
+
 Pictures = dict[str, Image.Image]
 Sfm = Callable[..., Run]
 

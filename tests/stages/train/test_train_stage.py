@@ -57,6 +57,7 @@ def tenfold(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stage, "REFINE_FROM", stage.REFINE_FROM // 10)
 
 
+@pytest.mark.slow
 def test_a_view_that_was_not_trained_on_looks_like_its_photo(trained: tuple[FakeJob, dict], sfm: Path) -> None:
     job, metrics = trained
     assert job.record["holdout"] == ["photo_04.png"]
@@ -67,6 +68,7 @@ def test_a_view_that_was_not_trained_on_looks_like_its_photo(trained: tuple[Fake
     assert metrics["psnr_training"] > 24
 
 
+@pytest.mark.slow
 def test_the_artifact_has_scene_record_and_preview(trained: tuple[FakeJob, dict]) -> None:
     job, metrics = trained
     assert sorted(path.name for path in job.output.iterdir()) == ["preview.jpg", "scene.ply", "training.json"]
