@@ -40,18 +40,22 @@ os.environ |= {
 }
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A file's tests stay in one worker; what takes long goes first, so that none is left alone with it at the end.
+def _place(item: pytest.Item) -> tuple[str, ...]:
+    """Where an item's file is below this folder."""
+    return item.path.relative_to(ROOT / "tests").parts
 
-    A whole Airflow takes a core: the tests that start one follow each other in one worker, a platform's in another.
-    """
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """A file's tests stay in one worker of pytest; all that start a whole Airflow, which takes a core, in one."""
+    place = _place(item)
+    item.add_marker(pytest.mark.xdist_group(place[0] if place[0] == "end_to_end" else "/".join(place)))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes long goes first, so that no worker is left alone with it at the end."""
     order = ["compose", "end_to_end", "containers", "backends", "provider", "stages"]
-    places = {folder: place for place, folder in enumerate(order)}
-    for item in items:
-        folder, *_ = where = item.path.relative_to(ROOT / "tests").parts
-        item.add_marker(pytest.mark.xdist_group(folder if folder == "end_to_end" else "/".join(where)))
-    items.sort(key=lambda item: places.get(item.path.relative_to(ROOT / "tests").parts[0], len(order)))
+    places = {folder: number for number, folder in enumerate(order)}
+    items.sort(key=lambda item: places.get(_place(item)[0], len(order)))
 
 
 def until(condition: Callable[[], object], seconds: float = 180, pause: float = 0.1) -> None:
