@@ -39,7 +39,7 @@ restore:  ## A platform from the folder BACKUP, where none is.
 	@COMPOSE="$(COMPOSE)" BACKUP="$(BACKUP)" sh deploy/compose/restore.sh
 
 # In the groups and the order of tests/conftest.py, which begins with what takes long.
-PYTEST = $(BIN)/python -m pytest --dist loadgroup --no-loadscope-reorder --max-worker-restart 0
+PYTEST = $(BIN)/python -m pytest --dist loadscope --no-loadscope-reorder --max-worker-restart 0
 
 check: lint  ## What one runs every few minutes: lint, types and the quick tests, which need no engine and no browser.
 	$(PYTEST) -n 2 -m 'not slow and not browser and not soak' $(TESTS)

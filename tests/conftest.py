@@ -15,12 +15,14 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import docker
 import docker.errors
 import pytest
 from moto.s3.responses import S3Response
 from moto.server import ThreadedMotoServer
+from xdist.scheduler import LoadScopeScheduling
 
 from e2e3d_stages import __version__
 from e2e3d_stages.store import ArtifactStore
@@ -40,22 +42,24 @@ os.environ |= {
 }
 
 
-def _place(item: pytest.Item) -> tuple[str, ...]:
-    """Where an item's file is below this folder."""
-    return item.path.relative_to(ROOT / "tests").parts
+class Scheduling(LoadScopeScheduling):
+    """A file's tests stay in one worker; all that start a whole Airflow, which takes a core, follow one another."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.split("::")[0]
+        return "end_to_end" if file.startswith("tests/end_to_end/") else file
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """A file's tests stay in one worker of pytest; all that start a whole Airflow, which takes a core, in one."""
-    place = _place(item)
-    item.add_marker(pytest.mark.xdist_group(place[0] if place[0] == "end_to_end" else "/".join(place)))
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling:
+    """What `-n` hands out."""
+    return Scheduling(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What takes long goes first, so that no worker is left alone with it at the end."""
     order = ["compose", "end_to_end", "containers", "backends", "provider", "stages"]
     places = {folder: number for number, folder in enumerate(order)}
-    items.sort(key=lambda item: places.get(_place(item)[0], len(order)))
+    items.sort(key=lambda item: places.get(item.path.relative_to(ROOT / "tests").parts[0], len(order)))
 
 
 def until(condition: Callable[[], object], seconds: float = 180, pause: float = 0.1) -> None:
