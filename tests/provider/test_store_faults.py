@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import threading
 import time
@@ -144,7 +145,7 @@ def test_the_first_task_is_tried_again_when_the_store_stays_away(
     file = tmp_path / "profiles.yaml"
     file.write_text(file.read_text().replace("backend: local,", "backend: local, machine: dear,"))
     monkeypatch.setattr(s3, "PATIENCE_SECONDS", 0)
-    place.faulty.away(600)
+    place.faulty.away(math.inf)
 
     def come_back_at_the_second_try() -> None:
         # botocore itself asks three times.
