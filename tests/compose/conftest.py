@@ -24,8 +24,9 @@ PLUGIN = subprocess.run(["docker", "compose", "version"], capture_output=True, c
 COMPOSE = ["docker", "compose"] if PLUGIN else ["docker-compose"]
 
 
-# Compose starts a service when it saw that those it needs are healthy, and `make up` waits for all of them.
-OFTEN = {"interval": "5s"}
+# Compose starts a service when it saw that those it needs are healthy, and `make up` waits for all. Each look takes
+# a fifth of a second of a core.
+OFTEN = {"interval": "4s", "retries": 15}
 SERVICES = ("postgres", "minio", "api-server", "scheduler", "dag-processor", "triggerer")
 # A third of the sample.
 PHOTOS = 10

@@ -168,7 +168,7 @@ def settings(place: Path) -> tuple[str, dict[str, str]]:
         "AIRFLOW__E2E3D__CLEANUP_SCHEDULE": "",
         "AIRFLOW__E2E3D__PROFILES_FILE": str(place / "profiles.yaml"),
         "AIRFLOW__E2E3D__WATCH_CAPTURES": (place / "captures" / "uploads").as_uri(),
-        "AIRFLOW__E2E3D__WATCH_POLL_SECONDS": "1",
+        "AIRFLOW__E2E3D__WATCH_POLL_SECONDS": "2",
         "AIRFLOW__E2E3D__WATCH_QUIET_SECONDS": "5",
         # Files that stay as they are need not be read all the time.
         "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "120",
@@ -235,7 +235,7 @@ def with_own_dags(place: Path) -> str:
     shutil.copy(Path(__file__).with_name("three_places.py"), place / "own")
     example = (ROOT / "docs" / "examples" / "on_my_uploads.py").read_text()
     uploads = (place / "captures" / "uploads").as_uri()
-    example = example.replace("/data/captures/drone", uploads).replace("min_photos=20", "min_photos=20, poll_seconds=1")
+    example = example.replace("/data/captures/drone", uploads).replace("min_photos=20", "min_photos=20, poll_seconds=5")
     (place / "own" / "on_my_uploads.py").write_text(example)
     own = {
         "name": "own",
