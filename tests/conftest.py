@@ -55,11 +55,19 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling:
     return Scheduling(config, log)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes long goes first, so that no worker is left alone with it at the end."""
+def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
+    """What takes long goes first, so that no worker is left alone with it at the end.
+
+    In end_to_end the shared Airflow comes last: it takes its share of a core until the last of these tests is over.
+    """
     order = ["compose", "end_to_end", "containers", "backends", "provider", "stages"]
-    places = {folder: number for number, folder in enumerate(order)}
-    items.sort(key=lambda item: places.get(item.path.relative_to(ROOT / "tests").parts[0], len(order)))
+    places = {folder: place for place, folder in enumerate(order)}
+
+    def place(item: pytest.Function) -> tuple[int, bool]:
+        folder = item.path.relative_to(ROOT / "tests").parts[0]
+        return places.get(folder, len(order)), folder == "end_to_end" and "airflow" in item.fixturenames
+
+    items.sort(key=place)
 
 
 def until(condition: Callable[[], object], seconds: float = 180, pause: float = 0.1) -> None:
