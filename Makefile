@@ -12,6 +12,8 @@ export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
 export UV_INDEX ?= $(PIP_EXTRA_INDEX_URL)
 export UV_FIND_LINKS ?= $(subst $() ,$(comma),$(strip $(PIP_FIND_LINKS)))
 export UV_INDEX_STRATEGY := unsafe-best-match
+# Where nobody may write bytecode later, each of the many processes would compile Airflow anew.
+export UV_COMPILE_BYTECODE := 1
 UV_INSTALL = $(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt
 # SageMaker takes an image, not an index of an image and what attests it.
 export BUILDX_NO_DEFAULT_ATTESTATIONS := 1
