@@ -137,7 +137,8 @@ def post(url: str, content: dict[str, Any], **how: Any) -> None:
     """
     import requests
 
-    answer = requests.post(url, json=content, timeout=LIMIT_SECONDS, **how)
+    # `tell` gives up first, and says so.
+    answer = requests.post(url, json=content, timeout=2 * LIMIT_SECONDS, **how)
     if not answer.ok:
         raise InvalidRequest(f"The other side answered {answer.status_code}.", hint="Check the connection's address.")
 

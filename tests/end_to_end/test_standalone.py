@@ -58,6 +58,7 @@ class Watched:
 @pytest.fixture(scope="module")
 def watched(airflow: Airflow, place: Path, script: Script) -> Watched:
     """The one run of every stage."""
+    script.forget()
     script["train"] = ["wait"]
     run = airflow.trigger(capture=str(place / "captures" / "statue"))
     until(lambda: "train" in script.calls)
