@@ -40,8 +40,8 @@ restore:  ## A platform from the folder BACKUP, where none is.
 	@test -n "$(BACKUP)" || { echo "Say from where: make restore BACKUP=backups/2026-11-23T020000Z"; exit 2; }
 	@COMPOSE="$(COMPOSE)" BACKUP="$(BACKUP)" sh deploy/compose/restore.sh
 
-# By the schedule of tests/conftest.py, which begins with what takes long.
-PYTEST = $(BIN)/python -m pytest --dist loadscope --no-loadscope-reorder --max-worker-restart 0
+# By the schedule of tests/conftest.py, which begins with what takes long. Containers, which tests wait for, go first.
+PYTEST = nice -n 5 $(BIN)/python -m pytest --dist loadscope --no-loadscope-reorder --max-worker-restart 0
 
 check: lint  ## What one runs every few minutes: lint, types and the quick tests, which need no engine and no browser.
 	$(PYTEST) -n 2 -m 'not slow and not browser and not soak' $(TESTS)

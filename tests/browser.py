@@ -44,6 +44,11 @@ def pixels(place: Any) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(place.screenshot())).convert("RGB")).astype(int)
 
 
+def colours(shown: np.ndarray) -> int:
+    """How many colours `pixels` found."""
+    return len(np.unique(shown @ (1 << 16, 1 << 8, 1)))
+
+
 def changes(place: Any, by: float, act: Callable[[], object] = lambda: None, *, within: float = 60) -> bool:
     """Whether what a place shows changes after an act, by so much on average and in time.
 

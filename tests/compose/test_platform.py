@@ -15,12 +15,12 @@ from typing import Any
 
 import boto3
 import docker
-import numpy as np
 import pytest
 import yaml
 
 from airflow_provider_e2e3d.pipelines import SECTIONS
 from e2e3d_stages.presets import STAGES
+from tests.browser import colours
 from tests.compose.conftest import COMPOSE, Platform, clean_environment
 from tests.conftest import ROOT, until
 from tests.stages.publish.test_viewer_in_browser import settled
@@ -70,18 +70,14 @@ def test_the_sample_triggered_over_rest_becomes_a_page_that_the_store_serves(
         assert refusal.value.code == 403, private
 
     tab.goto(f"{address}?noanim")
-    shown = settled(tab, lambda seen: _colours(seen) > 2000)
+    shown = settled(tab, lambda seen: colours(seen) > 2000)
     tab.screenshot(path=screenshots / "page.png")
-    assert _colours(shown) > 2000, "the page shows no scene"
+    assert colours(shown) > 2000, "the page shows no scene"
 
 
 def _manifest(platform: Platform, run: str, stage: str) -> str:
     """The manifest's address below the bucket."""
     return str(platform.result(run, stage)["uri"]).removeprefix("s3://e2e3d/") + "/manifest.json"
-
-
-def _colours(shown: np.ndarray) -> int:
-    return len(np.unique(shown.reshape(-1, 3), axis=0))
 
 
 @pytest.mark.browser

@@ -176,7 +176,7 @@ def settings(place: Path) -> tuple[str, dict[str, str]]:
         "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(others[1]),
         "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_SERVER_PORT": str(others[2]),
         # How soon a task follows the one before it.
-        "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.2",
+        "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.5",
         "AIRFLOW__TRIGGERER__JOB_HEARTBEAT_SEC": "1",
         # When the next triggerer takes over what a dead one had.
         "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "8",

@@ -17,14 +17,13 @@ from typing import Any
 from urllib.parse import quote
 
 import boto3
-import numpy as np
 import pytest
 import yaml
 from PIL import Image
 
 from airflow_provider_e2e3d.pipelines import SECTIONS
 from e2e3d_stages.storage import open_storage
-from tests.browser import changes, chromium, pixels
+from tests.browser import changes, chromium, colours, pixels
 from tests.conftest import until
 from tests.end_to_end.conftest import Standalone, is_ready, settings
 from tests.web import Web
@@ -145,10 +144,6 @@ def log_in(tab: Any, site: Site, path: str, name: str = "ann") -> None:
     tab.wait_for_url(f"**{path}*")
 
 
-def colours(shown: np.ndarray) -> int:
-    return len(np.unique(shown.reshape(-1, 3), axis=0))
-
-
 def drag(tab: Any, place: Any) -> None:
     """Turn a scene by a hand's breadth."""
     box = place.bounding_box()
@@ -242,7 +237,7 @@ def test_the_gallery_leads_to_two_runs_side_by_side_with_one_camera(
 ) -> None:
     ended(site, 2)
     log_in(tab, site, "/dags")
-    tab.get_by_role("link", name="Scenes").click()
+    tab.get_by_role("link", name="Scenes", exact=True).click()
     gallery = tab.frame_locator("iframe[title=Scenes]")
     gallery.get_by_role("link", name="caliterra").wait_for()
     assert "dB" in gallery.locator(".card").inner_text()
