@@ -18,7 +18,7 @@ UV_INSTALL = $(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt
 # SageMaker takes an image, not an index of an image and what attests it.
 export BUILDX_NO_DEFAULT_ATTESTATIONS := 1
 
-.PHONY: demo ui up down backup restore check test soak bench gpu gpu-wheels lint clean constraints images push pushable
+.PHONY: demo ui up down backup restore check test soak bench gpu gpu-wheels reference lint clean constraints images push pushable
 
 demo: $(VENV)/installed  ## Take CAPTURE (the sample when not given) through the whole DAG.
 	$(BIN)/python deploy/demo/demo.py run $(if $(CAPTURE),--capture "$(CAPTURE)") $(if $(PRESET),--preset $(PRESET))
@@ -68,13 +68,19 @@ gpu-wheels:  ## What `make gpu` may lack, into .gpu-wheels.
 	  $(foreach tag,manylinux_2_28 manylinux_2_17 manylinux2014,--platform $(tag)_x86_64) \
 	  -c constraints.txt -d $(GPU_WHEELS) -r bench/gpu-requirements.txt
 
-lint: $(VENV)/installed-dev
+reference: $(VENV)/installed-dev  ## docs/reference, from what the code declares.
+	$(BIN)/python docs/make_reference.py
+
+TSC := tests/javascript/node_modules/typescript/bin/tsc
+lint: $(VENV)/installed-dev  ## Style, types, and who may import whom.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/node $(TSC) -p tests/javascript
 
 clean:
-	rm -rf $(VENV) .demo $(GPU_WHEELS) build dist node_modules containers/compressor/node_modules .pytest_cache .mypy_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) .demo $(GPU_WHEELS) build dist node_modules containers/compressor/node_modules tests/javascript/node_modules .pytest_cache .mypy_cache .ruff_cache *.egg-info
 
 constraints: $(VENV)/installed-dev  ## Pin everything anew.
 	$(BIN)/uv pip compile --universal --python-version 3.10 --no-header --no-annotate --no-emit-index-url -q pyproject.toml --all-extras -o constraints.txt
@@ -91,8 +97,9 @@ $(VENV)/installed: $(VENV)/bin/uv pyproject.toml setup.py constraints.txt $(wild
 	ln -sfn ../../containers/compressor/node_modules/.bin/splat-transform $(BIN)/splat-transform
 	touch $@
 
-$(VENV)/installed-dev: $(VENV)/installed tests/requirements.txt
+$(VENV)/installed-dev: $(VENV)/installed tests/requirements.txt tests/javascript/package-lock.json
 	$(UV_INSTALL) -r tests/requirements.txt
+	$(BIN)/npm ci --prefix tests/javascript --ignore-scripts --no-audit --no-fund --silent
 	touch $@
 
 VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' containers/e2e3d_stages/__init__.py)

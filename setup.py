@@ -1,9 +1,9 @@
-"""Takes in the viewer when the package is built or installed for development; all else is in pyproject.toml."""
+"""Finds both packages, and fetches the viewer when they are built or installed; all else is in pyproject.toml."""
 
 import sys
 from pathlib import Path
 
-from setuptools import Command, setup
+from setuptools import Command, find_packages, setup
 from setuptools.command.build import build
 
 sys.path.insert(0, str(Path(__file__).parent / "containers"))
@@ -46,4 +46,11 @@ class Build(build):
     sub_commands = [("take_in_viewer", None), *build.sub_commands]
 
 
-setup(cmdclass={"build": Build, "take_in_viewer": TakeInViewer})
+setup(
+    packages=[
+        *find_packages(include=["airflow_provider_e2e3d*"]),
+        "airflow_provider_e2e3d.dags",
+        *find_packages("containers", include=["e2e3d_stages*"]),
+    ],
+    cmdclass={"build": Build, "take_in_viewer": TakeInViewer},
+)

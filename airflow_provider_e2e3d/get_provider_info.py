@@ -23,13 +23,13 @@ def get_provider_info() -> dict[str, Any]:
         "integrations": [{"integration-name": name, "external-doc-url": "", "tags": ["software"]}],
         "operators": modules("operators.stage", "operators.reconstruction", "operators.scene"),
         "hooks": modules("hooks.store"),
-        "triggers": modules("triggers.job", "triggers.capture", "triggers.look"),
+        "triggers": modules("triggers.job", "triggers.capture", "triggers.polling"),
         "sensors": modules("sensors.capture", "sensors.artifact"),
         "bundles": modules("bundle"),
         "notifications": [
-            "airflow_provider_e2e3d.notifications.SceneSucceeded",
-            "airflow_provider_e2e3d.notifications.SceneFailed",
-            "airflow_provider_e2e3d.batch.notifier.BatchEnded",
+            "airflow_provider_e2e3d.notifications.notifiers.SceneSucceeded",
+            "airflow_provider_e2e3d.notifications.notifiers.SceneFailed",
+            "airflow_provider_e2e3d.pipelines.batch.notifier.BatchEnded",
         ],
         "extra-links": [
             "airflow_provider_e2e3d.operators.scene.SceneRunLink",

@@ -12,17 +12,17 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
-from airflow_provider_e2e3d.backends.base import Leftover
-from e2e3d_stages.contract import InvalidRequest
-from e2e3d_stages.storage import Entry, NotFound
-from e2e3d_stages.store import READ_NOTED_EVERY, STALE_AFTER, ArtifactStore, in_parallel
+from airflow_provider_e2e3d.backends.base import Orphan
+from e2e3d_stages.contract.messages import InvalidRequest
+from e2e3d_stages.store.artifacts import READ_NOTED_EVERY, STALE_AFTER, ArtifactStore, in_parallel
+from e2e3d_stages.store.base import Entry, NotFound
 
 # A stage and an artifact's key.
 _Name = tuple[str, str]
 
 
 @dataclass(frozen=True)
-class Spare:
+class Garbage:
     """Something that nobody needs any more.
 
     :param what: the whole `artifact`, an `attempt` or the `checkpoints` below a key.
@@ -92,7 +92,7 @@ class _Key:
             self.checkpoints.add(entry)
 
 
-def survey(store: ArtifactStore, *, at: dt.datetime, attempt_days: int, artifact_days: int) -> list[Spare]:
+def survey(store: ArtifactStore, *, at: dt.datetime, attempt_days: int, artifact_days: int) -> list[Garbage]:
     """Everything that nobody needs.
 
     An attempt that did not become its artifact goes when it is old enough and not alive; checkpoints when they are
@@ -110,7 +110,7 @@ def survey(store: ArtifactStore, *, at: dt.datetime, attempt_days: int, artifact
     working = {name for name, found in keys.items() if _works(store, found, at - old)}
     young = {name for name, found in keys.items() if found.manifest and at - found.read < unused}
     needed = _with_inputs(store, {*_of_scenes(store), *working, *young}, keys)
-    spare: list[Spare] = []
+    spare: list[Garbage] = []
     for name, found in keys.items():
         if found.manifest and name not in needed:
             spare.append(_spare(store, found, "artifact", "", found.rest, at - found.read, "nothing points at it"))
@@ -119,7 +119,7 @@ def survey(store: ArtifactStore, *, at: dt.datetime, attempt_days: int, artifact
     return spare
 
 
-def remove(store: ArtifactStore, spare: Spare) -> bool:
+def remove(store: ArtifactStore, spare: Garbage) -> bool:
     """Remove it, unless somebody came back to it since the survey.
 
     An artifact loses its manifest first, so that nobody trusts half of it. Who says that it reads one before it looks
@@ -138,7 +138,7 @@ def remove(store: ArtifactStore, spare: Spare) -> bool:
     return True
 
 
-def _remove_artifact(store: ArtifactStore, spare: Spare) -> bool:
+def _remove_artifact(store: ArtifactStore, spare: Garbage) -> bool:
     manifest = f"{spare.path}/manifest.json"
     try:
         data = store.storage.read(manifest)
@@ -246,7 +246,7 @@ def _json(store: ArtifactStore, path: str) -> Any:
 
 def _spare_parts(
     store: ArtifactStore, found: _Key, at: dt.datetime, old: dt.timedelta, *, works: bool
-) -> Iterator[Spare]:
+) -> Iterator[Garbage]:
     """Attempts that came to nothing, and checkpoints that nobody goes on from."""
     past = {number: files for number, files in found.attempts.items() if at - files.newest >= old}
     # One attempt alone is the artifact.
@@ -265,8 +265,8 @@ def _spare_parts(
 
 def _spare(
     store: ArtifactStore, found: _Key, what: str, below: str, files: _Files, age: dt.timedelta, reason: str
-) -> Spare:
-    return Spare(
+) -> Garbage:
+    return Garbage(
         what=what,
         stage=found.stage,
         key=found.key,
@@ -278,7 +278,7 @@ def _spare(
     )
 
 
-def why_orphan(store: ArtifactStore, left: Leftover, *, at: dt.datetime, attempt_days: int) -> str | None:
+def why_orphan(store: ArtifactStore, left: Orphan, *, at: dt.datetime, attempt_days: int) -> str | None:
     """Why nobody will come for what a job left in its place, or None where somebody may."""
     old = at - left.since >= dt.timedelta(days=attempt_days)
     if left.attempt is None:

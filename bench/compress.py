@@ -14,16 +14,18 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "stages" / "compress"))
 
 from coloured_scene import coloured_scene
 
-from e2e3d_stages.compress import sog, splat_transform
+from e2e3d_stages.compress import splat_transform
 from e2e3d_stages.compress.stage import measure
-from e2e3d_stages.contract import StageError
-from e2e3d_stages.gaussians import write_ply
-from e2e3d_stages.runtime import thread_count
+from e2e3d_stages.contract.messages import StageError
+from e2e3d_stages.runtime.context import thread_count
+from e2e3d_stages.splats import sog
+from e2e3d_stages.splats.gaussians import write_ply
 
 COUNT = 100_000
 DEGREE = 3
@@ -59,7 +61,7 @@ def main() -> None:
         decoded = sog.decode(folder / "scene.sog")
         ordered = given.select(encoding.order)
         residual = (decoded.sh - ordered.sh)[:, 1:]
-        figures = {
+        figures: dict[str, Any] = {
             "gaussians": COUNT,
             "sh_degree": DEGREE,
             "seconds": round(seconds, 2),

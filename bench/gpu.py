@@ -122,7 +122,9 @@ class Run:
             shutil.rmtree(SITE, ignore_errors=True)
             pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-compile"]
             self.call(*pip, "--target", str(SITE), *map(str, chosen), limit=OTHER_LIMIT)
-        self.call(sys.executable, "-c", "import pydantic, numba, PIL, torch, e2e3d_stages.runtime", limit=OTHER_LIMIT)
+        self.call(
+            sys.executable, "-c", "import pydantic, numba, PIL, torch, e2e3d_stages.runtime.context", limit=OTHER_LIMIT
+        )
         return {"unpacked": [wheel.name.partition("-")[0] for wheel in chosen]}
 
     def kernels(self) -> None:
@@ -197,8 +199,7 @@ def table(figures: dict[str, dict[str, Any]]) -> str:
     """What a person wants to see, ours beside gsplat's."""
     columns = [name for name in ("ours", "third", "default", "mcmc") if name in figures]
     lines = ["".join([f"{'':24}", *(f"{name:>16}" for name in columns)])]
-    for row in TOLD:
-        lines.append("".join([f"{row:24}", *(f"{figures[name].get(row, '-')!s:>16}" for name in columns)]))
+    lines += ["".join([f"{row:24}", *(f"{figures[name].get(row, '-')!s:>16}" for name in columns)]) for row in TOLD]
     for name, found in figures.items():
         if "failed" in found:
             lines.append(f"{name} FAILED: {found['failed'][:300]}")

@@ -24,18 +24,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from e2e3d_stages.contract import Interrupted, Request
+from e2e3d_stages.contract.messages import Interrupted, Request
 from e2e3d_stages.evaluate.pictures import read_photo, resized
-from e2e3d_stages.gaussians import read_ply
-from e2e3d_stages.metrics import psnr, ssim
-from e2e3d_stages.presets import STAGES
-from e2e3d_stages.runtime import Job, thread_count
-from e2e3d_stages.store import ArtifactStore
+from e2e3d_stages.registry import STAGES
+from e2e3d_stages.runtime.context import Job, thread_count
+from e2e3d_stages.splats import rasterizer
+from e2e3d_stages.splats.camera import Camera, fitted_size
+from e2e3d_stages.splats.gaussians import read_ply
+from e2e3d_stages.splats.quality import psnr, ssim
+from e2e3d_stages.splats.rasterizer import Renderer, best_device, use_threads
+from e2e3d_stages.splats.rendering import Render
+from e2e3d_stages.store.artifacts import ArtifactStore
 from e2e3d_stages.train import stage
 from e2e3d_stages.train.loss import photometric_loss
 from e2e3d_stages.train.params import Params
-from e2e3d_stages.train.rasterizer import Camera, Renderer, best_device
-from e2e3d_stages.train.scene import fitted_size, load_scene
+from e2e3d_stages.train.scene import load_scene
 
 STEPS_TIMED = 300
 PARTS_TIMED = 50
@@ -55,7 +58,7 @@ def main() -> None:
     changes = {name: json.loads(value) for name, _, value in (change.partition("=") for change in options.set)}
     params = STAGES["train"].resolve("standard", changes)
     assert isinstance(params, Params)
-    stage.use_threads(thread_count())
+    use_threads(thread_count())
     if options.what == "third":
         params = params.model_copy(update={"iterations": params.iterations // 3})
     if options.what in ("ours", "third"):
@@ -187,9 +190,13 @@ def _parts(trainer: stage.Trainer, device: torch.device) -> dict[str, float]:
         return result
 
     model, params = trainer.model, trainer.params
+
+    def draw(camera: Camera) -> Render:
+        return rasterizer.render(model.splats(), camera, params, trainer.background)
+
     for i in range(PARTS_TIMED):
         camera, photo = timed("photo", trainer.photos.get, i % len(trainer.scene.views), 1)
-        result = timed("render", model.render, camera, params.sh_degree, trainer.background)
+        result = timed("render", draw, camera)
         loss = timed("loss", photometric_loss, result.image, photo, params.ssim_weight)
         timed("backward", loss.backward)
         timed("observe", model.observe, result, camera.width * camera.height)

@@ -15,8 +15,8 @@ import torch
 from gsplat import DefaultStrategy, MCMCStrategy, rasterization
 from torch import Tensor
 
+from e2e3d_stages.splats.camera import Camera
 from e2e3d_stages.train.loss import torch_loss
-from e2e3d_stages.train.rasterizer import Camera
 from e2e3d_stages.train.scene import Scene
 from e2e3d_stages.train.seeding import spacing
 
@@ -121,7 +121,7 @@ class Training:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         self.schedule.step()
-        self.after_step(self.step, info, self.schedule.get_last_lr()[0])
+        self.after_step(self.step, info, float(self.schedule.get_last_lr()[0]))
         self.step += 1
 
     def run(self, limit: float) -> float:
@@ -157,7 +157,7 @@ def initial(scene: Scene, world: World, *, mcmc: bool) -> dict[str, Tensor]:
 
 
 def converted(tensors: dict[str, Tensor], world: World) -> dict[str, Tensor]:
-    """The tensors of `model.Model` as gsplat's, in its world."""
+    """The tensors of `model.TrainableSplats` as gsplat's, in its world."""
     t = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
     splats = {
         "means": world.points(t["means"]),

@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from e2e3d_stages.contract import Manifest
+from e2e3d_stages.contract.messages import Manifest
 
 ROOT = Path(__file__).resolve().parent.parent
 AIRFLOW = Path(sys.executable).with_name("airflow")

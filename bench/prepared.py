@@ -52,14 +52,15 @@ def bilinear(photo: NDArray[np.uint8], x: NDArray[np.float64], y: NDArray[np.flo
     right, low = np.clip(x - left, 0, 1)[..., None], np.clip(y - top, 0, 1)[..., None]
     above = photo[top, left] * (1 - right) + photo[top, left + 1] * right
     below = photo[top + 1, left] * (1 - right) + photo[top + 1, left + 1] * right
-    return np.round(above * (1 - low) + below * low).astype(np.uint8)
+    picture: NDArray[np.uint8] = np.round(above * (1 - low) + below * low).astype(np.uint8)
+    return picture
 
 
 def make() -> None:
     """Run `ingest` and `sfm` on the sample and keep what is small."""
     import pycolmap
 
-    from e2e3d_stages.presets import STAGES
+    from e2e3d_stages.registry import STAGES
     from e2e3d_stages.sfm import reconstruct
     from sfm import prepare
 

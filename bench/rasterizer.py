@@ -20,8 +20,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "stages" 
 import reference
 from synthetic import random_camera, random_gaussians
 
-from e2e3d_stages.train import cpu
-from e2e3d_stages.train.rasterizer import render
+from e2e3d_stages.splats import cpu
+from e2e3d_stages.splats.params import RenderParams
+from e2e3d_stages.splats.rasterizer import render
+from e2e3d_stages.splats.rendering import Splats
 
 GAUSSIANS, WIDTH, HEIGHT, SH_DEGREE = 12_000, 400, 300, 1
 SIZE = 0.04  # makes 56,000 pairs of a tile and a Gaussian, as a trained scene of this number had
@@ -31,14 +33,15 @@ REPEATS = 20
 def main() -> None:
     """Measure both in the same run."""
     gaussians, camera = random_gaussians(GAUSSIANS, SH_DEGREE, SIZE), random_camera(WIDTH, HEIGHT)
-    background = torch.zeros(3)
+    params, background = RenderParams(sh_degree=SH_DEGREE), torch.zeros(3)
     weight = torch.randn(HEIGHT, WIDTH, 3, generator=torch.Generator().manual_seed(0))
 
     def ours(leaves: list[Tensor]) -> Tensor:
-        return render(*leaves, camera, sh_degree=SH_DEGREE, background=background).image
+        return render(Splats(*leaves), camera, params, background).image
 
     def plain(leaves: list[Tensor]) -> Tensor:
-        return reference.render(*leaves, camera, SH_DEGREE, background)
+        picture: Tensor = reference.render(Splats(*leaves), camera, params, background)
+        return picture
 
     threads = len(os.sched_getaffinity(0))
     # Torch's own threads make work on such small tiles slower (2 s with one, up to 20 s with two): its best counts.

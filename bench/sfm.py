@@ -21,11 +21,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from e2e3d_stages.capture import fetch_capture
-from e2e3d_stages.contract import Request
-from e2e3d_stages.presets import STAGES
-from e2e3d_stages.runtime import Job
-from e2e3d_stages.store import ArtifactStore
+from e2e3d_stages.contract.messages import Request
+from e2e3d_stages.registry import STAGES
+from e2e3d_stages.runtime.context import Job
+from e2e3d_stages.store.artifacts import ArtifactStore
+from e2e3d_stages.store.captures import fetch_capture
 
 ROOT = Path(__file__).parent.parent
 TARGET_RATIO = 0.8

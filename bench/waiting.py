@@ -120,10 +120,10 @@ def submitted(count: int, folder: Path) -> list[dict[str, Any]]:
     # Each pod that is built tells so.
     os.environ["AIRFLOW__LOGGING__LOGGING_LEVEL"] = "WARNING"
 
-    from airflow_provider_e2e3d.attempt import Attempt, AttemptState
     from airflow_provider_e2e3d.backends.base import JobSpec
-    from airflow_provider_e2e3d.profiles import profile_named
-    from e2e3d_stages.store import ArtifactStore
+    from airflow_provider_e2e3d.jobs.attempt import Attempt, AttemptState
+    from airflow_provider_e2e3d.profiles.file import profile_named
+    from e2e3d_stages.store.artifacts import ArtifactStore
 
     artifacts, backend = ArtifactStore.open(store), profile_named("cluster").backend("train")
     states = []

@@ -6,7 +6,8 @@ import datetime as dt
 
 from airflow.sdk import dag
 
-from airflow_provider_e2e3d.pipelines import reconstruct_capture, reconstruction_params
+from airflow_provider_e2e3d.pipelines.form import reconstruction_params
+from airflow_provider_e2e3d.pipelines.reconstruct import reconstruct_capture
 
 DOC = """
 ### Photos → a 3D scene on a web page
@@ -33,7 +34,7 @@ Photos in the order of a walk, without SPZ files:
 
 Few photos, and a result that is poor but there; nobody is told:
 
-    {"capture": "s3://captures/shoe", "min_registered_share": 0.3, "min_photos": 3, "notify": false}
+    {"capture": "s3://captures/shoe", "min_placed_share": 0.3, "min_placed_photos": 3, "notify": false}
 
 A stage whose artifact is there already for the same photos and parameters is reused. When the run ends, its task
 *Publish the page* has a link *Open scene*; of a failed run the failed task's log ends with the reason and what to do.

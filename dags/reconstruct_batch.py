@@ -6,7 +6,7 @@ import datetime as dt
 
 from airflow.sdk import dag
 
-from airflow_provider_e2e3d.batch.pipeline import batch_params, batch_schedule, reconstruct_captures
+from airflow_provider_e2e3d.pipelines.batch.tasks import batch_params, batch_schedule, reconstruct_captures
 
 DOC = """
 ### A bucket of captures → a scene each

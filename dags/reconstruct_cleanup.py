@@ -7,7 +7,7 @@ import datetime as dt
 from airflow.sdk import dag
 from airflow.sdk.configuration import conf
 
-from airflow_provider_e2e3d.cleanup import clean_up, cleanup_params
+from airflow_provider_e2e3d.pipelines.cleanup import clean_up, cleanup_params
 
 DOC = """
 ### What nobody needs any more goes

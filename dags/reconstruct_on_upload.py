@@ -6,7 +6,7 @@ import datetime as dt
 
 from airflow.sdk import dag
 
-from airflow_provider_e2e3d.uploads import reconstruct_uploads, watched_uploads
+from airflow_provider_e2e3d.pipelines.uploads import reconstruct_uploads, watched_uploads
 
 DOC = """
 ### An upload → a 3D scene, by itself

@@ -25,7 +25,8 @@ from docker.errors import APIError, DockerException, ImageNotFound
 from requests import RequestException
 
 from e2e3d_stages import __version__
-from e2e3d_stages.contract import Infrastructure, InvalidRequest, StageError
+from e2e3d_stages.contract.formatting import as_duration, as_size
+from e2e3d_stages.contract.messages import Infrastructure, InvalidRequest, StageError
 
 IMAGES = ("sfm", "3dgs", "compressor", "airflow")
 COMMIT_DIGITS = 12
@@ -313,7 +314,7 @@ def _push(engine: docker.APIClient, image: str, target: str, credentials: Creden
         raise _refusal(target, str(getattr(error, "explanation", None) or error)) from error
     seconds = time.monotonic() - started
     # What is sent are archives, a little larger than the files in them.
-    told = f"{_megabytes(min(sent, size))} of {_megabytes(size)} MB were sent in {seconds:.0f} s"
+    told = f"{as_size(min(sent, size))} of {as_size(size)} were sent in {as_duration(seconds)}"
     print(f"{target}: done; {told}", flush=True)
 
 
@@ -347,15 +348,10 @@ def _follow(events: Iterable[dict[str, Any]], target: str) -> int:
 def _progress(sent: int, size: int, waiting: int, seconds: float) -> str:
     """One line: the layers that are on their way, and when they have arrived."""
     rate = sent / seconds
-    told = f"{_megabytes(sent)} of {_megabytes(size)} MB, {rate / 1e6:.1f} MB/s"
+    told = f"{as_size(sent)} of {as_size(size)}, {as_size(rate)}/s"
     if waiting:
         return f"{told}, layers that wait: {waiting}"
-    minutes, rest = divmod(round((size - sent) / rate), 60)
-    return f"{told}, about {minutes}:{rest:02} left"
-
-
-def _megabytes(size: int) -> str:
-    return f"{size / 1e6:,.1f}" if size < 10e6 else f"{size / 1e6:,.0f}"
+    return f"{told}, about {as_duration((size - sent) / rate)} left"
 
 
 def _refusal(target: str, said: str) -> StageError:

@@ -20,7 +20,7 @@ from airflow.serialization.serialized_objects import DagSerialization
 from airflow.utils.session import create_session
 from sqlalchemy import select
 
-from e2e3d_stages.presets import STAGES
+from e2e3d_stages.registry import STAGES
 from tests.conftest import ROOT
 
 # What `dag.test()` works out again and again though it stays the same; it takes more than half of a run's time.

@@ -33,7 +33,7 @@ class FastClock:
         """
         from botocore import endpoint
 
-        from e2e3d_stages import s3
+        from e2e3d_stages.store import s3
 
         for module in (endpoint, s3):
             put(module, "time", self)

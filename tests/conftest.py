@@ -25,7 +25,7 @@ from moto.server import ThreadedMotoServer
 from xdist.scheduler import LoadScopeScheduling
 
 from e2e3d_stages import __version__
-from e2e3d_stages.store import ArtifactStore
+from e2e3d_stages.store.artifacts import ArtifactStore
 
 ROOT = Path(__file__).parent.parent
 TOLD_IMAGE = f"e2e3d-tests/told:{__version__}"

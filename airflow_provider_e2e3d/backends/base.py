@@ -21,8 +21,8 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from typing_extensions import Self
 
 from e2e3d_stages import __version__
-from e2e3d_stages.contract import Claim, Failure, Infrastructure, Model, StageName
-from e2e3d_stages.presets import STAGES
+from e2e3d_stages.contract.messages import Claim, Failure, Infrastructure, Model, StageName
+from e2e3d_stages.registry import STAGES
 
 # What identifies a running job; JSON, so that it survives a dead worker.
 Handle = dict[str, Any]
@@ -37,7 +37,7 @@ DEFAULT_IMAGE = "e2e3d/{container}:{version}"
 
 
 # What engines, nodes and services say of failures that pass, whatever else they say.
-PASSING = re.compile(
+TRANSIENT = re.compile(
     r"too ?many ?requests|rate (limit|exceeded)|throttl|quota exceeded|(token|signature|credentials?)\b[^.]*\bexpired"
     r"|timed? ?out|timeout|deadline exceeded|try again|temporar|connection (reset|refused)|unexpected EOF"
     r"|network error|service unavailable",
@@ -45,13 +45,13 @@ PASSING = re.compile(
 )
 
 
-class Away(Infrastructure):
-    """The place is busy or does not answer; it may in a moment."""
+class Unavailable(Infrastructure):
+    """The place is busy or does not answer; asked again in a moment, it may."""
 
 
-def unanswered(place: str, said: str) -> Away:
+def unanswered(place: str, said: str) -> Unavailable:
     """What a place's refusal means that is no mistake of whoever wants the job: nothing that lasts."""
-    return Away(
+    return Unavailable(
         f"{place} does not do what it is asked: {said}",
         hint="It is asked again. If it stays so, its own log says why, and the profile may name another place by now.",
     )
@@ -157,7 +157,7 @@ class JobSpec:
     :param claim: which attempt it is, and the task it is for.
     :param request_uri: the program's only argument.
     :param capture: what the request asks ingest to read; a place may have to bring it within reach.
-    :param longest_seconds: a job that takes longer than this is out of its mind; for places that bill.
+    :param longest_seconds: a job that takes longer than this is presumed hung; for places that bill.
     :param environment: the store's address and credentials; never logged, never part of the handle.
     """
 
@@ -170,6 +170,11 @@ class JobSpec:
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @property
+    def store_uri(self) -> str:
+        """The artifact store's root."""
+        return self.request_uri.partition("/artifacts/")[0]
+
+    @property
     def name(self) -> str:
         """Unique for stage, key, claim and store, in 63 characters: a second submission meets the first.
 
@@ -180,7 +185,7 @@ class JobSpec:
 
 
 @dataclass(frozen=True)
-class Leftover:
+class Orphan:
     """Something of a job that its place still has.
 
     :param what: it is, in words.
@@ -199,9 +204,10 @@ class Leftover:
 class Backend(ABC):
     """Runs stage programs in one kind of place.
 
-    Every verb may raise `Infrastructure` for what may work later, and `Away` at once when its place does not answer:
-    whoever asks is patient, and asks again. What a place refuses is a mistake, `InvalidRequest`, only where `submit`
-    asked for it or where Airflow may not ask at all; a job that is there was no mistake, and one that is not is gone.
+    Every verb may raise `Infrastructure` for what may work later, and `Unavailable` at once when its place does not
+    answer: whoever asks is patient, and asks again. What a place refuses is a mistake, `InvalidRequest`, only where
+    `submit` asked for it or where Airflow may not ask at all; a job that is there was no mistake, and one that is not
+    is gone.
     """
 
     Settings: ClassVar[type[BackendSettings]]
@@ -233,17 +239,17 @@ class Backend(ABC):
     def cancel(self, handle: Handle) -> None:
         """Ask the job to stop and return at once; it saves a checkpoint, ends by itself and is cleared away."""
 
-    def clear_away(self, handle: Handle, *, succeeded: bool) -> None:  # noqa: B027 - not every place keeps something
+    def clean_up(self, handle: Handle, *, succeeded: bool) -> None:  # noqa: B027 - not every place keeps something
         """Remove what the place keeps of an ended job, as its settings say; its result is known by now."""
 
-    def leftovers(self, store_uri: str) -> Iterable[Leftover]:
+    def orphans(self, store_uri: str) -> Iterable[Orphan]:
         """What the place has of jobs for a store, running or not, that would have gone with its job.
 
         What the profile says to keep is none; nor has every place something.
         """
         return ()
 
-    def discard(self, leftover: Leftover) -> None:  # noqa: B027 - not every place has something
+    def discard(self, leftover: Orphan) -> None:  # noqa: B027 - not every place has something
         """Remove what a job left, running or not."""
 
     def job_url(self, handle: Handle) -> str | None:
@@ -257,6 +263,11 @@ class Backend(ABC):
     def machine(self) -> str | None:
         """What the job runs on, by its name in the profile's `prices`."""
         return self.settings.machine
+
+    @property
+    def has_gpu(self) -> bool:
+        """Whether the settings ask for a GPU, as far as they tell."""
+        return "gpu" in self.settings.model_dump_json().lower()
 
     def report(self, stage: StageName, figures: Mapping[str, float]) -> None:  # noqa: B027 - not every place listens
         """Pass on what an ended job took and reached, where the settings ask for it.

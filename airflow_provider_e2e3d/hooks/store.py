@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from airflow.sdk import BaseHook
 
-from e2e3d_stages.store import ArtifactStore
+from e2e3d_stages.store.artifacts import ArtifactStore
 
 
 class StoreHook(BaseHook):
@@ -26,7 +28,7 @@ class StoreHook(BaseHook):
             return {}
         from airflow.providers.amazon.aws.hooks.base_aws import AwsGenericHook
 
-        aws: AwsGenericHook = AwsGenericHook(aws_conn_id=self.store_conn_id, client_type="s3")
+        aws: AwsGenericHook[Any] = AwsGenericHook(aws_conn_id=self.store_conn_id, client_type="s3")
         credentials = aws.get_credentials(region_name=aws.region_name)
         values = {
             "AWS_ACCESS_KEY_ID": credentials.access_key,

@@ -12,8 +12,8 @@ from urllib.parse import quote
 from airflow.sdk import BaseOperatorLink
 from airflow.sdk.configuration import conf
 
-from airflow_provider_e2e3d.backends.aws import console_of
-from e2e3d_stages.storage import Storage
+from airflow_provider_e2e3d.backends.aws.console import console_of
+from e2e3d_stages.store.base import Storage
 
 if TYPE_CHECKING:
     from airflow.sdk import Context

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.log import redact  # type: ignore[attr-defined]  # where common.compat has it from
@@ -11,12 +11,13 @@ from airflow.sdk.log import redact  # type: ignore[attr-defined]  # where common
 from airflow_provider_e2e3d.exceptions import QualityGateFailed
 from airflow_provider_e2e3d.operators.links import ReportLink, SceneLink, is_on_the_web, scene_address
 from airflow_provider_e2e3d.operators.stage import StageOperator, owner_of
-from airflow_provider_e2e3d.outcome import FOLDER, METRICS, PAGE
-from airflow_provider_e2e3d.profiles import profile_named
-from e2e3d_stages.contract import Manifest, Reference, StageName, now
-from e2e3d_stages.publish.layout import lay_out
-from e2e3d_stages.publish.record import Run, key_metrics
-from e2e3d_stages.store import ArtifactStore
+from airflow_provider_e2e3d.profiles.file import profile_named
+from airflow_provider_e2e3d.scenes.layout import lay_out
+from airflow_provider_e2e3d.scenes.outcome import FOLDER, METRICS, PAGE
+from airflow_provider_e2e3d.scenes.record import Run
+from e2e3d_stages.contract.figures import PLACED, UPLOADED, key_metrics
+from e2e3d_stages.contract.messages import Manifest, Reference, StageName, now
+from e2e3d_stages.store.artifacts import ArtifactStore
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -36,15 +37,15 @@ class SfmOperator(StageOperator):
     """Photos become camera poses and a sparse cloud; a result too poor to train on fails here, before a GPU is rented.
 
     :param ingest: what `IngestOperator` returned. (templated)
-    :param min_registered_share: share of the photos that must be placed. (templated)
-    :param min_photos: number of photos that must be placed. (templated)
+    :param min_placed_share: share of the uploaded photos that must be placed. (templated)
+    :param min_placed_photos: number of photos that must be placed. (templated)
     :param min_points_per_photo: points that a placed photo must see, in the median. (templated)
     """
 
     template_fields: Sequence[str] = (
         *StageOperator.template_fields,
-        "min_registered_share",
-        "min_photos",
+        "min_placed_share",
+        "min_placed_photos",
         "min_points_per_photo",
     )
 
@@ -52,27 +53,29 @@ class SfmOperator(StageOperator):
         self,
         *,
         ingest: Any,
-        min_registered_share: Any = 0.5,
-        min_photos: Any = 5,
+        min_placed_share: Any = 0.5,
+        min_placed_photos: Any = 5,
         min_points_per_photo: Any = 100,
         **kwargs: Any,
     ) -> None:
         super().__init__(stage="sfm", inputs={"ingest": ingest}, **kwargs)
-        self.min_registered_share = min_registered_share
-        self.min_photos = min_photos
+        self.min_placed_share = min_placed_share
+        self.min_placed_photos = min_placed_photos
         self.min_points_per_photo = min_points_per_photo
 
     def after_collect(self, context: Context, store: ArtifactStore, manifest: Manifest, reference: Reference) -> None:
         """Refuse what cannot become a scene; of a poor one the manifest's own warnings tell."""
-        metrics = manifest.metrics
-        given, placed = metrics["photos_given"], metrics["photos_supported"]
-        share = placed / given if given else 0.0
-        points = metrics["points_per_photo_median"] or 0
+        ingested = store.manifest("ingest", manifest.inputs["ingest"].key)
+        metrics = {"sfm": manifest.metrics, **({"ingest": ingested.metrics} if ingested else {})}
+        placed: int = PLACED.of_metrics(metrics)
+        uploaded: int = UPLOADED.of_metrics(metrics) or manifest.metrics["photos_given"]
+        share = placed / uploaded
+        points = manifest.metrics["points_per_photo_median"] or 0
         problems = []
-        if share < float(self.min_registered_share):
-            problems.append(f"only {placed} of {given} photos could be placed ({share:.0%})")
-        if placed < int(self.min_photos):
-            problems.append(f"{placed} placed photos are fewer than {self.min_photos}")
+        if share < float(self.min_placed_share):
+            problems.append(f"only {placed} of {uploaded} photos could be placed ({share:.0%})")
+        if placed < int(self.min_placed_photos):
+            problems.append(f"{placed} placed photos are fewer than {self.min_placed_photos}")
         if points < float(self.min_points_per_photo):
             problems.append(f"a placed photo sees {points:.0f} points, fewer than {self.min_points_per_photo}")
         if problems:
@@ -151,16 +154,33 @@ class PublishOperator(StageOperator):
 
     def after_collect(self, context: Context, store: ArtifactStore, manifest: Manifest, reference: Reference) -> None:
         """Lay the page and the deliverables out for people."""
-        run = context["dag_run"]
-        references: dict[StageName, Reference] = {**self._references(), "publish": reference}
+        inputs = {name: Reference.model_validate(each) for name, each in (self.inputs or {}).items()}
+        references: dict[StageName, Reference] = {**inputs, "publish": reference}
         found = {stage: store.manifest(stage, each.key, digest=each.digest) for stage, each in references.items()}
         manifests: dict[str, Manifest] = {stage: manifest for stage, manifest in found.items() if manifest is not None}
+        uri = lay_out(store, self._run(context, references), manifests)
+        address = profile_named(self.profile).address(uri)
+        page = f"{address}/index.html"
+        SceneLink().push(context, scene_address(uri))
+        ReportLink().push(context, f"{address if is_on_the_web(address) else scene_address(uri)}/report.html")
+        self.log.info("The scene is at %s", page)
+        told = {
+            PAGE: page,
+            METRICS: key_metrics({stage: manifest.metrics for stage, manifest in manifests.items()}),
+            FOLDER: uri.removeprefix(f"{store.storage.uri}/"),
+        }
+        for key, value in told.items():
+            context["ti"].xcom_push(key=key, value=value)
+
+    def _run(self, context: Context, references: Mapping[StageName, Reference]) -> Run:
+        """What Airflow knows of this run."""
+        run = context["dag_run"]
         usual = context["dag"].params
         # Airflow's form sends every field: what it suggests itself was not asked for.
-        asked_for = {k: v for k, v in (run.conf or {}).items() if k not in usual or v != usual.get_param(k).value}
+        asked = {k: v for k, v in (run.conf or {}).items() if k not in usual or v != usual.get_param(k).value}
         # As in Airflow's own pages, what is named like a secret is not told.
-        conf: Any = redact(asked_for)
-        asked = Run(
+        conf: Any = redact(asked)
+        return Run(
             scene=self.scene,
             id=run.run_id,
             owner=owner_of(context),
@@ -172,12 +192,3 @@ class PublishOperator(StageOperator):
             conf=conf,
             reused=[stage for stage, each in references.items() if each.reused],
         )
-        uri = lay_out(store, asked, manifests)
-        address = profile_named(self.profile).address(uri)
-        page = f"{address}/index.html"
-        SceneLink().push(context, scene_address(uri))
-        ReportLink().push(context, f"{address if is_on_the_web(address) else scene_address(uri)}/report.html")
-        self.log.info("The scene is at %s", page)
-        told = {PAGE: page, METRICS: key_metrics(manifests), FOLDER: uri.removeprefix(f"{store.storage.uri}/")}
-        for key, value in told.items():
-            context["ti"].xcom_push(key=key, value=value)

@@ -9,9 +9,9 @@ from airflow.sdk import BaseOperatorLink, DagRunState
 from airflow.sdk.exceptions import AirflowFailException, DagRunTriggerException
 
 from airflow_provider_e2e3d.operators.links import run_address
-from airflow_provider_e2e3d.outcome import DAG_ID, outcome_of
+from airflow_provider_e2e3d.scenes.outcome import DAG_ID, outcome_of
 from airflow_provider_e2e3d.templates import AuthoredTemplates
-from e2e3d_stages.contract import now
+from e2e3d_stages.contract.messages import now
 
 if TYPE_CHECKING:
     from airflow.sdk import Context

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import logging
 import time
 from collections.abc import Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 from uuid import uuid4
 
@@ -15,35 +13,27 @@ from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowException, AirflowTaskTimeout
 from airflow.sdk.execution_time.context import NEVER_EXPIRE
 
-from airflow_provider_e2e3d.attempt import Attempt, AttemptState, kept_alive, patiently
-from airflow_provider_e2e3d.backends.base import Away, Backend, Handle, JobSpec, JobStatus
-from airflow_provider_e2e3d.exceptions import retry_policy, stage_failed
+from airflow_provider_e2e3d.backends.base import JobStatus
+from airflow_provider_e2e3d.exceptions import stage_failed
 from airflow_provider_e2e3d.hooks.store import StoreHook
+from airflow_provider_e2e3d.jobs.attempt import Attempt
+from airflow_provider_e2e3d.jobs.making import Making
+from airflow_provider_e2e3d.jobs.retries import stage_retries
 from airflow_provider_e2e3d.operators.links import ArtifactLink, JobLink, PushedLink, artifact_address
-from airflow_provider_e2e3d.outcome import telling
-from airflow_provider_e2e3d.profiles import CaptureSize, Profile, profile_named
+from airflow_provider_e2e3d.profiles.file import profile_named
+from airflow_provider_e2e3d.scenes.outcome import report_failures
 from airflow_provider_e2e3d.templates import AuthoredTemplates
 from airflow_provider_e2e3d.triggers.job import JobTrigger
-from e2e3d_stages.capture import capture_digest
-from e2e3d_stages.contract import (
-    Claim,
+from e2e3d_stages.contract.messages import (
     Failure,
-    FailureCode,
     Infrastructure,
-    Input,
-    InvalidRequest,
     Manifest,
     Reference,
-    Request,
-    StageError,
     StageName,
-    StageParams,
-    artifact_key,
     now,
 )
-from e2e3d_stages.presets import STAGES
-from e2e3d_stages.storage import open_storage
-from e2e3d_stages.store import STALE_AFTER, ArtifactStore
+from e2e3d_stages.registry import STAGES
+from e2e3d_stages.store.artifacts import ArtifactStore
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -63,12 +53,12 @@ class StageOperator(AuthoredTemplates):
     Looks for the artifact, else for a job that is making it, else submits one; waits, with a worker or without; then
     judges the manifest and returns a small reference to it.
 
-    :param stage: ingest, sfm, train, compress, evaluate or publish.
+    :param stage: a stage of the registry; the task is called like it where no `task_id` is given.
     :param parameters: the stage's parameters; names not given keep the stage's defaults. (templated)
     :param inputs: by stage name, what the operators of those stages returned. (templated)
     :param capture: `ingest` only: where the photos are. (templated)
     :param profile: name of the profile that says where the stage runs. (templated)
-    :param force: stages to make anew although their artifacts are there; concerns this one when named. (templated)
+    :param force: stages to re-run although their artifacts are there; concerns this one when named. (templated)
     :param deferrable: wait in the triggerer where the backend allows it; Airflow's default when not given.
     """
 
@@ -89,10 +79,12 @@ class StageOperator(AuthoredTemplates):
         deferrable: bool | None = None,
         **kwargs: Any,
     ) -> None:
-        kwargs.setdefault("retries", 2)
-        # A worker that was killed asks no retry policy; its job runs on, and the next try should find it soon.
-        kwargs.setdefault("retry_delay", dt.timedelta(seconds=10))
-        kwargs.setdefault("retry_policy", retry_policy())
+        spec = STAGES[stage]
+        if "task_id" not in kwargs:
+            kwargs |= {"task_id": stage, "task_display_name": spec.work}
+        kwargs.setdefault("doc_md", spec.about)
+        for name, value in stage_retries().items():
+            kwargs.setdefault(name, value)
         super().__init__(**kwargs)
         self.stage = stage
         self.parameters = parameters
@@ -105,13 +97,13 @@ class StageOperator(AuthoredTemplates):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Reuse, reattach or submit; wait; collect."""
-        with telling(context, self.stage):
-            profile = profile_named(self.profile)
-            hook = StoreHook(profile.store_conn_id)
-            store = hook.open(profile.store)
+        with report_failures(context, self.stage):
             self.log.info("::group::(1/4) Look for the artifact")
-            owner = owner_of(context)
-            request = self._request(store, profile, owner=owner)
+            making = self._making(context)
+            store = making.store
+            request = making.request(
+                parameters=self.parameters or {}, inputs=self.inputs or {}, capture=self.capture, force=self.force
+            )
             reference = store.reference(self.stage, request.key)
             folder = store.folder(self.stage, request.key)
             self.log.info("%s %s", self.stage, store.storage.uri_of(folder))
@@ -119,11 +111,11 @@ class StageOperator(AuthoredTemplates):
             remember_artifact(context, self.profile, self.stage, request.key, attempt=None)
             if reference is not None:
                 store.note_read(self.stage, request.key)
-                self._clear_away_leftovers(store, profile, request, owner=owner)
+                making.clean_up(request)
             self.log.info("::endgroup::")
             while reference is None:
                 self.log.info("::group::(2/4) Start the %s program", self.stage)
-                attempt = self._start(store, profile, request, hook.environment(), owner=owner)
+                attempt = making.start(request)
                 self.log.info("::endgroup::")
                 if attempt is not None:
                     JobLink().push(context, attempt.backend.job_url(attempt.state.handle))
@@ -137,7 +129,7 @@ class StageOperator(AuthoredTemplates):
 
     def resume(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
         """Go on after the trigger saw the job end."""
-        with telling(context, self.stage):
+        with report_failures(context, self.stage):
             if "failure" in event:
                 raise stage_failed(Failure.model_validate(event["failure"]))
             attempt = Attempt.deserialize(event["attempt"])
@@ -151,160 +143,20 @@ class StageOperator(AuthoredTemplates):
         """Only say so: the waiting loop sees it at once, and may take its time to learn who wants the end."""
         self._killed = True
 
-    # What is asked
-
-    def _request(self, store: ArtifactStore, profile: Profile, *, owner: str) -> Request:
-        """The artifact's key and what must be known to make it; the attempt's number is still open."""
-        references = self._references()
-        capture = profile.admit(self.capture) if self.capture else None
-        digest = None
-        if capture:
-            digest = capture_digest(open_storage(capture, StoreHook(profile.store_conn_id).environment()))
-
-        def key_of(params: StageParams, generation: int) -> str:
-            return artifact_key(
-                self.stage,
-                STAGES[self.stage].version,
-                params.model_dump(mode="json"),
-                {name: reference.key for name, reference in references.items()},
-                capture_digest=digest,
-                generation=generation,
-            )
-
-        def key(params: StageParams) -> str:
-            first = key_of(params, 0)
-            if self.stage not in self.force:
-                return key_of(params, store.latest_generation(self.stage, first))
-            return key_of(params, store.generation(self.stage, first, owner))
-
-        asked = STAGES[self.stage].validate(self.parameters or {})
-        params = asked
-        while self._ran_out_of_memory(store, key(params), owner) and (less := params.smaller()) is not None:
-            self.log.warning("Memory ran out with %s: asking for %s", params, less)
-            params = less
-        return Request(
+    def _making(self, context: Context) -> Making:
+        profile = profile_named(self.profile)
+        hook = StoreHook(profile.store_conn_id)
+        return Making(
+            store=hook.open(profile.store),
+            environment=hook.environment(),
+            profile=profile,
+            profile_name=self.profile,
             stage=self.stage,
-            stage_version=STAGES[self.stage].version,
-            key=key(params),
-            attempt=0,
-            params=params.model_dump(mode="json"),
-            inputs={name: Input(key=value.key, digest=value.digest) for name, value in references.items()},
-            capture=capture,
-            degraded_from=None if params == asked else key(asked),
+            owner=owner_of(context),
+            log=self.log,
         )
 
-    def _references(self) -> dict[StageName, Reference]:
-        given = self.inputs or {}
-        expected = STAGES[self.stage].inputs
-        if set(given) != set(expected):
-            raise InvalidRequest(
-                f"{self.stage} reads what {', '.join(expected) or 'no stage'} made, and was given "
-                f"{', '.join(sorted(given)) or 'nothing'}.",
-                hint="Give the operator the outputs of these stages' operators.",
-            )
-        return {name: Reference.model_validate(given[name]) for name in expected}
-
-    def _ran_out_of_memory(self, store: ArtifactStore, key: str, owner: str) -> bool:
-        """Whether an earlier try of this task ended so."""
-        last = store.last_attempt(self.stage, key)
-        claim = store.read_claim(self.stage, key, last) if last else None
-        failure = store.failure(self.stage, key, last) if last else None
-        return bool(claim and claim.owner == owner and failure and failure.code is FailureCode.OUT_OF_MEMORY)
-
-    # The job
-
-    def _start(
-        self, store: ArtifactStore, profile: Profile, request: Request, environment: dict[str, str], *, owner: str
-    ) -> Attempt | None:
-        """The job that an earlier try of this task left running, else a new one; None while another run makes it."""
-        size = self._size(store, request)
-        backend = profile.backend(self.stage, size)
-        claim, handle = self._own_job(store, backend, request, owner)
-
-        def attempt_of(claim: Claim, handle: Handle) -> Attempt:
-            state = AttemptState(
-                profile=self.profile, size=size, stage=self.stage, key=request.key, claim=claim, handle=handle
-            )
-            return Attempt(store, backend, state)
-
-        if claim and handle and not attempt_of(claim, handle).is_judged():
-            self.log.info("Reattached to attempt %d, which outlived its worker", claim.attempt)
-        else:
-            if handle:
-                patiently(partial(backend.clear_away, handle, succeeded=False))
-            claim = store.claim(self.stage, request.key, owner, stale_after=STALE_AFTER)
-            if claim is None:
-                return None
-            self.log.info(
-                "Attempt %d on backend %s of profile %s", claim.attempt, backend.settings.backend, self.profile
-            )
-            store.write_request(request.model_copy(update={"attempt": claim.attempt}))
-            job = self._job(store, request, claim, size=size, environment=environment)
-            try:
-                with kept_alive(store, self.stage, request.key, claim):
-                    handle = patiently(lambda: backend.submit(job))
-            except Away:
-                # It may run all the same: the next try looks for it.
-                raise
-            except StageError as error:
-                # Nothing runs, so nobody need wait for this attempt.
-                store.write_failure(self.stage, request.key, Failure.of(error, claim.attempt))
-                raise
-        return attempt_of(claim, handle)
-
-    def _size(self, store: ArtifactStore, request: Request) -> CaptureSize | None:
-        """How large the capture is, as ingest counted it."""
-        inputs = request.inputs
-        while inputs:
-            stage, wanted = next(iter(inputs.items()))
-            manifest = store.manifest(stage, wanted.key, digest=wanted.digest)
-            if manifest is None:
-                raise Infrastructure(
-                    f"What {stage} made ({wanted.key}) is no longer in the store.",
-                    hint=f"Clear the run's task {stage}, and it is made again.",
-                )
-            if stage == "ingest":
-                return CaptureSize.of(manifest.metrics)
-            inputs = manifest.inputs
-        return None
-
-    def _own_job(
-        self, store: ArtifactStore, backend: Backend, request: Request, owner: str
-    ) -> tuple[Claim | None, Handle | None]:
-        """The newest attempt, if an earlier try of this task made it, and its job, if that is still there."""
-        last = store.last_attempt(self.stage, request.key)
-        claim = store.read_claim(self.stage, request.key, last) if last else None
-        if claim is None or claim.owner != owner:
-            return None, None
-        job = self._job(store, request, claim)
-        return claim, patiently(lambda: backend.find(job))
-
-    def _clear_away_leftovers(self, store: ArtifactStore, profile: Profile, request: Request, *, owner: str) -> None:
-        """Do what a worker did not live to do after its job's success."""
-        backend = profile.backend(self.stage, self._size(store, request))
-        _, handle = self._own_job(store, backend, request, owner)
-        if handle:
-            patiently(partial(backend.clear_away, handle, succeeded=True))
-
-    def _job(
-        self,
-        store: ArtifactStore,
-        request: Request,
-        claim: Claim,
-        *,
-        size: CaptureSize | None = None,
-        environment: dict[str, str] | None = None,
-    ) -> JobSpec:
-        """One attempt as a job."""
-        return JobSpec(
-            stage=self.stage,
-            key=request.key,
-            claim=claim,
-            request_uri=store.request_uri(self.stage, request.key, claim.attempt),
-            capture=request.capture,
-            longest_seconds=STAGES[self.stage].longest_seconds(request.params, size.photos if size else 0),
-            environment=environment or {},
-        )
+    # (3/4)
 
     def _wait_for_another(self, store: ArtifactStore, key: str) -> None:
         """Pause while another run's attempt is alive, and say how far it is."""
@@ -357,7 +209,7 @@ class StageOperator(AuthoredTemplates):
         attempt.cancel()
         raise AirflowException(f"The task was stopped, and its {self.stage} job with it.")
 
-    # The result
+    # (4/4)
 
     def _finish(self, context: Context, attempt: Attempt, status: JobStatus) -> dict[str, Any]:
         """The artifact that the job left, or the reason why there is none."""
@@ -367,7 +219,7 @@ class StageOperator(AuthoredTemplates):
         record = attempt.record(profile_named(attempt.state.profile), status, metrics)
         if record.price:
             self.log.info("About %.2f USD for %.0f s on %s", record.price, record.billable_seconds, record.machine)
-        attempt.clear_away(succeeded=failure is None)
+        attempt.clean_up(succeeded=failure is None)
         if reference is None:
             assert failure is not None
             raise stage_failed(failure)

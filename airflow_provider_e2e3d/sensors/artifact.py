@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from airflow_provider_e2e3d.sensors.store import StoreSensor
-from airflow_provider_e2e3d.triggers.look import ArtifactTrigger
+from airflow_provider_e2e3d.triggers.polling import ArtifactTrigger
 
 
 class ArtifactSensor(StoreSensor):

@@ -13,8 +13,8 @@ from airflow.sdk.exceptions import AirflowSensorTimeout
 
 from airflow_provider_e2e3d.exceptions import stage_failed
 from airflow_provider_e2e3d.templates import AuthoredTemplates
-from airflow_provider_e2e3d.triggers.look import LookTrigger, NotYet
-from e2e3d_stages.contract import Failure, Infrastructure, StageError, now
+from airflow_provider_e2e3d.triggers.polling import NotReady, PollingTrigger
+from e2e3d_stages.contract.messages import Failure, Infrastructure, StageError, now
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -39,7 +39,7 @@ class StoreSensor(AuthoredTemplates, BaseSensorOperator):
         self._missing = ""
 
     @abstractmethod
-    def trigger(self, **common: Any) -> LookTrigger:
+    def trigger(self, **common: Any) -> PollingTrigger:
         """What looks: `common` is every such trigger's own."""
 
     def execute(self, context: Context) -> Any:
@@ -61,7 +61,7 @@ class StoreSensor(AuthoredTemplates, BaseSensorOperator):
         """Look once."""
         try:
             return PokeReturnValue(is_done=True, xcom_value=self._trigger().look())
-        except NotYet as error:
+        except NotReady as error:
             self._missing = str(error)
             self.log.info("%s", error)
         except Infrastructure as error:
@@ -79,6 +79,6 @@ class StoreSensor(AuthoredTemplates, BaseSensorOperator):
             raise AirflowSensorTimeout(f"Waited for {self.timeout:g} s in vain. {event['missing']}")
         return event["found"]
 
-    def _trigger(self) -> LookTrigger:
+    def _trigger(self) -> PollingTrigger:
         deadline = now() + dt.timedelta(seconds=self.timeout)
         return self.trigger(profile=self.profile, poll_seconds=self.poke_interval, deadline=deadline.isoformat())

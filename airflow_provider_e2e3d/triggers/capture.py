@@ -10,7 +10,9 @@ from typing import Any
 
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 
-from airflow_provider_e2e3d.captures import Capture, Completeness, scenes_of
+from airflow_provider_e2e3d.captures.completeness import Completeness
+from airflow_provider_e2e3d.captures.listing import Capture
+from airflow_provider_e2e3d.scenes.names import scenes_of
 from airflow_provider_e2e3d.triggers.listings import CaptureListings, Listing
 
 # At most so many events a listing, the oldest uploads first: a DAG run takes all that waits, and maps over 1,024.

@@ -9,8 +9,8 @@ from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from airflow_provider_e2e3d.attempt import Attempt
-from e2e3d_stages.contract import Failure, StageError, now
+from airflow_provider_e2e3d.jobs.attempt import Attempt
+from e2e3d_stages.contract.messages import Failure, StageError, now
 
 
 class JobTrigger(BaseTrigger):

@@ -14,11 +14,11 @@ from typing import Any
 
 from airflow.triggers.shared_stream import AdvanceItem, SharedStreamProducer
 
-from airflow_provider_e2e3d.captures import Capture, captures_below
+from airflow_provider_e2e3d.captures.listing import Capture, captures_below
 from airflow_provider_e2e3d.hooks.store import StoreHook
-from airflow_provider_e2e3d.profiles import profile_named
-from e2e3d_stages.contract import StageError
-from e2e3d_stages.storage import open_storage
+from airflow_provider_e2e3d.profiles.file import profile_named
+from e2e3d_stages.contract.messages import StageError
+from e2e3d_stages.store.opening import open_storage
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessE
 from airflow.api_fastapi.core_api.security import GetUserDep, requires_access_dag
 from fastapi import Depends, Request
 
-from airflow_provider_e2e3d.outcome import DAG_ID
+from airflow_provider_e2e3d.scenes.outcome import DAG_ID
 
 # Scenes are results of runs of the DAG `reconstruct`, whichever DAG made them.
 of_scenes: Any = Depends(requires_access_dag("GET", DagAccessEntity.RUN, param_dag_id=DAG_ID))

@@ -14,9 +14,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from airflow_provider_e2e3d.ui import gallery, runs
 from airflow_provider_e2e3d.ui.access import of_any_dag, of_run, of_scenes, of_task
 from airflow_provider_e2e3d.ui.files import answer, cached
-from airflow_provider_e2e3d.ui.places import below, in_thread, places, scene_folder
-from e2e3d_stages.contract import Infrastructure, StageError
-from e2e3d_stages.storage import NotFound
+from airflow_provider_e2e3d.ui.stores import below, in_thread, places, scene_folder
+from e2e3d_stages.contract.figures import SHOWN
+from e2e3d_stages.contract.messages import Infrastructure, StageError
+from e2e3d_stages.registry import STAGES
+from e2e3d_stages.store.base import NotFound
 
 PAGES = Path(__file__).with_name("pages")
 _POLICY = (
@@ -128,6 +130,17 @@ def _add_pages(app: FastAPI) -> None:
 
 
 def _add_scenes(app: FastAPI) -> None:
+    @app.get("/api/declared", dependencies=[of_any_dag])
+    def declared() -> Any:
+        """The figures and the stages: what pages iterate over and none of them names by itself."""
+        return {
+            "figures": [figure.declared() for figure in SHOWN],
+            "stages": [
+                {"name": spec.name, "label": spec.label, "files": {each.path: each.use for each in spec.deliverables}}
+                for spec in STAGES.values()
+            ],
+        }
+
     @app.get("/api/scenes", dependencies=[of_scenes])
     async def scenes(
         search: Annotated[str, Query(max_length=100)] = "",

@@ -9,9 +9,9 @@ from mimetypes import guess_type
 from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
 
-from airflow_provider_e2e3d.ui.places import in_thread, refuse_link
-from e2e3d_stages.storage import Entry, NotFound
-from e2e3d_stages.store import ArtifactStore
+from airflow_provider_e2e3d.ui.stores import in_thread, refuse_link
+from e2e3d_stages.store.artifacts import ArtifactStore
+from e2e3d_stages.store.base import Entry, NotFound
 
 CHUNK = 1 << 20
 YEAR = 365 * 24 * 3600

@@ -20,18 +20,21 @@ from airflow.models.dagrun import DagRun
 from airflow.utils.session import create_session
 from sqlalchemy import select
 
-from airflow_provider_e2e3d.captures import scene_of
-from airflow_provider_e2e3d.outcome import DAG_ID
-from airflow_provider_e2e3d.ui.places import Place, below, scene_folder, side_by_side
-from e2e3d_stages.contract import StageError
-from e2e3d_stages.presets import STAGES
-from e2e3d_stages.storage import NotFound
+from airflow_provider_e2e3d.scenes.names import scene_of
+from airflow_provider_e2e3d.scenes.outcome import DAG_ID
+from airflow_provider_e2e3d.ui.stores import Place, below, scene_folder, side_by_side
+from e2e3d_stages.contract.figures import SHOWN
+from e2e3d_stages.contract.messages import StageError
+from e2e3d_stages.registry import STAGES
+from e2e3d_stages.store.base import NotFound
 
 log = logging.getLogger(__name__)
 
 FRESH_SECONDS = 10.0
 # Runs of a scene that are listed, and runs of the DAG whose states the gallery asks for; the newest of them.
 MOST_RUNS, MOST_STATES = 200, 300
+# Figures that a card has room for, and that the gallery sorts by.
+CARD = tuple(figure for figure in SHOWN if figure.card)
 
 Record = dict[str, Any]
 
@@ -73,7 +76,7 @@ def runs_of(places: Iterable[Place], scene: str) -> list[Record]:
     return sorted(filter(None, found), key=lambda each: str(each.get("started")), reverse=True)
 
 
-class Shelf:
+class SceneCache:
     """The newest result of every scene of one store, as it was a moment ago."""
 
     def __init__(self, place: Place) -> None:
@@ -114,14 +117,14 @@ class Shelf:
         self._read = time.monotonic()
 
 
-_shelves: dict[str, Shelf] = {}
-_shelves_lock = threading.Lock()
+_caches: dict[str, SceneCache] = {}
+_caches_lock = threading.Lock()
 
 
-def shelf_of(place: Place) -> Shelf:
+def cache_of(place: Place) -> SceneCache:
     """The one shelf of a store."""
-    with _shelves_lock:
-        shelf = _shelves.setdefault(place.store.storage.uri, Shelf(place))
+    with _caches_lock:
+        shelf = _caches.setdefault(place.store.storage.uri, SceneCache(place))
         # Credentials may have been renewed since.
         shelf.place = place
         return shelf
@@ -160,7 +163,7 @@ def cards(places: Iterable[Place]) -> tuple[list[Record], list[str]]:
     found: list[Record] = []
     problems: list[str] = []
     for place in places:
-        scenes, problem = shelf_of(place).scenes()
+        scenes, problem = cache_of(place).scenes()
         found += [card(latest, running.get(scene)) for scene, latest in scenes.items()]
         problems += [problem] if problem else []
     shown = {each["scene"] for each in found}
@@ -171,8 +174,7 @@ def cards(places: Iterable[Place]) -> tuple[list[Record], list[str]]:
 
 
 def card(latest: Record, run: Record | None) -> Record:
-    """What a card of the gallery tells; None for what nobody knows."""
-    metrics = latest.get("metrics", {})
+    """What a card of the gallery tells; None for what nobody knows. Its figures are where a run's record has them."""
     newer = run if run and _moment(run["started"]) > _moment(latest.get("started")) else None
     return {
         "scene": latest.get("scene"),
@@ -183,14 +185,9 @@ def card(latest: Record, run: Record | None) -> Record:
         "started": latest.get("started"),
         "state": newer["state"] if newer else "success",
         "under_way": newer,
-        "photos": metrics.get("photos_registered"),
-        "photos_given": metrics.get("photos_given"),
-        "psnr": metrics.get("psnr"),
-        "size": metrics.get("sog_bytes"),
-        "gaussians": metrics.get("gaussians"),
-        "seconds": latest.get("seconds"),
-        "price": latest.get("price"),
         "preset": latest.get("preset"),
+        "metrics": latest.get("metrics", {}),
+        **{figure.name: figure.of_record(latest) for figure in CARD if figure.stage is None},
     }
 
 
@@ -202,10 +199,8 @@ def _moment(told: str | None) -> dt.datetime:
 SORTS: dict[str, Callable[[Record], Any]] = {
     "started": lambda each: _moment(each.get("started")),
     "scene": lambda each: each["scene"],
-    **{
-        name: (lambda each, name=name: each.get(name))  # type: ignore[misc]
-        for name in ("photos", "psnr", "size", "seconds", "price", "state")
-    },
+    "state": lambda each: each.get("state"),
+    **{figure.name: figure.of_record for figure in CARD},
 }
 
 

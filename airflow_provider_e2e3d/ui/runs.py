@@ -17,12 +17,12 @@ from pydantic import ValidationError
 from sqlalchemy import and_, select
 
 from airflow_provider_e2e3d.operators.stage import ARTIFACT
-from airflow_provider_e2e3d.outcome import DAG_ID, FAILURE, FOLDER
+from airflow_provider_e2e3d.scenes.outcome import DAG_ID, FAILURE, FOLDER
 from airflow_provider_e2e3d.ui.gallery import run_record, scene_asked
-from airflow_provider_e2e3d.ui.places import Place, place_of, refuse_link, side_by_side
-from e2e3d_stages.contract import Manifest, StageError
-from e2e3d_stages.presets import STAGES
-from e2e3d_stages.storage import NotFound
+from airflow_provider_e2e3d.ui.stores import Place, place_of, refuse_link, side_by_side
+from e2e3d_stages.contract.messages import Manifest, StageError
+from e2e3d_stages.registry import STAGES
+from e2e3d_stages.store.base import NotFound
 
 RESULT = "return_value"
 # What a task of these was to make, before it says so.
@@ -215,7 +215,7 @@ def _stored(task: Task) -> dict[str, Any]:
     if manifest is not None:
         return {
             "seconds": manifest.usage.wall_seconds,
-            "metrics": manifest.metrics,
+            "result": STAGES[stage].result_text(_metrics(place, manifest)) if stage in STAGES else "",
             "size": manifest.total_bytes,
             "warnings": [warning.model_dump() for warning in manifest.warnings],
         }
@@ -228,6 +228,12 @@ def _stored(task: Task) -> dict[str, Any]:
         "waits_for_another": task.artifact["attempt"] is None,
         "progress": progress and progress.model_dump(mode="json"),
     }
+
+
+def _metrics(place: Place, manifest: Manifest) -> dict[str, Any]:
+    """An artifact's metrics and its inputs', by stage."""
+    inputs = {name: manifest_of(place, name, each.key) for name, each in manifest.inputs.items()}
+    return {manifest.stage: manifest.metrics} | {name: made.metrics for name, made in inputs.items() if made}
 
 
 def _reason(task: Task) -> dict[str, Any]:

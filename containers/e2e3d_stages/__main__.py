@@ -11,8 +11,8 @@ import sys
 from collections.abc import Callable
 
 from e2e3d_stages import sagemaker
-from e2e3d_stages.contract import Failure, FailureCode, InvalidRequest
-from e2e3d_stages.presets import STAGES
+from e2e3d_stages.contract.messages import Failure, FailureCode, InvalidRequest
+from e2e3d_stages.registry import STAGES
 
 log = logging.getLogger("e2e3d")
 
@@ -27,14 +27,20 @@ def main() -> int:
     run.add_argument("request_uri", help="file:// or s3:// address of a request.json in an artifact store")
     commands.add_parser("train", help="the same as SageMaker says it: the address is the hyperparameter request_uri")
     check = commands.add_parser("check", help="try whether this machine has what stages need")
-    check.add_argument("stages", nargs="+", choices=list(STAGES), metavar="stage", help=", ".join(STAGES))
+    check.add_argument("stages", nargs="*", metavar="stage", help=", ".join(STAGES))
+    images = sorted({spec.container for spec in STAGES.values()})
+    check.add_argument("--image", choices=images, help="instead of stages: all that an image serves")
     options = parser.parse_args()
     _bring_kernels()
 
     if options.command == "check":
         from e2e3d_stages.check import check as check_stages
 
-        return check_stages(options.stages)
+        if unknown := set(options.stages) - set(STAGES):
+            parser.error(f"there is no stage {', '.join(sorted(unknown))}; stages are {', '.join(STAGES)}")
+        return check_stages(
+            options.stages or [spec.name for spec in STAGES.values() if spec.container == options.image]
+        )
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stdout)
     if options.command == "train":
         try:
@@ -47,7 +53,8 @@ def main() -> int:
 
 
 def _run(request_uri: str, **options: Callable[[Failure], bool]) -> int:
-    from e2e3d_stages.runtime import run, thread_count
+    from e2e3d_stages.program import run
+    from e2e3d_stages.runtime.context import thread_count
 
     # Numeric libraries read these once, when they are first imported.
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):

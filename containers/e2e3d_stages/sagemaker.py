@@ -9,7 +9,7 @@ import json
 import logging
 from pathlib import Path
 
-from e2e3d_stages.contract import Failure, FailureCode, InvalidRequest
+from e2e3d_stages.contract.messages import Failure, FailureCode, InvalidRequest
 
 # What the job was given; each value is JSON in a string.
 HYPERPARAMETERS = Path("/opt/ml/input/config/hyperparameters.json")

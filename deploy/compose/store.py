@@ -5,9 +5,10 @@ import os
 import sys
 from pathlib import Path
 
-from e2e3d_stages.contract import Manifest
-from e2e3d_stages.storage import NotFound, open_storage
-from e2e3d_stages.store import in_parallel
+from e2e3d_stages.contract.messages import Manifest
+from e2e3d_stages.store.artifacts import in_parallel
+from e2e3d_stages.store.base import Entry, NotFound
+from e2e3d_stages.store.opening import open_storage
 
 # Where init.py is mounted.
 sys.path.insert(0, "/opt/airflow")
@@ -30,7 +31,7 @@ def save() -> None:
     """Everything but checkpoints that the folder has not, or has from before it changed."""
     there = {entry.path: entry for entry in folder.list()}
 
-    def fetch(entry) -> int:
+    def fetch(entry: Entry) -> int:
         old = there.get(entry.path)
         if "/checkpoints/" in entry.path or (old and old.size == entry.size and old.arrived > entry.arrived):
             return 0

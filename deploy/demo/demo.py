@@ -12,9 +12,11 @@ import sys
 import time
 from pathlib import Path
 
-from e2e3d_stages.contract import Progress
-from e2e3d_stages.presets import PRESETS, STAGES
-from e2e3d_stages.store import ArtifactStore
+from e2e3d_stages.contract import figures
+from e2e3d_stages.contract.messages import Progress
+from e2e3d_stages.contract.spec import PRESETS
+from e2e3d_stages.registry import STAGES
+from e2e3d_stages.store.artifacts import ArtifactStore
 
 ROOT = Path(__file__).resolve().parents[2]
 HOME = ROOT / ".demo"
@@ -88,7 +90,7 @@ def _run(capture: Path, preset: str, environment: dict[str, str]) -> int:
     started = time.time()
     print(f"{capture} → six stages in Airflow (log: {log_file})")
     with log_file.open("w") as log:
-        command = [AIRFLOW, "dags", "test", "reconstruct", "--conf", conf]
+        command: list[str | Path] = [AIRFLOW, "dags", "test", "reconstruct", "--conf", conf]
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
         try:
             watch = _Watch(started)
@@ -157,23 +159,17 @@ def _explain(log_file: Path) -> None:
 def _summary(started: float) -> int:
     latest = max((HOME / "store" / "scenes").glob("*/latest.json"), key=lambda file: file.stat().st_mtime)
     record = json.loads(latest.read_text())
-    metrics = record["metrics"]
     reused = [stage for stage, made in record["stages"].items() if made["reused"]]
     page = latest.parent / record["run"] / "index.html"
-    figures = [
-        f"{metrics['photos_supported']} of {metrics['photos_given']} photos placed",
-        f"{metrics['gaussians']} Gaussians",
-        f"{metrics['sog_bytes'] / 1e6:.1f} MB",
-    ]
-    if metrics.get("psnr") is not None:
-        figures.append(f"held-out PSNR {metrics['psnr']:.2f} dB, SSIM {metrics['ssim']:.3f}")
-    figures.append(f"{time.time() - started:.0f} s")
+    known = figures.lines({**record, "seconds": time.time() - started})
     if reused:
-        figures.append(f"reused: {', '.join(reused)}")
-    print(f"{record['scene']}: {'; '.join(figures)}")
+        known["Reused"] = ", ".join(reused)
+    print(record["scene"])
+    for label, text in known.items():
+        print(f"  {label:13} {text}")
     for made in record["stages"].values():
         for warning in made["warnings"]:
-            print(f"Worth knowing: {warning['message']} {warning['advice']}")
+            print(f"Warning: {warning['message']} {warning['advice']}")
     print(f"The scene:  {page}")
     print(f"The report: {page.with_name('report.html')}")
     return 0

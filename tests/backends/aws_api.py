@@ -30,7 +30,7 @@ from botocore.model import Shape
 from docker.errors import APIError, NotFound
 from docker.types import Mount
 
-from airflow_provider_e2e3d.backends.aws_shapes import in_python
+from airflow_provider_e2e3d.backends.aws.shapes import in_python
 from tests.backends.doubles import Disturbance, serve
 
 # Containers that tests want to keep apart carry this label.

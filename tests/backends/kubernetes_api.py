@@ -460,7 +460,7 @@ class Pod:
                 yield Mount(each["mountPath"], None, type="volume")
 
     def _environment(self) -> dict[str, str]:
-        values = {}
+        values: dict[str, str] = {}
         for source in self.base.get("envFrom", []):
             data = self.cluster.secrets[self.namespace, source["secretRef"]["name"]]["data"]
             values |= {name: base64.b64decode(value).decode() for name, value in data.items()}

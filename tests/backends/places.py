@@ -17,13 +17,13 @@ import psutil
 import pytest
 import yaml
 
-from airflow_provider_e2e3d.attempt import Attempt, AttemptState, patiently
 from airflow_provider_e2e3d.backends.base import Backend, JobSpec, JobStatus
-from airflow_provider_e2e3d.profiles import backend_class
-from e2e3d_stages.contract import Claim, Request, now
-from e2e3d_stages.presets import STAGES
-from e2e3d_stages.storage import open_storage
-from e2e3d_stages.store import ArtifactStore
+from airflow_provider_e2e3d.jobs.attempt import Attempt, AttemptState, retry_while_unavailable
+from airflow_provider_e2e3d.profiles.profile import backend_class
+from e2e3d_stages.contract.messages import Claim, Request, now
+from e2e3d_stages.registry import STAGES
+from e2e3d_stages.store.artifacts import ArtifactStore
+from e2e3d_stages.store.opening import open_storage
 from tests.backends.aws_api import ACCOUNT, REGION, Aws
 from tests.backends.doubles import Disturbance
 from tests.backends.ecs_api import Ecs
@@ -112,7 +112,7 @@ class Place:
         )
         backend = self.backend(**settings)
         job = self.job(claim.attempt, environment=environment or {})
-        handle = patiently(lambda: backend.submit(job))
+        handle = retry_while_unavailable(lambda: backend.submit(job))
         return Attempt(
             store, backend, AttemptState(profile=self.name, stage="ingest", key=KEY, claim=claim, handle=handle)
         )

@@ -1,5 +1,7 @@
-"""A place in this process's memory, where StageOperator is proved: its jobs are threads in which the real runtime, with
-a stage that does what a test says, writes to a real store."""
+"""A backend in this process's memory, on which StageOperator is proved.
+
+Its jobs are threads in which the real runtime, with a stage that does what a test says, writes to a real store.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +11,11 @@ from typing import Any, ClassVar, Literal
 
 import pytest
 
-from airflow_provider_e2e3d import profiles
 from airflow_provider_e2e3d.backends.base import Backend, BackendSettings, Cursor, Handle, JobSpec, JobStatus
-from e2e3d_stages import runtime
-from e2e3d_stages.contract import Failure, FailureCode, OutOfMemory, UnreadableCapture
+from airflow_provider_e2e3d.profiles import profile as profiles
+from e2e3d_stages import program
+from e2e3d_stages.contract.messages import Failure, FailureCode, OutOfMemory, UnreadableCapture
+from e2e3d_stages.runtime.context import Job
 from tests.backends.places import Place
 from tests.conftest import until
 
@@ -32,7 +35,7 @@ class ScriptedJob:
         self.exit_code: int | None = None
         self.at_work = threading.Event()
         self._go_on = threading.Event()
-        self._runtime: runtime.Job | None = None
+        self._runtime: Job | None = None
         self._thread = threading.Thread(target=self._run, args=(spec.request_uri,), daemon=True)
         self._thread.start()
 
@@ -52,7 +55,7 @@ class ScriptedJob:
             self._runtime.stop()
         self.go_on()
 
-    def work(self, stage: str, job: runtime.Job) -> dict[str, Any]:
+    def work(self, stage: str, job: Job) -> dict[str, Any]:
         """Stands for the stage's own code."""
         self._runtime = job
         resumed = job.latest_checkpoint()
@@ -73,7 +76,7 @@ class ScriptedJob:
     def _run(self, uri: str) -> None:
         _this_thread.job = self
         # A program that was killed leaves no word of why.
-        exit_code = runtime.run(uri, ends=lambda _failure: self.word != "die")
+        exit_code = program.run(uri, ends=lambda _failure: self.word != "die")
         self.exit_code = _KILLED if self.word == "die" else exit_code
 
 
@@ -132,7 +135,7 @@ class ScriptedBackend(Backend):
         if job := self.place.jobs.get(handle["job"]):
             job.stop()
 
-    def clear_away(self, handle: Handle, *, succeeded: bool) -> None:
+    def clean_up(self, handle: Handle, *, succeeded: bool) -> None:
         self.place.jobs.pop(handle["job"], None)
 
 
@@ -150,7 +153,7 @@ class ScriptedPlace(Place):
         self.words: dict[str, list[str]] = {}
         monkeypatch.setitem(profiles.BACKENDS, self.name, (__name__, ScriptedBackend.__name__))
         monkeypatch.setattr(ScriptedBackend, "place", self, raising=False)
-        monkeypatch.setattr(runtime, "_work", lambda stage, job: _this_thread.job.work(stage, job))
+        monkeypatch.setattr(program, "_work", lambda stage, job: _this_thread.job.work(stage, job))
 
     def next_word(self, stage: str) -> str:
         """What a job that begins now does."""

@@ -12,8 +12,8 @@ import boto3
 import pytest
 from botocore.model import OperationModel
 
-from e2e3d_stages.s3 import S3Storage
-from e2e3d_stages.storage import open_storage
+from e2e3d_stages.store.opening import open_storage
+from e2e3d_stages.store.s3 import S3Storage
 from tests.backends.aws_api import ACCOUNT, REGION
 from tests.backends.places import AwsPlace, SageMakerPlace, follow
 from tests.conftest import ROOT, until

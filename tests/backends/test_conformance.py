@@ -10,11 +10,11 @@ from collections.abc import Callable
 
 import pytest
 
-from airflow_provider_e2e3d.attempt import Attempt
-from airflow_provider_e2e3d.backends.local import LocalBackend
+from airflow_provider_e2e3d.backends.local.backend import LocalBackend
+from airflow_provider_e2e3d.jobs.attempt import Attempt
 from airflow_provider_e2e3d.triggers.job import JobTrigger
-from e2e3d_stages.contract import FailureCode, now
-from e2e3d_stages.presets import STAGES
+from e2e3d_stages.contract.messages import FailureCode, now
+from e2e3d_stages.registry import STAGES
 from tests.airflow_runs import Outcome
 from tests.backends.conftest import PLACES
 from tests.backends.places import Place, follow
@@ -60,10 +60,10 @@ def test_a_job_is_submitted_found_followed_and_ends_well(place: Place, waiting: 
     # What a worker that died meanwhile finds, where anybody can.
     ended = None if isinstance(waiting.backend, LocalBackend) else waiting.state.handle
     assert waiting.backend.find(place.job()) == ended
-    waiting.clear_away(succeeded=True)
+    waiting.clean_up(succeeded=True)
     until(lambda: not place.left())
     # Again is no harm.
-    waiting.clear_away(succeeded=True)
+    waiting.clean_up(succeeded=True)
     waiting.cancel()
 
 
@@ -144,7 +144,7 @@ def test_a_job_that_vanished_is_told_clearly(place: Place, waiting: Attempt) -> 
     assert failure.code in (FailureCode.INFRASTRUCTURE, FailureCode.CRASH)
     assert failure.message
     assert "checkpoint" in failure.hint
-    waiting.clear_away(succeeded=False)
+    waiting.clean_up(succeeded=False)
 
 
 def test_a_job_that_needs_too_much_memory_is_told_so(place: Place) -> None:
@@ -155,7 +155,7 @@ def test_a_job_that_needs_too_much_memory_is_told_so(place: Place) -> None:
     failure = made.failure(made.backend.poll(made.state.handle))
     assert failure.code is FailureCode.OUT_OF_MEMORY
     assert place.says_of_memory in failure.message
-    made.clear_away(succeeded=False)
+    made.clean_up(succeeded=False)
     until(lambda: not place.left())
 
 
@@ -166,7 +166,7 @@ def test_what_a_program_says_of_its_failure_is_told(place: Place) -> None:
     failure = made.failure(made.backend.poll(made.state.handle))
     assert failure.code is FailureCode.UNREADABLE_CAPTURE
     assert (failure.message, failure.hint) == ("There are only 2 photos.", "Take at least 3.")
-    made.clear_away(succeeded=False)
+    made.clean_up(succeeded=False)
     until(lambda: not place.left())
 
 

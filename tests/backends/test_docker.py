@@ -1,5 +1,4 @@
-"""Stages in containers of a real Docker engine: what only Docker knows; what every backend does alike is in
-test_conformance.py."""
+"""Stages in containers of a real Docker engine: what only Docker knows; the rest is in test_conformance.py."""
 
 from __future__ import annotations
 
@@ -11,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_e2e3d.backends import docker_engine
-from airflow_provider_e2e3d.backends.docker import DockerBackend, DockerSettings
-from e2e3d_stages.contract import FailureCode, Infrastructure, InvalidRequest
-from e2e3d_stages.storage import open_storage
+from airflow_provider_e2e3d.backends.docker import client as docker_engine
+from airflow_provider_e2e3d.backends.docker.backend import DockerBackend
+from airflow_provider_e2e3d.backends.docker.settings import DockerSettings
+from e2e3d_stages.contract.messages import FailureCode, Infrastructure, InvalidRequest
+from e2e3d_stages.store.opening import open_storage
 from tests.airflow_runs import Outcome
 from tests.backends.places import KEY, DockerPlace, follow
 
@@ -49,9 +49,9 @@ def test_ended_containers_are_kept_or_removed_as_the_profile_says(
     succeeded = follow(made) == 0
     assert succeeded is (word == "succeed")
     for policy in kept_by:
-        place.backend(auto_remove=policy).clear_away(made.state.handle, succeeded=succeeded)
+        place.backend(auto_remove=policy).clean_up(made.state.handle, succeeded=succeeded)
         assert place.left()
-    place.backend(auto_remove=removed_by).clear_away(made.state.handle, succeeded=succeeded)
+    place.backend(auto_remove=removed_by).clean_up(made.state.handle, succeeded=succeeded)
     assert not place.left()
 
 
@@ -75,7 +75,7 @@ def test_a_container_can_do_little_and_write_nowhere_but_its_scratch(place: Dock
     assert inspected["Config"]["User"] == "12345:12345"
     assert [mount["Destination"] for mount in inspected["Mounts"] if mount["Type"] == "volume"] == ["/tmp"]
     volume = next(mount["Name"] for mount in inspected["Mounts"] if mount["Type"] == "volume")
-    made.clear_away(succeeded=False)
+    made.clean_up(succeeded=False)
     assert volume not in [found["Name"] for found in place.engine.volumes()["Volumes"] or []]
 
 

@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 import yaml
 
-from airflow_provider_e2e3d.attempt import Attempt, AttemptState
 from airflow_provider_e2e3d.backends.base import JobStatus
-from airflow_provider_e2e3d.backends.ecs import EcsSettings
-from airflow_provider_e2e3d.backends.ecs_status import job_status, vanished
-from airflow_provider_e2e3d.profiles import profile_named, read_profiles
+from airflow_provider_e2e3d.backends.ecs.settings import EcsSettings
+from airflow_provider_e2e3d.backends.ecs.status import job_status, vanished
+from airflow_provider_e2e3d.jobs.attempt import Attempt, AttemptState
+from airflow_provider_e2e3d.profiles.file import profile_named, read_profiles
 from e2e3d_stages import __version__
-from e2e3d_stages.contract import Failure, FailureCode, Infrastructure, InvalidRequest, Request, now
-from e2e3d_stages.presets import STAGES
-from e2e3d_stages.storage import open_storage
+from e2e3d_stages.contract.messages import Failure, FailureCode, Infrastructure, InvalidRequest, Request, now
+from e2e3d_stages.registry import STAGES
+from e2e3d_stages.store.opening import open_storage
 from tests.airflow_runs import Outcome
 from tests.backends.ecs_api import Task
 from tests.backends.places import KEY, EcsPlace, follow

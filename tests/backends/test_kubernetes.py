@@ -12,12 +12,14 @@ import pytest
 import yaml
 from kubernetes.client import ApiClient
 
-from airflow_provider_e2e3d import attempt
-from airflow_provider_e2e3d.backends import kubernetes_cluster, kubernetes_status
-from airflow_provider_e2e3d.backends.base import Away, JobStatus, nanoseconds
-from airflow_provider_e2e3d.backends.kubernetes import KubernetesBackend, KubernetesSettings
-from e2e3d_stages.contract import FailureCode, Infrastructure, InvalidRequest, StageError
-from e2e3d_stages.storage import open_storage
+from airflow_provider_e2e3d.backends.base import JobStatus, Unavailable, nanoseconds
+from airflow_provider_e2e3d.backends.kubernetes import client as kubernetes_cluster
+from airflow_provider_e2e3d.backends.kubernetes import status as kubernetes_status
+from airflow_provider_e2e3d.backends.kubernetes.backend import KubernetesBackend
+from airflow_provider_e2e3d.backends.kubernetes.settings import KubernetesSettings
+from airflow_provider_e2e3d.jobs import attempt
+from e2e3d_stages.contract.messages import FailureCode, Infrastructure, InvalidRequest, StageError
+from e2e3d_stages.store.opening import open_storage
 from tests.airflow_runs import Outcome
 from tests.backends.kubernetes_api import Pod, moment
 from tests.backends.places import KEY, KubernetesPlace, follow
@@ -47,7 +49,7 @@ def ended(place: KubernetesPlace, **settings: Any) -> JobStatus:
     made = place.attempt(**settings)
     until(lambda: not made.follow(print).running)
     status = made.backend.poll(made.state.handle)
-    made.clear_away(succeeded=False)
+    made.clean_up(succeeded=False)
     until(lambda: not place.left())
     return status
 
@@ -232,7 +234,7 @@ def test_a_stage_has_as_many_threads_as_its_limit_of_cores_or_the_profile_says(p
     assert follow(made, lines) == 0
     pod = place.cluster.only_pod()
     assert pod._environment()["E2E3D_THREADS"] == "2"
-    made.clear_away(succeeded=True)
+    made.clean_up(succeeded=True)
     until(lambda: not place.left())
     assert {"name": "E2E3D_THREADS", "value": "3"} in pod_of(place, threads=3)["spec"]["containers"][0]["env"]
 
@@ -386,7 +388,7 @@ def test_a_pod_whose_node_is_lost_was_interrupted_and_the_next_runs_on_another(p
     failure = lost.failure(lost.backend.poll(lost.state.handle))
     assert failure.code is FailureCode.INTERRUPTED
     assert "does not answer any more" in failure.message
-    lost.clear_away(succeeded=False)
+    lost.clean_up(succeeded=False)
     assert follow(place.attempt()) == 0
 
 
@@ -395,7 +397,7 @@ def test_a_mesh_s_sidecar_that_goes_on_keeps_nobody_waiting(place: KubernetesPla
     made = place.attempt()
     assert follow(made) == 0
     assert place.cluster.only_pod().object["status"]["phase"] == "Running"
-    made.clear_away(succeeded=True)
+    made.clean_up(succeeded=True)
     until(lambda: not place.left())
 
 
@@ -423,12 +425,12 @@ def test_ended_pods_are_kept_or_removed_as_the_profile_says(
     succeeded = follow(made) == 0
     assert succeeded is (word == "succeed")
     for policy in kept_by:
-        place.backend(on_finish_action=policy).clear_away(made.state.handle, succeeded=succeeded)
+        place.backend(on_finish_action=policy).clean_up(made.state.handle, succeeded=succeeded)
         assert place.backend().find(place.job()) == made.state.handle
     # An ended pod is adopted, too: its exit status is still to be read.
     assert place.backend().submit(place.job()) == made.state.handle
     assert place.script.calls == ["ingest"]
-    place.backend(on_finish_action=removed_by).clear_away(made.state.handle, succeeded=succeeded)
+    place.backend(on_finish_action=removed_by).clean_up(made.state.handle, succeeded=succeeded)
     until(lambda: not place.left())
 
 
@@ -537,7 +539,7 @@ def test_an_expired_token_is_renewed(place: KubernetesPlace) -> None:
     good = file.read_text()
     file.write_text(good.replace("a-token", "an-old-token"))
     backend = place.backend()
-    with pytest.raises(Away):
+    with pytest.raises(Unavailable):
         backend.find(place.job())
     file.write_text(good)
     assert backend.find(place.job()) is None

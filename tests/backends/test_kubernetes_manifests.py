@@ -12,9 +12,9 @@ import yaml
 from kubernetes.client import ApiClient
 
 from airflow_provider_e2e3d.backends.base import JobSpec
-from airflow_provider_e2e3d.backends.kubernetes import KubernetesBackend
-from airflow_provider_e2e3d.profiles import read_profiles
-from e2e3d_stages.presets import STAGES
+from airflow_provider_e2e3d.backends.kubernetes.backend import KubernetesBackend
+from airflow_provider_e2e3d.profiles.file import read_profiles
+from e2e3d_stages.registry import STAGES
 from tests.backends.places import KEY, never_claimed
 from tests.conftest import ROOT
 

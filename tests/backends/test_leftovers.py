@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from airflow_provider_e2e3d.attempt import Attempt
-from airflow_provider_e2e3d.cleanup import clean
-from airflow_provider_e2e3d.profiles import profile_named
-from e2e3d_stages.contract import Failure, FailureCode, now
+from airflow_provider_e2e3d.jobs.attempt import Attempt
+from airflow_provider_e2e3d.pipelines.cleanup import clean
+from airflow_provider_e2e3d.profiles.file import profile_named
+from e2e3d_stages.contract.messages import Failure, FailureCode, now
 from tests.backends.places import DockerPlace, KubernetesPlace, LocalPlace, Place, follow
 from tests.conftest import until
 from tests.provider.test_retention import let_go
@@ -78,6 +78,7 @@ def test_a_container_whose_attempt_was_judged_is_removed_at_once_and_another_whe
     assert place.left() == []
 
 
+@pytest.mark.slow
 def test_what_the_profile_says_to_keep_is_kept(make_place: Callable[[str], DockerPlace]) -> None:
     place = make_place("docker")
     made = place.attempt(auto_remove="never")

@@ -1,6 +1,9 @@
-"""What passes is never told as the user's mistake: every verb of every backend, each of its calls answered by whatever
-an engine, a cluster or AWS says while something is busy, away, changing or going. Nothing runs here; the answers are
-those of moby's daemon, of Kubernetes' API server and of AWS's services, in their own words."""
+"""What passes is never told as the user's mistake.
+
+Every verb of every backend, each of its calls answered by whatever an engine, a cluster or AWS says while something is
+busy, away, changing or going. Nothing runs here; the answers are those of moby's daemon, of Kubernetes' API server and
+of AWS's services, in their own words.
+"""
 
 from __future__ import annotations
 
@@ -25,10 +28,14 @@ from botocore.exceptions import (
 from botocore.stub import Stubber
 from kubernetes.client import ApiClient
 
-from airflow_provider_e2e3d.backends import aws_account, docker, ecs_status, kubernetes_status, sagemaker_status
-from airflow_provider_e2e3d.backends.base import Backend, JobSpec, JobStatus, Leftover
-from airflow_provider_e2e3d.profiles import backend_class
-from e2e3d_stages.contract import FailureCode, Infrastructure, InvalidRequest, StageError, now
+from airflow_provider_e2e3d.backends.aws import client as aws_account
+from airflow_provider_e2e3d.backends.base import Backend, JobSpec, JobStatus, Orphan
+from airflow_provider_e2e3d.backends.docker import backend as docker
+from airflow_provider_e2e3d.backends.ecs import status as ecs_status
+from airflow_provider_e2e3d.backends.kubernetes import status as kubernetes_status
+from airflow_provider_e2e3d.backends.sagemaker import status as sagemaker_status
+from airflow_provider_e2e3d.profiles.profile import backend_class
+from e2e3d_stages.contract.messages import FailureCode, Infrastructure, InvalidRequest, StageError, now
 from tests.backends.places import KEY, never_claimed
 from tests.backends.scripted_api import Answer, ScriptedApi
 
@@ -166,9 +173,9 @@ def on_docker(engine: ScriptedApi) -> dict[str, Ask]:
         "poll": lambda: asked.poll(handle),
         "logs": lambda: asked.logs(handle, 0),
         "cancel": lambda: asked.cancel(handle),
-        "clear_away": lambda: asked.clear_away(handle, succeeded=True),
-        "leftovers": lambda: list(asked.leftovers("s3://scenes")),
-        "discard": lambda: asked.discard(Leftover(handle=handle, **LEFT)),
+        "clean_up": lambda: asked.clean_up(handle, succeeded=True),
+        "orphans": lambda: list(asked.orphans("s3://scenes")),
+        "discard": lambda: asked.discard(Orphan(handle=handle, **LEFT)),
     }
 
 
@@ -179,8 +186,8 @@ ASKED_OF_AN_ENGINE = [
     ("logs", "GET /v1.47/containers/.*/logs"),
     ("logs", "GET /v1.47/containers/.*/json"),
     ("cancel", "POST /v1.47/containers/.*/kill"),
-    ("clear_away", "DELETE /v1.47/containers/"),
-    ("leftovers", "GET /v1.47/containers/json"),
+    ("clean_up", "DELETE /v1.47/containers/"),
+    ("orphans", "GET /v1.47/containers/json"),
     ("discard", "DELETE /v1.47/containers/"),
 ]
 SUBMITTED_TO_AN_ENGINE = [
@@ -257,7 +264,7 @@ def test_a_container_that_is_being_removed_has_no_log_and_is_no_failure(
     assert on_docker["logs"]() == ([], 0)
     engine.instead = {"(POST|DELETE) /v1.47/containers/": answer}
     on_docker["cancel"]()
-    on_docker["clear_away"]()
+    on_docker["clean_up"]()
 
 
 def test_a_log_that_breaks_off_is_asked_for_again(engine: ScriptedApi, on_docker: dict[str, Ask]) -> None:
@@ -381,9 +388,9 @@ def on_kubernetes(cluster: ScriptedApi, tmp_path: Path) -> dict[str, Ask]:
         "poll": lambda: asked.poll(handle),
         "logs": lambda: asked.logs(handle, 0),
         "cancel": lambda: asked.cancel(handle),
-        "clear_away": lambda: asked.clear_away(handle, succeeded=True),
-        "leftovers": lambda: list(asked.leftovers("s3://scenes")),
-        "discard": lambda: asked.discard(Leftover(handle=handle, **LEFT)),
+        "clean_up": lambda: asked.clean_up(handle, succeeded=True),
+        "orphans": lambda: list(asked.orphans("s3://scenes")),
+        "discard": lambda: asked.discard(Orphan(handle=handle, **LEFT)),
     }
 
 
@@ -394,8 +401,8 @@ ASKED_OF_A_CLUSTER = [
     ("logs", f"GET {NAMESPACE}/pods/.*/log"),
     ("cancel", f"DELETE {NAMESPACE}/pods/"),
     ("cancel", f"(DELETE|GET) {NAMESPACE}/pods/"),
-    ("clear_away", f"DELETE {NAMESPACE}/pods/"),
-    ("leftovers", f"GET {NAMESPACE}/pods"),
+    ("clean_up", f"DELETE {NAMESPACE}/pods/"),
+    ("orphans", f"GET {NAMESPACE}/pods"),
     ("discard", f"DELETE {NAMESPACE}/pods/"),
 ]
 SUBMITTED_TO_A_CLUSTER = [
@@ -636,7 +643,7 @@ def on_aws(name: str, aws_conn_id: str | None = None) -> dict[str, Ask]:
         "logs": lambda: new().logs(handle, 0),
         "logs further on": lambda: new().logs(handle, "a/stream\nf/1" if name == "sagemaker" else "f/1"),
         "cancel": lambda: new().cancel(handle),
-        "clear_away": lambda: new().clear_away(handle, succeeded=True),
+        "clean_up": lambda: new().clean_up(handle, succeeded=True),
         "report": lambda: new().report("train", {"psnr": 30.0}),
     }
 
@@ -648,16 +655,16 @@ ASKED_OF_AWS = [
     ("ecs", "logs", "GetLogEvents"),
     ("ecs", "logs further on", "GetLogEvents"),
     ("ecs", "cancel", "StopTask"),
-    ("ecs", "clear_away", "DescribeTasks"),
-    ("ecs", "clear_away", "StopTask"),
+    ("ecs", "clean_up", "DescribeTasks"),
+    ("ecs", "clean_up", "StopTask"),
     ("sagemaker", "find", "DescribeTrainingJob"),
     ("sagemaker", "poll", "DescribeTrainingJob"),
     ("sagemaker", "logs", "DescribeLogStreams"),
     ("sagemaker", "logs", "GetLogEvents"),
     ("sagemaker", "logs further on", "GetLogEvents"),
     ("sagemaker", "cancel", "StopTrainingJob"),
-    ("sagemaker", "clear_away", "DescribeTrainingJob"),
-    ("sagemaker", "clear_away", "StopTrainingJob"),
+    ("sagemaker", "clean_up", "DescribeTrainingJob"),
+    ("sagemaker", "clean_up", "StopTrainingJob"),
 ]
 SUBMITTED_TO_AWS = [
     ("ecs", "DescribeTaskDefinition"),

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import yaml
 
-from airflow_provider_e2e3d.attempt import Attempt
-from airflow_provider_e2e3d.backends.sagemaker import SageMakerSettings
-from airflow_provider_e2e3d.backends.sagemaker_status import job_status
-from airflow_provider_e2e3d.profiles import profile_named, read_profiles
-from e2e3d_stages.contract import FailureCode, Infrastructure, InvalidRequest
+from airflow_provider_e2e3d.backends.sagemaker.settings import SageMakerSettings
+from airflow_provider_e2e3d.backends.sagemaker.status import job_status
+from airflow_provider_e2e3d.jobs.attempt import Attempt
+from airflow_provider_e2e3d.profiles.file import profile_named, read_profiles
+from e2e3d_stages.contract.messages import FailureCode, Infrastructure, InvalidRequest
 from tests.backends.aws_api import Refused
 from tests.backends.places import KEY, SageMakerPlace, follow
 from tests.backends.sagemaker_api import CAPACITY, LOG_GROUP, NO_IMAGE, NO_MEMORY, SPOT_SHARE
@@ -347,9 +347,9 @@ def test_a_job_that_still_waits_for_its_instance_is_stopped_too(place: SageMaker
 
 
 def test_clearing_away_stops_what_runs_and_keeps_what_ended(place: SageMakerPlace, waiting: Attempt) -> None:
-    waiting.clear_away(succeeded=False)
+    waiting.clean_up(succeeded=False)
     until(lambda: not place.left())
-    waiting.clear_away(succeeded=False)
+    waiting.clean_up(succeeded=False)
     assert place.aws.calls.count("StopTrainingJob") == 1
 
 

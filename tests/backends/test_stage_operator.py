@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from airflow_provider_e2e3d.backends.base import Backend, Handle, JobSpec
-from e2e3d_stages.contract import Claim, FailureCode, Request, StageName
-from e2e3d_stages.presets import STAGES
-from e2e3d_stages.store import ArtifactStore
+from e2e3d_stages.contract.messages import Claim, FailureCode, Request, StageName
+from e2e3d_stages.registry import STAGES
+from e2e3d_stages.store.artifacts import ArtifactStore
 from tests.airflow_runs import Outcome, run_dag
 from tests.backends.scripted import ScriptedBackend, ScriptedPlace
 from tests.conftest import until
@@ -98,8 +98,8 @@ def test_a_worker_that_dies_costs_no_second_job(
     place: ScriptedPlace, run: Run, monkeypatch: pytest.MonkeyPatch, moment: str, keeps_ended: bool
 ) -> None:
     place.settings["keeps_ended"] = keeps_ended
-    verb = {"before the handle was stored": "submit", "after it": "poll"}.get(moment, "clear_away")
-    dies_once(monkeypatch, verb, before=verb == "clear_away")
+    verb = {"before the handle was stored": "submit", "after it": "poll"}.get(moment, "clean_up")
+    dies_once(monkeypatch, verb, before=verb == "clean_up")
     outcome = run("sfm")
     assert outcome.state == "success", outcome.log
     assert outcome.tries["ingest"] == 2

@@ -18,8 +18,8 @@ import docker
 import pytest
 import yaml
 
-from airflow_provider_e2e3d.pipelines import SECTIONS
-from e2e3d_stages.presets import STAGES
+from airflow_provider_e2e3d.pipelines.form import section_of
+from e2e3d_stages.registry import STAGES
 from tests.browser import colours
 from tests.compose.conftest import COMPOSE, Platform, clean_environment
 from tests.conftest import ROOT, until
@@ -96,7 +96,7 @@ def test_the_sample_triggered_by_the_form_reuses_everything(
     for name, value in TINY.items():
         field = form.locator(f"[name=element_{name}]")
         if not field.is_visible():
-            form.get_by_role("button", name=SECTIONS[name.split("_")[0]]).click()
+            form.get_by_role("button", name=section_of(STAGES[name.split("_")[0]])).click()
         field.fill(str(value))
     tab.screenshot(path=screenshots / "form-train.png")
     form.get_by_role("button", name="Trigger").last.click()

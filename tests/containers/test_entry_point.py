@@ -11,7 +11,7 @@ import pytest
 
 from e2e3d_stages import __main__ as entry_point
 from e2e3d_stages import sagemaker
-from e2e3d_stages.contract import InvalidRequest
+from e2e3d_stages.contract.messages import InvalidRequest
 
 
 @pytest.fixture

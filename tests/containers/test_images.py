@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from e2e3d_stages import __version__
-from e2e3d_stages.contract import Input, Request, StageName
-from e2e3d_stages.presets import STAGES
-from e2e3d_stages.store import ArtifactStore
+from e2e3d_stages.contract.messages import Input, Request, StageName
+from e2e3d_stages.registry import STAGES
+from e2e3d_stages.store.artifacts import ArtifactStore
 from tests.conftest import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("images")]

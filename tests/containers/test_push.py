@@ -22,7 +22,7 @@ import pytest
 import requests
 
 from deploy import push as program
-from e2e3d_stages.contract import Infrastructure, InvalidRequest
+from e2e3d_stages.contract.messages import Infrastructure, InvalidRequest
 from tests.conftest import ROOT
 from tests.containers.registry import Registry
 
@@ -262,7 +262,7 @@ def test_images_of_different_commits_are_not_pushed(engine: docker.APIClient, ma
 
 
 def test_an_image_that_is_not_there_has_to_be_built(engine: docker.APIClient) -> None:
-    with pytest.raises(InvalidRequest, match="no image e2e3d/sfm:0.0.0-never") as refusal:
+    with pytest.raises(InvalidRequest, match=r"no image e2e3d/sfm:0.0.0-never") as refusal:
         program.commit_of(engine, ["e2e3d/sfm:0.0.0-never"])
     assert "make images" in refusal.value.hint
 
@@ -326,8 +326,8 @@ def test_a_long_push_is_told_now_and_then(
 
 
 def test_a_line_of_progress_tells_the_rate_and_the_end() -> None:
-    assert program._progress(412_000_000, 1_680_000_000, 0, 50) == "412 of 1,680 MB, 8.2 MB/s, about 2:34 left"
-    assert program._progress(1_000_000, 2_000_000, 3, 1) == "1.0 of 2.0 MB, 1.0 MB/s, layers that wait: 3"
+    assert program._progress(412_000_000, 1_680_000_000, 0, 50) == "412 MB of 1.7 GB, 8.2 MB/s, about 2 min 34 s left"
+    assert program._progress(1_000_000, 2_000_000, 3, 1) == "1.0 MB of 2.0 MB, 1.0 MB/s, layers that wait: 3"
 
 
 def test_the_lines_follow_what_the_engine_tells(
@@ -348,11 +348,11 @@ def test_the_lines_follow_what_the_engine_tells(
     assert program._follow(engine_says, "e2e3d/sfm:7.8.9") == 9_000_000
     said = [line.removeprefix("e2e3d/sfm:7.8.9: ") for line in capsys.readouterr().out.splitlines()]
     assert said[2:4] == ["Layer already exists", "Retrying in 5 seconds"]
-    assert said[5].startswith("4.0 of 8.0 MB, ")
+    assert said[5].startswith("4.0 MB of 8.0 MB, ")
     assert said[5].endswith("layers that wait: 1")
-    assert said[6].startswith("5.0 of 9.0 MB, ")
+    assert said[6].startswith("5.0 MB of 9.0 MB, ")
     assert said[6].endswith(" left")
-    assert said[7].endswith("about 0:00 left")
+    assert said[7].endswith("about 0.0 s left")
 
 
 # Refusals

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from e2e3d_stages.paths import folder_name
-from e2e3d_stages.presets import STAGES
+from e2e3d_stages.contract.paths import folder_name
+from e2e3d_stages.registry import STAGES
 from tests.end_to_end.conftest import Airflow, until
 from tests.provider.conftest import Script
 from tests.web import Web

@@ -21,8 +21,9 @@ import pytest
 import yaml
 from PIL import Image
 
-from airflow_provider_e2e3d.pipelines import SECTIONS
-from e2e3d_stages.storage import open_storage
+from airflow_provider_e2e3d.pipelines.form import section_of
+from e2e3d_stages.registry import STAGES
+from e2e3d_stages.store.opening import open_storage
 from tests.browser import changes, chromium, colours, pixels
 from tests.conftest import until
 from tests.end_to_end.conftest import Standalone, is_ready, settings
@@ -44,7 +45,6 @@ TINY: dict[str, Any] = {
 ASKED = {} if PICTURES else TINY
 PHOTOS = 31 if PICTURES else 12
 WIDE, NARROW = {"width": 1280, "height": 860}, {"width": 390, "height": 844}
-STAGES = 6
 
 
 class Site(Standalone):
@@ -164,7 +164,7 @@ def trigger(tab: Any, site: Site, picture: Callable[[Any, str], None]) -> str:
     for name, value in ASKED.items():
         field = form.locator(f"[name=element_{name}]")
         if not field.is_visible():
-            form.get_by_role("button", name=SECTIONS[name.split("_")[0]]).click()
+            form.get_by_role("button", name=section_of(STAGES[name.split("_")[0]])).click()
         field.fill(str(value))
     form.get_by_role("button", name="Trigger").last.click()
     until(lambda: site.runs("reconstruct"), 60)
@@ -188,7 +188,7 @@ def test_the_form_starts_a_run_whose_tab_shows_its_progress_and_then_the_scene_a
     tab.goto(f"{site.url}/dags/reconstruct/runs/{run}/plugin/scene")
     scene = tab.frame_locator("iframe[title=Scene]")
     bars = scene.get_by_role("progressbar", include_hidden=True)
-    until(lambda: bars.count() == STAGES, 120)
+    until(lambda: bars.count() == len(STAGES), 120)
     seen: dict[str, set[str]] = {}
     shot = False
 
@@ -219,7 +219,7 @@ def test_the_form_starts_a_run_whose_tab_shows_its_progress_and_then_the_scene_a
     picture(tab, "scene")
 
     scene.get_by_role("tab", name="Report").click()
-    quality = scene.frame_locator("iframe[title^=Report]").get_by_text("How close it comes").first
+    quality = scene.frame_locator("iframe[title^=Report]").get_by_text("Quality on held-out photos").first
     quality.wait_for()
     scene.get_by_role("button", name="Full screen").click()
     until(lambda: scene.locator("html").evaluate("() => document.fullscreenElement !== null"), 30)

@@ -17,10 +17,11 @@ import docker
 import pytest
 import yaml
 
-from e2e3d_stages.contract import Manifest, Reference
-from e2e3d_stages.presets import STAGES
-from e2e3d_stages.storage import Storage, open_storage
-from e2e3d_stages.store import ArtifactStore
+from e2e3d_stages.contract.messages import Manifest, Reference
+from e2e3d_stages.registry import STAGES
+from e2e3d_stages.store.artifacts import ArtifactStore
+from e2e3d_stages.store.base import Storage
+from e2e3d_stages.store.opening import open_storage
 from tests.airflow_runs import Outcome, run_dag
 from tests.backends.aws_api import ACCOUNT, REGION, Aws
 from tests.backends.ecs_api import Ecs

@@ -19,8 +19,8 @@ import docker
 import psutil
 import pytest
 
-from airflow_provider_e2e3d.captures import scene_of
-from e2e3d_stages.store import ArtifactStore
+from airflow_provider_e2e3d.scenes.names import scene_of
+from e2e3d_stages.store.artifacts import ArtifactStore
 from tests.conftest import until
 from tests.end_to_end.conftest import ENDS, Airflow, Standalone
 from tests.provider.conftest import Script

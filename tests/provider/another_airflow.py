@@ -14,7 +14,7 @@ from pathlib import Path
 from airflow.dag_processing.dagbag import DagBag
 
 from airflow_provider_e2e3d.operators import stage
-from e2e3d_stages.presets import STAGES
+from e2e3d_stages.registry import STAGES
 
 DAG = Path(__file__).parent.parent.parent / "dags" / "reconstruct.py"
 WHEN = dt.datetime(2026, 11, 1, tzinfo=dt.timezone.utc)

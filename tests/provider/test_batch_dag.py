@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from airflow.sdk import DAG
 
-from airflow_provider_e2e3d.batch.pipeline import batch_params, batch_schedule
-from airflow_provider_e2e3d.pipelines import reconstruct_capture, reconstruction_params
-from e2e3d_stages.contract import InvalidRequest
+from airflow_provider_e2e3d.pipelines.batch.tasks import batch_params, batch_schedule
+from airflow_provider_e2e3d.pipelines.form import reconstruction_params
+from airflow_provider_e2e3d.pipelines.reconstruct import reconstruct_capture
+from e2e3d_stages.contract.messages import InvalidRequest
 
 
 def test_training_and_evaluation_share_the_gpus_and_the_rest_the_cores(

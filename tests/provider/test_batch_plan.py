@@ -10,12 +10,21 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_e2e3d.batch.plan import BatchFolder, BatchRequest, Ledger, Plan, Row, conf_of, plan_batch
-from airflow_provider_e2e3d.batch.report import batch_page, ended, failed_scenes, recorded
-from airflow_provider_e2e3d.outcome import Outcome, Reason
-from airflow_provider_e2e3d.profiles import Profile
-from e2e3d_stages.contract import InvalidRequest
-from e2e3d_stages.storage import Storage, open_storage
+from airflow_provider_e2e3d.pipelines.batch.plan import (
+    BatchFolder,
+    BatchRequest,
+    Ledger,
+    Plan,
+    Row,
+    conf_of,
+    plan_batch,
+)
+from airflow_provider_e2e3d.pipelines.batch.report import batch_page, ended, failed_scenes, recorded
+from airflow_provider_e2e3d.profiles.profile import Profile
+from airflow_provider_e2e3d.scenes.outcome import Outcome, Reason
+from e2e3d_stages.contract.messages import InvalidRequest
+from e2e3d_stages.store.base import Storage
+from e2e3d_stages.store.opening import open_storage
 
 
 class Batches:
@@ -110,7 +119,7 @@ def test_what_is_unchanged_is_reused_and_what_changed_is_run(batches: Batches) -
     assert batches.plan().counts == {"reused": 2}
     assert batches.plan(preset="high").counts == {"run": 2}
     assert batches.plan(parameters={"train_iterations": 999}).counts == {"run": 2}
-    assert batches.plan(parameters={"min_registered_share": 0.1}).counts == {"run": 2}
+    assert batches.plan(parameters={"min_placed_share": 0.1}).counts == {"run": 2}
 
 
 def test_a_profile_whose_preset_changed_asks_for_something_else(batches: Batches) -> None:
@@ -228,7 +237,7 @@ def test_a_limit_holds_over_all_pages(batches: Batches) -> None:
 def test_a_manifest_names_scenes_and_their_parameters(batches: Batches) -> None:
     batches.put(
         "tonight.csv",
-        "capture,scene,train_iterations,ingest_max_size,min_registered_share\n"
+        "capture,scene,train_iterations,ingest_max_size,min_placed_share\n"
         f"statue,old-statue,500,,0.3\n{batches.root}/captures/tower,,,,\n",
     )
     plan = batches.plan(captures="/tonight.csv", parameters={"train_iterations": 100, "train_long_side": 300})
@@ -236,7 +245,7 @@ def test_a_manifest_names_scenes_and_their_parameters(batches: Batches) -> None:
     assert row(plan, "old-statue").parameters == {
         "train_iterations": 500,
         "train_long_side": 300,
-        "min_registered_share": 0.3,
+        "min_placed_share": 0.3,
     }
     assert row(plan, "tower").parameters == {"train_iterations": 100, "train_long_side": 300}
     rows = [{"capture": "statue"}, {"capture": "tower", "force": ["train"]}]
@@ -254,7 +263,7 @@ def test_a_manifest_names_scenes_and_their_parameters(batches: Batches) -> None:
         ({"capture": "statue", "scene": "No Slug"}, "cannot be a scene's name"),
         ({"capture": "statue", "scene": "tower"}, "Another row"),
         ({"capture": "statue", "train_iterations": "many"}, "train_iterations"),
-        ({"capture": "statue", "min_registered_share": 7}, "min_registered_share"),
+        ({"capture": "statue", "min_placed_share": 7}, "min_placed_share"),
         ({"capture": "statue", "train_speed": 7}, "no parameter 'train_speed'"),
     ],
 )
@@ -350,4 +359,4 @@ def test_the_page_tells_what_failed_first_and_leads_to_the_scenes(batches: Batch
     assert "1 failed" in page
     assert "1 succeeded" in page
     assert "<script" not in page
-    assert "href='../1/index.html'" in page
+    assert 'href="../1/index.html"' in page

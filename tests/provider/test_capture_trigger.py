@@ -16,12 +16,13 @@ import boto3
 import pytest
 from airflow.triggers.shared_stream import SharedStreamManager
 
-from airflow_provider_e2e3d.captures import Capture, captures_below
+from airflow_provider_e2e3d.captures.listing import Capture, captures_below
 from airflow_provider_e2e3d.triggers import capture as module
 from airflow_provider_e2e3d.triggers import listings as listings_module
 from airflow_provider_e2e3d.triggers.capture import CaptureTrigger, mark_of
 from airflow_provider_e2e3d.triggers.listings import CaptureListings
-from e2e3d_stages.storage import Storage, open_storage
+from e2e3d_stages.store.base import Storage
+from e2e3d_stages.store.opening import open_storage
 
 POLL = 0.05
 

@@ -11,12 +11,16 @@ from weakref import WeakSet
 
 import pytest
 
-from airflow_provider_e2e3d.captures import Completeness, capture_at, captures_below, scene_of, scenes_of
-from airflow_provider_e2e3d.profiles import Profile
-from e2e3d_stages.capture import capture_digest
-from e2e3d_stages.contract import now
-from e2e3d_stages.s3 import S3Storage
-from e2e3d_stages.storage import Entry, FileStorage, Storage, open_storage
+from airflow_provider_e2e3d.captures.completeness import Completeness
+from airflow_provider_e2e3d.captures.listing import capture_at, captures_below
+from airflow_provider_e2e3d.profiles.profile import Profile
+from airflow_provider_e2e3d.scenes.names import scene_of, scenes_of
+from e2e3d_stages.contract.messages import now
+from e2e3d_stages.store.base import Entry, Storage
+from e2e3d_stages.store.captures import capture_digest
+from e2e3d_stages.store.file import FileStorage
+from e2e3d_stages.store.opening import open_storage
+from e2e3d_stages.store.s3 import S3Storage
 
 SECOND = dt.timedelta(seconds=1)
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from airflow.dag_processing.dagbag import DagBag
 
-from airflow_provider_e2e3d import cleanup
-from e2e3d_stages.contract import now
+from airflow_provider_e2e3d.pipelines import cleanup
+from e2e3d_stages.contract.messages import now
 from tests.airflow_runs import Outcome, run_dag
 from tests.conftest import ROOT
 from tests.provider.conftest import Script
@@ -97,7 +97,7 @@ def test_an_unknown_name_is_refused(run: Run, clean_up_after: Callable[..., Outc
 def test_one_place_that_does_not_answer_keeps_nobody_else_waiting(
     clean_up_after: Callable[..., Outcome], run: Run, script: Script, profiles: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("airflow_provider_e2e3d.attempt.PATIENCE_SECONDS", 0)
+    monkeypatch.setattr("airflow_provider_e2e3d.jobs.attempt.PATIENCE_SECONDS", 0)
     script["ingest"] = ["unreadable"]
     run("ingest")
     local = profiles.read_text()

@@ -25,17 +25,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
-from airflow_provider_e2e3d import uploads
-from airflow_provider_e2e3d.batch.notifier import BatchEnded
-from airflow_provider_e2e3d.captures import captures_below, scene_of
-from airflow_provider_e2e3d.notifications import SceneFailed, SceneSucceeded
+from airflow_provider_e2e3d.captures.listing import captures_below
+from airflow_provider_e2e3d.notifications.notifiers import SceneFailed, SceneSucceeded
 from airflow_provider_e2e3d.operators.reconstruction import IngestOperator, SfmOperator
 from airflow_provider_e2e3d.operators.scene import ReconstructSceneOperator
+from airflow_provider_e2e3d.pipelines import uploads
+from airflow_provider_e2e3d.pipelines.batch.notifier import BatchEnded
+from airflow_provider_e2e3d.scenes.names import scene_of
 from airflow_provider_e2e3d.sensors.artifact import ArtifactSensor
 from airflow_provider_e2e3d.triggers.capture import described
-from airflow_provider_e2e3d.ui import gallery, places
+from airflow_provider_e2e3d.ui import gallery
+from airflow_provider_e2e3d.ui import stores as places
 from airflow_provider_e2e3d.ui.runs import read_run, run_view, task_view
-from e2e3d_stages.storage import Storage, open_storage
+from e2e3d_stages.store.base import Storage
+from e2e3d_stages.store.opening import open_storage
 from tests.airflow_runs import Outcome, run_dag
 from tests.conftest import ROOT
 
@@ -73,7 +76,7 @@ def place(store_uri: str, tmp_path: Path, airflow_home: Path, monkeypatch: pytes
     monkeypatch.setenv("AIRFLOW__E2E3D__PROFILES_FILE", str(file))
     monkeypatch.setenv("AIRFLOW_CONN_X", json.dumps({"conn_type": "http", "password": PASSWORD}))
     places.forget()
-    gallery._shelves.clear()
+    gallery._caches.clear()
     storage = open_storage(store_uri)
     for number in range(3):
         storage.write(f"captures/bucket/a {CANARY}/{number} {CANARY}.jpg", photo(number))
@@ -238,14 +241,14 @@ def test_what_a_dags_author_wrote_is_rendered_beside_what_was_handed_on() -> Non
 
         common: dict[str, Any] = {"parameters": {"max_size": "{{ params.size }}"}, "profile": "of-{{ ds }}"}
         IngestOperator.partial(task_id="ingest", **common).expand_kwargs(before())
-        SfmOperator.partial(task_id="sfm", min_photos="{{ params.size }}").expand_kwargs(before())
+        SfmOperator.partial(task_id="sfm", min_placed_photos="{{ params.size }}").expand_kwargs(before())
         ArtifactSensor.partial(task_id="wait", stage="{{ 'sf' ~ 'm' }}").expand_kwargs(before())
         IngestOperator.partial(task_id="listed").expand(capture=["s3://photos/{{ ds }}"])
     ingest = rendered(dag, "ingest", [{"capture": f"s3://photos/{CANARY}", "force": [CANARY]}])
     assert (ingest.parameters, ingest.profile) == ({"max_size": "800"}, "of-2026-11-01")
     assert (ingest.capture, ingest.force) == (f"s3://photos/{CANARY}", [CANARY])
     sfm = rendered(dag, "sfm", [{"ingest": reference, "parameters": {"pairs": CANARY}}])
-    assert (sfm.min_photos, sfm.inputs, sfm.parameters) == ("800", {"ingest": reference}, {"pairs": CANARY})
+    assert (sfm.min_placed_photos, sfm.inputs, sfm.parameters) == ("800", {"ingest": reference}, {"pairs": CANARY})
     wait = rendered(dag, "wait", [{"key": CANARY}])
     assert (wait.stage, wait.key) == ("sfm", CANARY)
     assert rendered(dag, "listed", None).capture == "s3://photos/2026-11-01"

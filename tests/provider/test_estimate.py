@@ -11,14 +11,16 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from airflow_provider_e2e3d.captures import capture_at
-from airflow_provider_e2e3d.estimate import Estimate, estimate, look_at
-from airflow_provider_e2e3d.history import KEPT, Measurement, remember, remembered
-from airflow_provider_e2e3d.profiles import Profile
-from e2e3d_stages.contract import InvalidRequest
-from e2e3d_stages.presets import STAGES
-from e2e3d_stages.storage import Storage, open_storage
-from e2e3d_stages.store import ArtifactStore
+from airflow_provider_e2e3d.captures.headers import look_at
+from airflow_provider_e2e3d.captures.listing import capture_at
+from airflow_provider_e2e3d.costs.estimate import Estimate, estimate
+from airflow_provider_e2e3d.costs.history import KEPT, Measurement, remember, remembered
+from airflow_provider_e2e3d.profiles.profile import Profile
+from e2e3d_stages.contract.messages import InvalidRequest
+from e2e3d_stages.registry import STAGES
+from e2e3d_stages.store.artifacts import ArtifactStore
+from e2e3d_stages.store.base import Storage
+from e2e3d_stages.store.opening import open_storage
 from tests.airflow_runs import Outcome
 from tests.provider.conftest import Script
 
@@ -102,7 +104,7 @@ def test_what_is_too_dear_is_told_with_what_makes_it_so(tmp_path: Path) -> None:
     found = estimate(capture(tmp_path / "photos", 10), profile({"ml.g5.xlarge": 360}, train=GPU), params(), [])
     found.check(found.price or 0)
     with pytest.raises(
-        InvalidRequest, match=r"may cost 7.\d\d USD.*\(2.00\): train 7.\d\d \(1:\d\d on ml.g5.xlarge"
+        InvalidRequest, match=r"may cost \$7.\d\d.*\(\$2.00\): train \$7.\d\d \(1 min \d\d s on ml.g5.xlarge"
     ) as told:
         found.check(2)
     assert "train_iterations" in told.value.hint
@@ -112,7 +114,7 @@ def test_a_machine_without_a_price_is_named(tmp_path: Path) -> None:
     found = estimate(capture(tmp_path / "photos", 10), profile(train=GPU), params(), [])
     assert found.price is None
     assert "unknown" in str(found)
-    with pytest.raises(InvalidRequest, match="no price for train on ml.g5.xlarge"):
+    with pytest.raises(InvalidRequest, match=r"no price for train on ml.g5.xlarge"):
         found.check(1000)
 
 
@@ -204,7 +206,7 @@ def test_a_run_that_may_cost_more_than_it_may_is_refused_before_anything_is_spen
     outcome = run("ingest", max_cost=1)
     assert outcome.state == "failed"
     assert outcome.tries["plan"] == 1
-    assert "more than max_cost allows (1.00): train" in outcome.log
+    assert "more than max_cost allows ($1.00): train" in outcome.log
     assert script.calls == []
 
 

@@ -19,9 +19,10 @@ from airflow.sdk import DAG, Param
 from airflow.serialization.serialized_objects import DagSerialization
 from fastapi.testclient import TestClient
 
-from airflow_provider_e2e3d.batch.plan import BatchRequest
-from airflow_provider_e2e3d.pipelines import plan
-from e2e3d_stages.presets import PRESETS, STAGES
+from airflow_provider_e2e3d.pipelines.batch.plan import BatchRequest
+from airflow_provider_e2e3d.pipelines.reconstruct import plan
+from e2e3d_stages.contract.spec import PRESETS
+from e2e3d_stages.registry import STAGES
 from tests.conftest import ROOT
 
 DAGS = {"reconstruct", "reconstruct_batch", "reconstruct_cleanup", "reconstruct_on_upload"}
@@ -184,7 +185,7 @@ def test_a_wrong_value_is_told_before_a_run_starts(api: TestClient) -> None:
         ({"profile": "cloud"}, "param profile: 'cloud' is not one of"),
         ({"force": ["bake"]}, "param force: 'bake' is not one of"),
         ({"max_cost": -1}, "param max_cost: -1 is less than the minimum of 0"),
-        ({"min_registered_share": 50}, "param min_registered_share: 50 is greater than the maximum of 1"),
+        ({"min_placed_share": 50}, "param min_placed_share: 50 is greater than the maximum of 1"),
         ({"train_iterations": 5}, "param train_iterations: 5 is less than the minimum of 10"),
         ({"train_iterations": 2000.5}, "param train_iterations: 2000.5 is not of type"),
         ({"train_stop_at_plateau": "yes"}, "param train_stop_at_plateau: 'yes' is not of type 'boolean'"),

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from airflow_provider_e2e3d.profiles import BACKENDS
+from airflow_provider_e2e3d.profiles.profile import BACKENDS
 from tests.conftest import ROOT
 
 HEAVY = ("boto3", "docker", "kubernetes", "kubernetes_asyncio", "pycolmap", "torch")
@@ -33,7 +33,7 @@ runpy.run_path("dags/reconstruct_batch.py")
 seconds = time.process_time() - started
 for file in pathlib.Path("dags").glob("*.py"):
     runpy.run_path(str(file))
-from airflow_provider_e2e3d.profiles import load_profiles
+from airflow_provider_e2e3d.profiles.file import load_profiles
 seen, found = set(), {"": []}
 for name, profile in {"": None, **load_profiles()}.items():
     if profile:
@@ -80,7 +80,7 @@ def test_the_batch_dag_is_read_within_a_second(told: tuple[float, dict[str, list
 
 
 def test_parsing_the_dag_files_imports_no_client(loaded: dict[str, list[str]]) -> None:
-    assert "airflow_provider_e2e3d.pipelines" in loaded[""]
+    assert "airflow_provider_e2e3d.pipelines.reconstruct" in loaded[""]
     assert not set(HEAVY) & set(loaded[""])
 
 

@@ -13,15 +13,18 @@ from airflow.utils.session import create_session
 from sqlalchemy import select
 
 from airflow_provider_e2e3d.backends.base import Handle, JobStatus
-from airflow_provider_e2e3d.backends.ecs import EcsBackend, EcsSettings
-from airflow_provider_e2e3d.backends.kubernetes import KubernetesBackend, KubernetesSettings
-from airflow_provider_e2e3d.backends.local import LocalBackend
-from airflow_provider_e2e3d.backends.sagemaker import SageMakerBackend, SageMakerSettings
+from airflow_provider_e2e3d.backends.ecs.backend import EcsBackend
+from airflow_provider_e2e3d.backends.ecs.settings import EcsSettings
+from airflow_provider_e2e3d.backends.kubernetes.backend import KubernetesBackend
+from airflow_provider_e2e3d.backends.kubernetes.settings import KubernetesSettings
+from airflow_provider_e2e3d.backends.local.backend import LocalBackend
+from airflow_provider_e2e3d.backends.sagemaker.backend import SageMakerBackend
+from airflow_provider_e2e3d.backends.sagemaker.settings import SageMakerSettings
 from airflow_provider_e2e3d.get_provider_info import get_provider_info
 from airflow_provider_e2e3d.operators.links import ArtifactLink, JobLink, artifact_address
 from airflow_provider_e2e3d.operators.reconstruction import PublishOperator
-from e2e3d_stages.presets import STAGES
-from e2e3d_stages.storage import open_storage
+from e2e3d_stages.registry import STAGES
+from e2e3d_stages.store.opening import open_storage
 from tests.airflow_runs import Outcome
 from tests.provider.conftest import Script
 

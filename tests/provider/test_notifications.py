@@ -19,15 +19,15 @@ from typing import Any
 import pytest
 from airflow.sdk import Connection
 
-from airflow_provider_e2e3d import news as news_module
-from airflow_provider_e2e3d.batch.notifier import BatchEnded
-from airflow_provider_e2e3d.batch.plan import BatchFolder, Ledger, Record
 from airflow_provider_e2e3d.get_provider_info import get_provider_info
-from airflow_provider_e2e3d.news import News, address_of, configured, email_page, slack_message, tell
-from airflow_provider_e2e3d.outcome import QUALITY_GATE, UNKNOWN, Reason
-from airflow_provider_e2e3d.outcome import Outcome as SceneOutcome
-from e2e3d_stages.contract import FailureCode
-from e2e3d_stages.storage import open_storage
+from airflow_provider_e2e3d.notifications import channels as news_module
+from airflow_provider_e2e3d.notifications.channels import News, address_of, configured, email_page, slack_message, tell
+from airflow_provider_e2e3d.pipelines.batch.notifier import BatchEnded
+from airflow_provider_e2e3d.pipelines.batch.plan import BatchFolder, Ledger, Record
+from airflow_provider_e2e3d.scenes.outcome import QUALITY_GATE, UNKNOWN, Reason
+from airflow_provider_e2e3d.scenes.outcome import Outcome as SceneOutcome
+from e2e3d_stages.contract.messages import FailureCode
+from e2e3d_stages.store.opening import open_storage
 from tests.airflow_runs import Outcome, run_dag
 from tests.conftest import ROOT
 from tests.provider.conftest import Script
@@ -132,7 +132,7 @@ def test_a_scene_is_told_every_way_with_picture_figures_and_link_and_stays_a_suc
     assert headers["X-Studio"] == "north"
     assert (told["what"], told["state"], told["name"], told["run"]) == ("scene", "succeeded", "statue", outcome.run_id)
     assert told["headline"] == "The scene statue is ready. Photos placed 10 of 10"
-    assert told["figures"]["photos_supported"] == 10
+    assert told["figures"]["photos_placed"] == 10
     folder = told["page"].removesuffix("/index.html")
     assert folder.startswith("https://scenes.example.org/scenes/statue/")
     assert told["thumbnail"] == f"{folder}/thumbnail.jpg"

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from airflow.sdk import BaseSensorOperator
 
-from e2e3d_stages.contract import Request
+from e2e3d_stages.contract.messages import Request
 from tests.airflow_runs import Outcome, run_dag
 from tests.conftest import ROOT
 from tests.provider.conftest import Script

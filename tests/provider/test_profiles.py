@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from airflow_provider_e2e3d.profiles import CaptureSize, Profile, read_profiles
-from e2e3d_stages.contract import InvalidRequest
-from e2e3d_stages.presets import STAGES
+from airflow_provider_e2e3d.profiles.file import read_profiles
+from airflow_provider_e2e3d.profiles.profile import CaptureSize, Profile
+from e2e3d_stages.contract.messages import InvalidRequest
+from e2e3d_stages.registry import STAGES
 from tests.conftest import ROOT
 
 GOOD = """
@@ -98,7 +99,7 @@ def test_the_first_size_that_fits_the_capture_is_taken(
 
 def test_a_capture_that_is_too_large_for_every_size_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
-        InvalidRequest, match="501 photos of up to 1000 px are too many .* for train is for up to 500 photos"
+        InvalidRequest, match=r"501 photos of up to 1000 px are too many .* for train is for up to 500 photos"
     ):
         read(tmp_path, SIZED)["local"].backend("train", CaptureSize(photos=501, long_side=1000))
 

@@ -12,10 +12,11 @@ from airflow.sdk.definitions.param import ParamsDict
 from airflow.sdk.exceptions import ParamValidationError
 
 from airflow_provider_e2e3d.backends.base import Handle, JobSpec
-from airflow_provider_e2e3d.backends.local import LocalBackend
-from airflow_provider_e2e3d.pipelines import plan, reconstruction_params
-from e2e3d_stages.contract import Infrastructure, InvalidRequest, Manifest, Reference
-from e2e3d_stages.store import ArtifactStore
+from airflow_provider_e2e3d.backends.local.backend import LocalBackend
+from airflow_provider_e2e3d.pipelines.form import reconstruction_params
+from airflow_provider_e2e3d.pipelines.reconstruct import plan
+from e2e3d_stages.contract.messages import Infrastructure, InvalidRequest, Manifest, Reference
+from e2e3d_stages.store.artifacts import ArtifactStore
 from tests.airflow_runs import Outcome
 from tests.provider.conftest import Script
 
@@ -55,7 +56,7 @@ def test_another_training_parameter_reuses_ingest_and_sfm_and_the_record_says_so
     run("sfm")
     script.forget()
     # As a form sends it, with the fields that nobody touched.
-    outcome = run("publish", train_iterations=123, profile="local", scene=None, notify=True, min_photos=5)
+    outcome = run("publish", train_iterations=123, profile="local", scene=None, notify=True, min_placed_photos=5)
     assert script.calls == ALL[2:]
     assert sorted(outcome.reused) == ["ingest", "sfm"]
     assert manifest_of(outcome, "train").params["iterations"] == 123
@@ -138,7 +139,7 @@ def test_a_poor_sfm_result_ends_the_run_before_training_and_names_the_photos(run
     assert "only 2 of 10 photos could be placed" in outcome.log
     assert "7.jpg: no overlap" in outcome.log
     script.forget()
-    lenient = run("sfm", min_registered_share=0.1, min_photos=2)
+    lenient = run("sfm", min_placed_share=0.1, min_placed_photos=2)
     assert lenient.state == "success"
     assert "sfm" in lenient.reused
 

@@ -7,8 +7,8 @@ import json
 
 import pytest
 
-from airflow_provider_e2e3d.retention import Spare, remove, survey
-from e2e3d_stages.contract import (
+from airflow_provider_e2e3d.retention import Garbage, remove, survey
+from e2e3d_stages.contract.messages import (
     Claim,
     Failure,
     FailureCode,
@@ -22,7 +22,7 @@ from e2e3d_stages.contract import (
     Usage,
     now,
 )
-from e2e3d_stages.store import STALE_AFTER, ArtifactStore
+from e2e3d_stages.store.artifacts import STALE_AFTER, ArtifactStore
 
 DAY = dt.timedelta(days=1)
 LIMITS = {"attempt_days": 7, "artifact_days": 30}
@@ -84,7 +84,7 @@ def scene(store: ArtifactStore, name: str, **made: str) -> None:
     store.storage.write(f"scenes/{name}/a-run/run.json", json.dumps(record).encode())
 
 
-def spare_after(store: ArtifactStore, days: float, **limits: int) -> dict[str, Spare]:
+def spare_after(store: ArtifactStore, days: float, **limits: int) -> dict[str, Garbage]:
     """What may go when so much time has passed."""
     return {found.path: found for found in survey(store, at=now() + days * DAY, **{**LIMITS, **limits})}
 
@@ -215,5 +215,5 @@ def test_captures_scenes_and_ledgers_are_never_spare(store: ArtifactStore) -> No
 def test_with_a_scene_that_cannot_be_read_nothing_is_known_to_be_spare(store: ArtifactStore) -> None:
     artifact(store, "sfm", "a")
     store.storage.write("scenes/yard/a-run/run.json", b"{}")
-    with pytest.raises(InvalidRequest, match="yard/a-run/run.json"):
+    with pytest.raises(InvalidRequest, match=r"yard/a-run/run.json"):
         spare_after(store, 40)

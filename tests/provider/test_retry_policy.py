@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from airflow.sdk import RetryAction
 
-from airflow_provider_e2e3d.exceptions import retry_policy, stage_failed
-from e2e3d_stages.contract import Failure, FailureCode
+from airflow_provider_e2e3d.exceptions import stage_failed
+from airflow_provider_e2e3d.jobs.retries import retry_policy
+from e2e3d_stages.contract.messages import Failure, FailureCode
 
 
 def delay(code: FailureCode, try_number: int) -> float:

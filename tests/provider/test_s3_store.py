@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from e2e3d_stages.storage import open_storage
+from e2e3d_stages.store.opening import open_storage
 from tests.airflow_runs import run_dag
 from tests.provider.conftest import Script, told_profiles
 

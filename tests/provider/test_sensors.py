@@ -15,10 +15,11 @@ from airflow_provider_e2e3d.exceptions import StageRefused
 from airflow_provider_e2e3d.sensors.artifact import ArtifactSensor
 from airflow_provider_e2e3d.sensors.capture import CaptureSensor
 from airflow_provider_e2e3d.sensors.store import StoreSensor
-from airflow_provider_e2e3d.triggers import look
-from e2e3d_stages.contract import Infrastructure, now
-from e2e3d_stages.storage import Storage, open_storage
-from e2e3d_stages.store import ArtifactStore
+from airflow_provider_e2e3d.triggers import polling as look
+from e2e3d_stages.contract.messages import Infrastructure, now
+from e2e3d_stages.store.artifacts import ArtifactStore
+from e2e3d_stages.store.base import Storage
+from e2e3d_stages.store.opening import open_storage
 from tests.stages.test_store import KEY, committed
 
 
@@ -108,7 +109,7 @@ def test_a_sensor_that_waited_in_vain_says_what_is_missing(root: Storage, deferr
     root.write("captures/yard/1.jpg", b"a photo")
     with pytest.raises(AirflowSensorTimeout, match="yard is not complete: it has 1 photos and needs 3"):
         result(min_photos=3)
-    with pytest.raises(AirflowSensorTimeout, match="There is nothing at .*/captures/barn"):
+    with pytest.raises(AirflowSensorTimeout, match=r"There is nothing at .*/captures/barn"):
         result(capture=f"{root.uri}/captures/barn")
 
 

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from e2e3d_stages import s3
-from e2e3d_stages.contract import Manifest
-from e2e3d_stages.storage import open_storage
-from e2e3d_stages.store import ArtifactStore
+from e2e3d_stages.contract.messages import Manifest
+from e2e3d_stages.store import s3
+from e2e3d_stages.store.artifacts import ArtifactStore
+from e2e3d_stages.store.opening import open_storage
 from tests.airflow_runs import Outcome, run_dag
 from tests.clock import FastClock
 from tests.conftest import ROOT

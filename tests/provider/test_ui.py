@@ -29,12 +29,13 @@ from sqlalchemy import event, select
 from starlette.testclient import TestClient
 
 from airflow import settings
-from airflow_provider_e2e3d.ui import files, gallery, places
+from airflow_provider_e2e3d.ui import files, gallery
+from airflow_provider_e2e3d.ui import stores as places
 from airflow_provider_e2e3d.ui.api import create_app
-from e2e3d_stages.contract import Claim, Failure, FailureCode, Progress, now
-from e2e3d_stages.presets import STAGES
-from e2e3d_stages.storage import NotFound
-from e2e3d_stages.store import ArtifactStore
+from e2e3d_stages.contract.messages import Claim, Failure, FailureCode, Progress, now
+from e2e3d_stages.registry import STAGES
+from e2e3d_stages.store.artifacts import ArtifactStore
+from e2e3d_stages.store.base import NotFound
 from tests.airflow_runs import Outcome
 from tests.provider.airflow_rows import Row, put_run, remove_runs
 from tests.provider.conftest import Script
@@ -52,6 +53,7 @@ ROUTES = {
     "/run": f"/run?{RUN_QUERY}",
     "/task": f"/task?{RUN_QUERY}&task_id=train",
     "/static/{of}/{name}": "/static/newest/main.js",
+    "/api/declared": "/api/declared",
     "/api/scenes": "/api/scenes",
     "/api/scenes/{scene}": "/api/scenes/statue",
     "/api/scenes/{scene}/{run}": f"/api/scenes/statue/{RUN}",
@@ -75,7 +77,7 @@ def lay_scene(store: ArtifactStore, scene: str, run: str = RUN, **more: Any) -> 
         "run": run,
         "started": "2026-11-20T12:00:00+00:00",
         "files": {name: len(data) for name, data in found.items()},
-        "metrics": {"photos_given": 10, "photos_registered": 9, "psnr": 27.5, "sog_bytes": 1_000_000},
+        "metrics": {"photos_uploaded": 10, "photos_placed": 9, "psnr": 27.5, "sog_bytes": 1_000_000},
         "stages": {},
         **more,
     }
@@ -89,7 +91,7 @@ def write_profiles(file: Path, **stores: dict[str, Any]) -> None:
     common = {"captures": [file.parent.as_uri()], "stages": {"default": {"backend": "local"}}}
     file.write_text(yaml.safe_dump({name: {**common, **store} for name, store in stores.items()}))
     places.forget()
-    gallery._shelves.clear()
+    gallery._caches.clear()
 
 
 @pytest.fixture
@@ -234,7 +236,7 @@ def test_permission_on_another_dag_opens_its_runs_and_nothing_else(
     monkeypatch.setattr(airflow_app._AuthManagerState, "instance", PerDag())
     other = Browser(api, user("admin", "only-other"))
     refused = [path for path in ROUTES.values() if other.get(path).status_code != 403]
-    assert refused == ["/static/newest/main.js"]
+    assert refused == ["/static/newest/main.js", "/api/declared"]
     assert other.json("/api/run?dag_id=other&run_id=x")["ours"] is False
     # Asking for two DAGs at once must not have one checked and the other shown.
     assert other.get(f"/api/run?dag_id=other&{RUN_QUERY}").status_code == 403
@@ -452,10 +454,11 @@ def test_the_gallery_tells_what_is_known_and_is_patient_with_what_is_not(
     found = viewer.json("/api/scenes")
     assert [each["scene"] for each in found["scenes"]] == ["statue", "old"]
     statue, older = found["scenes"]
-    assert (statue["photos"], statue["photos_given"], statue["psnr"], statue["size"]) == (9, 10, 27.5, 1_000_000)
+    figures = {"photos_uploaded": 10, "photos_placed": 9, "psnr": 27.5, "sog_bytes": 1_000_000}
+    assert statue["metrics"] == figures
     assert statue["thumbnail"]
     assert not older["thumbnail"]
-    assert older["psnr"] is None
+    assert older["metrics"] == {}
     assert found["problems"] == []
 
 
@@ -478,7 +481,7 @@ def five_hundred(store: ArtifactStore, profile_file: Path) -> ArtifactStore:
     """A store with 500 scenes."""
     write_profiles(profile_file, local={"store": store.storage.uri})
     for number in range(500):
-        name, metrics = f"scene-{number:03d}", {"psnr": 20 + (number * 7 % 500) / 50, "photos_registered": number}
+        name, metrics = f"scene-{number:03d}", {"psnr": 20 + (number * 7 % 500) / 50, "photos_placed": number}
         record = {"scene": name, "run": RUN, "started": f"2026-10-01T00:{number // 60:02d}:{number % 60:02d}+00:00"}
         data = json.dumps({**record, "files": {"thumbnail.jpg": 1}, "metrics": metrics, "stages": {}}).encode()
         store.storage.write(f"scenes/{name}/latest.json", data)
@@ -499,13 +502,13 @@ def test_five_hundred_scenes_come_by_page_in_under_300_ms(
         began = time.perf_counter()
         found = viewer.json(f"/api/scenes?page={page}&sort=scene")
         took.append(time.perf_counter() - began)
-        assert [each["scene"] for each in found["scenes"]][0] == f"scene-{24 * (page - 1):03d}"
+        assert found["scenes"][0]["scene"] == f"scene-{24 * (page - 1):03d}"
     record_property("cold seconds", round(cold, 3))
     record_property("warm seconds, median and worst", (round(sorted(took)[10], 4), round(max(took), 4)))
     assert sorted(took)[10] < 0.3
     best = viewer.json("/api/scenes?sort=-psnr&size=3")["scenes"]
-    assert [each["psnr"] for each in best] == sorted((each["psnr"] for each in best), reverse=True)
-    assert best[0]["psnr"] == pytest.approx(20 + 499 / 50)
+    assert [each["metrics"]["psnr"] for each in best] == [pytest.approx(20 + number / 50) for number in (499, 498, 497)]
+    assert len(best) == 3
     assert viewer.json("/api/scenes?search=49 SCENE")["total"] == 15
     assert viewer.json("/api/scenes?page=99")["scenes"] == []
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from e2e3d_stages.store import ArtifactStore
+from e2e3d_stages.store.artifacts import ArtifactStore
 from tests.conftest import ROOT, free_port, until
 from tests.provider.fab_people import KEY, PASSWORD, RUN
 from tests.provider.test_ui import ROUTES, lay_scene, write_profiles
@@ -112,7 +112,7 @@ def test_below_a_path_the_page_finds_its_scripts(fab: Fab) -> None:
 
 
 def test_permission_on_another_dag_opens_no_scene(fab: Fab) -> None:
-    assert fab.opened("otto") == ["/static/newest/main.js"]
+    assert fab.opened("otto") == ["/static/newest/main.js", "/api/declared"]
     assert fab.get("/e2e3d/api/run?dag_id=other&run_id=x", fab.log_in("otto"))[0] == 200
 
 

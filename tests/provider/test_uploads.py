@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from airflow.dag_processing.dagbag import DagBag
 
-from airflow_provider_e2e3d import uploads
-from airflow_provider_e2e3d.captures import Completeness
+from airflow_provider_e2e3d.captures.completeness import Completeness
 from airflow_provider_e2e3d.get_provider_info import get_provider_info
+from airflow_provider_e2e3d.pipelines import uploads
 from airflow_provider_e2e3d.triggers.capture import CaptureTrigger
-from e2e3d_stages.contract import InvalidRequest
+from e2e3d_stages.contract.messages import InvalidRequest
 from tests.airflow_runs import run_dag
 from tests.conftest import ROOT
 

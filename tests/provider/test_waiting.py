@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_e2e3d.attempt import Attempt, AttemptState, kept_alive
 from airflow_provider_e2e3d.backends.base import JobSpec
-from airflow_provider_e2e3d.profiles import profile_named
+from airflow_provider_e2e3d.jobs.attempt import Attempt, AttemptState, kept_alive
+from airflow_provider_e2e3d.profiles.file import profile_named
 from airflow_provider_e2e3d.triggers.job import JobTrigger
-from e2e3d_stages.contract import FailureCode, InvalidRequest, Request
-from e2e3d_stages.presets import STAGES
-from e2e3d_stages.store import ArtifactStore
+from e2e3d_stages.contract.messages import FailureCode, InvalidRequest, Request
+from e2e3d_stages.registry import STAGES
+from e2e3d_stages.store.artifacts import ArtifactStore
 from tests.conftest import until
 from tests.provider.conftest import Script
 
@@ -100,7 +100,7 @@ def test_no_secret_reaches_a_request_a_handle_or_a_log(attempt: Attempt) -> None
 
 
 def test_a_long_submission_keeps_its_claim(attempt: Attempt, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("airflow_provider_e2e3d.attempt.HEARTBEAT_SECONDS", 0.05)
+    monkeypatch.setattr("airflow_provider_e2e3d.jobs.attempt.HEARTBEAT_SECONDS", 0.05)
     claim = attempt.state.claim
 
     def heartbeat() -> dt.datetime:

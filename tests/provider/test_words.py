@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 
 from airflow_provider_e2e3d.exceptions import QualityGateFailed, stage_failed
-from airflow_provider_e2e3d.outcome import Reason
-from airflow_provider_e2e3d.pipelines import reconstruction_params, refuse_unknown
-from e2e3d_stages.contract import Failure, FailureCode, InvalidRequest, StageError
-from e2e3d_stages.presets import STAGES
+from airflow_provider_e2e3d.pipelines.form import reconstruction_params
+from airflow_provider_e2e3d.pipelines.reconstruct import refuse_unknown
+from airflow_provider_e2e3d.scenes.outcome import Reason
+from e2e3d_stages.contract.messages import Failure, FailureCode, InvalidRequest, StageError
+from e2e3d_stages.registry import STAGES
 from tests.conftest import ROOT
 
-KINDS = {"QualityGateFailed", "Away", *(kind.__name__ for kind in (StageError, *StageError.__subclasses__()))}
+KINDS = {"QualityGateFailed", "Unavailable", *(kind.__name__ for kind in (StageError, *StageError.__subclasses__()))}
 FILES = sorted([*(ROOT / "airflow_provider_e2e3d").rglob("*.py"), *(ROOT / "containers/e2e3d_stages").rglob("*.py")])
 
 

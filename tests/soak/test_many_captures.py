@@ -22,7 +22,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from e2e3d_stages.presets import STAGES
+from e2e3d_stages.registry import STAGES
 from tests.end_to_end.conftest import Airflow, is_ready, settings, until
 from tests.end_to_end.test_standalone import task_process
 from tests.provider.conftest import Script, told_profiles
@@ -283,11 +283,11 @@ def test_five_thousand_captures_in_a_bucket_are_planned_within_seconds(s3_root: 
 PLAN_5000 = """
 import json, resource, sys, time
 from collections import Counter
-from airflow_provider_e2e3d.batch.plan import BatchFolder, BatchRequest, plan_batch
-from airflow_provider_e2e3d.batch.report import ended, recorded
-from airflow_provider_e2e3d.outcome import Outcome
-from airflow_provider_e2e3d.profiles import Profile
-from e2e3d_stages.storage import open_storage
+from airflow_provider_e2e3d.pipelines.batch.plan import BatchFolder, BatchRequest, plan_batch
+from airflow_provider_e2e3d.pipelines.batch.report import ended, recorded
+from airflow_provider_e2e3d.scenes.outcome import Outcome
+from airflow_provider_e2e3d.profiles.profile import Profile
+from e2e3d_stages.store.opening import open_storage
 
 root = sys.argv[1]
 calls = Counter()

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from e2e3d_stages.contract import FailureCode
-from e2e3d_stages.store import ArtifactStore
+from e2e3d_stages.contract.messages import FailureCode
+from e2e3d_stages.store.artifacts import ArtifactStore
 from tests.airflow_runs import run_dag
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(1800)]

@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
-from e2e3d_stages import runtime, sagemaker
-from e2e3d_stages.contract import (
+from e2e3d_stages import sagemaker
+from e2e3d_stages.contract.messages import (
     FailureCode,
     Infrastructure,
     Input,
@@ -28,9 +28,12 @@ from e2e3d_stages.contract import (
     StageError,
     UnreadableCapture,
 )
-from e2e3d_stages.presets import PRESETS, STAGES
-from e2e3d_stages.runtime import Job
-from e2e3d_stages.store import ArtifactStore
+from e2e3d_stages.contract.spec import PRESETS
+from e2e3d_stages.program import run
+from e2e3d_stages.registry import STAGES
+from e2e3d_stages.runtime import context
+from e2e3d_stages.runtime.context import Job
+from e2e3d_stages.store.artifacts import ArtifactStore
 from tests.conftest import until
 
 KEY = "0123456789abcdef" * 2
@@ -75,7 +78,7 @@ def test_a_stage_leaves_files_metrics_warnings_and_what_it_took(
         return {"photos": 1}
 
     play(program)
-    assert runtime.run(ask(store)) == 0
+    assert run(ask(store)) == 0
     manifest = store.manifest("ingest", KEY)
     assert manifest is not None
     assert [file.path for file in manifest.files] == ["images/a.jpg"]
@@ -109,7 +112,7 @@ def test_a_failure_says_what_happened_and_its_exit_status_says_whether_to_retry(
 
     play(program)
     store = ArtifactStore.open(tmp_path.as_uri())
-    assert runtime.run(ask(store)) == exit_code
+    assert run(ask(store)) == exit_code
     failure = store.failure("ingest", KEY, 1)
     assert failure is not None
     assert failure.code is code
@@ -120,7 +123,7 @@ def test_a_failure_says_what_happened_and_its_exit_status_says_whether_to_retry(
 def test_another_version_of_stage_or_contract_is_refused(tmp_path: Path) -> None:
     store = ArtifactStore.open(tmp_path.as_uri())
     for change in ({"stage_version": 99}, {"contract_version": 99}):
-        assert runtime.run(ask(store, **change)) == 2
+        assert run(ask(store, **change)) == 2
         failure = store.failure("ingest", KEY, 1)
         assert failure is not None
         assert "99" in failure.message
@@ -128,11 +131,11 @@ def test_another_version_of_stage_or_contract_is_refused(tmp_path: Path) -> None
 
 def test_an_unknown_parameter_and_a_request_that_is_not_there_are_refused(tmp_path: Path) -> None:
     store = ArtifactStore.open(tmp_path.as_uri())
-    assert runtime.run(ask(store, params={"max_sise": 100})) == 2
+    assert run(ask(store, params={"max_sise": 100})) == 2
     failure = store.failure("ingest", KEY, 1)
     assert failure is not None
     assert "'max_sise'" in failure.message
-    assert runtime.run(store.request_uri("ingest", "0" * 32, 1)) == 2
+    assert run(store.request_uri("ingest", "0" * 32, 1)) == 2
 
 
 def test_an_input_that_is_not_what_was_asked_for_is_refused(tmp_path: Path) -> None:
@@ -144,16 +147,16 @@ def test_an_input_that_is_not_what_was_asked_for_is_refused(tmp_path: Path) -> N
         params={},
         inputs={"ingest": Input(key=KEY, digest="0")},
     )
-    assert runtime.run(uri) == 5
+    assert run(uri) == 5
 
 
 def test_the_second_of_two_attempts_leaves_the_firsts_artifact(
     store: ArtifactStore, play: Callable[[StageProgram], None]
 ) -> None:
     play(lambda job: {"made_by": 1})
-    assert runtime.run(ask(store)) == 0
+    assert run(ask(store)) == 0
     play(lambda job: {"made_by": 2})
-    assert runtime.run(ask(store, attempt=2)) == 0
+    assert run(ask(store, attempt=2)) == 0
     manifest = store.manifest("ingest", KEY)
     assert manifest is not None
     assert manifest.metrics == {"made_by": 1}
@@ -172,9 +175,9 @@ def test_a_retry_resumes_from_the_checkpoint_and_a_commit_clears_it(
         return {"from": step, "state": (folder / "state").read_text()}
 
     play(dies)
-    assert runtime.run(ask(store)) == 1
+    assert run(ask(store)) == 1
     play(resumes)
-    assert runtime.run(ask(store, attempt=2)) == 0
+    assert run(ask(store, attempt=2)) == 0
     manifest = store.manifest("ingest", KEY)
     assert manifest is not None
     assert manifest.metrics == {"from": 40, "state": "forty"}
@@ -185,8 +188,8 @@ def test_progress_never_goes_back_and_tells_rate_and_eta(
     tmp_path: Path, play: Callable[[StageProgram], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = [0.0]
-    monkeypatch.setattr(runtime, "time", types.SimpleNamespace(monotonic=lambda: clock[0]))
-    monkeypatch.setattr(runtime, "PROGRESS_EVERY_SECONDS", 0.01)
+    monkeypatch.setattr(context, "time", types.SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr(context, "PROGRESS_EVERY_SECONDS", 0.01)
     store = ArtifactStore.open(tmp_path.as_uri())
     seen = []
 
@@ -199,7 +202,7 @@ def test_progress_never_goes_back_and_tells_rate_and_eta(
         return {}
 
     play(program)
-    assert runtime.run(ask(store)) == 0
+    assert run(ask(store)) == 0
     last = seen[-1]
     assert [item.done for item in seen if item] == [0, 10, 10, 20]
     assert last is not None
@@ -214,8 +217,8 @@ def test_the_time_left_goes_by_what_happened_of_late(
     tmp_path: Path, play: Callable[[StageProgram], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = [0.0]
-    monkeypatch.setattr(runtime, "time", types.SimpleNamespace(monotonic=lambda: clock[0]))
-    monkeypatch.setattr(runtime, "PROGRESS_EVERY_SECONDS", 0.01)
+    monkeypatch.setattr(context, "time", types.SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr(context, "PROGRESS_EVERY_SECONDS", 0.01)
     store = ArtifactStore.open(tmp_path.as_uri())
     told = []
 
@@ -229,7 +232,7 @@ def test_the_time_left_goes_by_what_happened_of_late(
         return {}
 
     play(program)
-    assert runtime.run(ask(store)) == 0
+    assert run(ask(store)) == 0
     assert told[-1].rate == pytest.approx(1, abs=0.1)
     assert told[-1].eta_seconds == pytest.approx(400 / told[-1].rate)
 
@@ -240,7 +243,7 @@ def test_every_part_of_the_work_tells_how_far_it_is(
     told = []
     write = ArtifactStore.write_progress
     monkeypatch.setattr(ArtifactStore, "write_progress", lambda *words: told.append(words[-1]) or write(*words))
-    monkeypatch.setattr(runtime, "PROGRESS_EVERY_SECONDS", 0.01)
+    monkeypatch.setattr(context, "PROGRESS_EVERY_SECONDS", 0.01)
     capture = ArtifactStore.open(f"{s3_root}/capture").storage
     for number in range(4):
         capture.write(f"{number}.jpg", bytes(300_000))
@@ -252,7 +255,7 @@ def test_every_part_of_the_work_tells_how_far_it_is(
         return {}
 
     play(program)
-    assert runtime.run(ask(ArtifactStore.open(tmp_path.as_uri()), capture=capture.uri)) == 0
+    assert run(ask(ArtifactStore.open(tmp_path.as_uri()), capture=capture.uri)) == 0
     last = {item.phase: (item.done, item.total, item.unit) for item in told}
     assert list(last) == ["fetching photos", "preparing photos", "storing"]
     assert last["preparing photos"] == (1, 1, "photos")
@@ -269,7 +272,7 @@ def test_what_a_stage_shows_lies_beside_its_progress_and_is_no_part_of_the_artif
         return {}
 
     play(program)
-    assert runtime.run(ask(store)) == 0
+    assert run(ask(store)) == 0
     assert store.storage.read(f"{store.attempt_folder('ingest', KEY, 1)}/preview.jpg") == b"last"
     manifest = store.manifest("ingest", KEY)
     assert manifest is not None
@@ -289,16 +292,16 @@ def test_what_cannot_be_shown_ends_no_work(
     monkeypatch.setattr(ArtifactStore, "show", broken)
     play(program)
     store = ArtifactStore.open(tmp_path.as_uri())
-    assert runtime.run(ask(store)) == 0
+    assert run(ask(store)) == 0
     assert store.manifest("ingest", KEY) is not None
 
 
 def test_sigterm_lets_the_stage_stop_by_itself(tmp_path: Path) -> None:
     store = ArtifactStore.open((tmp_path / "store").as_uri())
-    program = tmp_path / "program.py"
-    program.write_text(
+    script = tmp_path / "script.py"
+    script.write_text(
         "import sys, time, types\n"
-        "from e2e3d_stages import runtime\n"
+        "from e2e3d_stages import program\n"
         "def run(job):\n"
         "    print('started', flush=True)\n"
         "    while not job.stopping: time.sleep(0.01)\n"
@@ -306,9 +309,9 @@ def test_sigterm_lets_the_stage_stop_by_itself(tmp_path: Path) -> None:
         "    job.check_stop()\n"
         "module = types.ModuleType('e2e3d_stages.ingest.stage'); module.run = run\n"
         "sys.modules[module.__name__] = module\n"
-        "sys.exit(runtime.run(sys.argv[1]))\n"
+        "sys.exit(program.run(sys.argv[1]))\n"
     )
-    with subprocess.Popen([sys.executable, str(program), ask(store)], stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen([sys.executable, str(script), ask(store)], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "started\n"
         os.kill(process.pid, signal.SIGTERM)
@@ -331,7 +334,7 @@ def test_sigterm_during_a_transfer_is_an_interruption_too(
 
     play(lambda job: {})
     monkeypatch.setattr(ArtifactStore, "upload", interrupted_upload)
-    assert runtime.run(uri) == FailureCode.INTERRUPTED.exit_code
+    assert run(uri) == FailureCode.INTERRUPTED.exit_code
     failure = store.failure("ingest", KEY, 1)
     assert failure is not None
     assert failure.code is FailureCode.INTERRUPTED
@@ -342,7 +345,7 @@ def test_a_stopped_stage_is_ended_after_the_grace_period_unless_it_left_in_time(
     tmp_path: Path, play: Callable[[StageProgram], None], monkeypatch: pytest.MonkeyPatch, in_time: bool
 ) -> None:
     exits: list[int] = []
-    monkeypatch.setattr(runtime, "GRACE_SECONDS", 60 if in_time else 0.1)
+    monkeypatch.setattr(context, "GRACE_SECONDS", 60 if in_time else 0.1)
     monkeypatch.setattr(os, "_exit", exits.append)
 
     def program(job: Job) -> dict[str, Any]:
@@ -352,7 +355,7 @@ def test_a_stopped_stage_is_ended_after_the_grace_period_unless_it_left_in_time(
         return {}
 
     play(program)
-    assert runtime.run(ask(ArtifactStore.open(tmp_path.as_uri()))) == FailureCode.INTERRUPTED.exit_code
+    assert run(ask(ArtifactStore.open(tmp_path.as_uri()))) == FailureCode.INTERRUPTED.exit_code
     # Nothing is left that would end this process later.
     until(lambda: not any(isinstance(thread, threading.Timer) for thread in threading.enumerate()), seconds=20)
     assert exits == ([] if in_time else [FailureCode.INTERRUPTED.exit_code])
@@ -367,7 +370,7 @@ def test_sagemaker_is_told_why_an_attempt_ends(
     play(program)
     monkeypatch.setattr(sagemaker, "FAILURE", tmp_path / "failure")
     store = ArtifactStore.open(tmp_path.as_uri())
-    assert runtime.run(ask(store), ends=sagemaker.ends) == 2
+    assert run(ask(store), ends=sagemaker.ends) == 2
     assert store.failure("ingest", KEY, 1) is not None
     told = (tmp_path / "failure").read_text()
     assert told.startswith("There are only 2 photos. Take more.")
@@ -383,7 +386,7 @@ def test_an_interruption_ends_no_attempt_on_sagemaker_which_starts_the_job_again
     play(program)
     monkeypatch.setattr(sagemaker, "FAILURE", tmp_path / "failure")
     store = ArtifactStore.open(tmp_path.as_uri())
-    assert runtime.run(ask(store), ends=sagemaker.ends) == FailureCode.INTERRUPTED.exit_code
+    assert run(ask(store), ends=sagemaker.ends) == FailureCode.INTERRUPTED.exit_code
     assert store.failure("ingest", KEY, 1) is None
     assert not (tmp_path / "failure").exists()
 
@@ -397,7 +400,7 @@ def test_a_folder_of_sagemaker_that_cannot_be_written_changes_nothing(
     play(program)
     monkeypatch.setattr(sagemaker, "FAILURE", tmp_path / "nowhere" / "failure")
     store = ArtifactStore.open(tmp_path.as_uri())
-    assert runtime.run(ask(store), ends=sagemaker.ends) == 4
+    assert run(ask(store), ends=sagemaker.ends) == 4
     assert store.failure("ingest", KEY, 1) is not None
 
 

@@ -11,10 +11,10 @@ import pytest
 from moto.core import DEFAULT_ACCOUNT_ID
 from moto.s3.models import s3_backends
 
-from e2e3d_stages import s3
-from e2e3d_stages.contract import Claim, Infrastructure, InvalidRequest
-from e2e3d_stages.storage import open_storage
-from e2e3d_stages.store import ArtifactStore, file_digest
+from e2e3d_stages.contract.messages import Claim, Infrastructure, InvalidRequest
+from e2e3d_stages.store import s3
+from e2e3d_stages.store.artifacts import ArtifactStore, file_digest
+from e2e3d_stages.store.opening import open_storage
 from tests.clock import FastClock
 from tests.faulty_store import FaultyStore
 from tests.stages.test_store import KEY, MINUTE, manifest

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from e2e3d_stages.capture import capture_digest
-from e2e3d_stages.contract import (
+from e2e3d_stages.contract.messages import (
     Failure,
     FailureCode,
     Infrastructure,
@@ -23,8 +22,10 @@ from e2e3d_stages.contract import (
     artifact_key,
     now,
 )
-from e2e3d_stages.storage import NotFound, open_storage
-from e2e3d_stages.store import ArtifactStore
+from e2e3d_stages.store.artifacts import ArtifactStore
+from e2e3d_stages.store.base import NotFound
+from e2e3d_stages.store.captures import capture_digest
+from e2e3d_stages.store.opening import open_storage
 
 KEY = "0123456789abcdef" * 2
 MINUTE = dt.timedelta(minutes=1)

@@ -1,28 +1,21 @@
 // Two runs of a scene side by side: the same camera in both, figures, and the parameters that differ.
 
 import { ask } from "./api.js";
+import { figures, stageLabel, stages } from "./declared.js";
 import { h, say, show } from "./dom.js";
 import { frame, sameCamera } from "./frame.js";
 import { crumbs } from "./parts.js";
-import { DASH, STAGES, date, decibels, duration, money, number, size } from "./words.js";
-
-const FIGURES = [
-  ["Photos placed", (r) => r.metrics?.photos_registered, number, 1],
-  ["PSNR", (r) => r.metrics?.psnr, decibels, 1],
-  ["SSIM", (r) => r.metrics?.ssim, (v) => number(v, 3), 1],
-  ["Gaussians", (r) => r.metrics?.gaussians, number, 0],
-  ["Size", (r) => r.metrics?.sog_bytes, size, -1],
-  ["Time", (r) => r.seconds, duration, -1],
-  ["Cost", (r) => r.price, money, -1],
-];
+import { DASH, date, figureText, valueOf } from "./words.js";
 
 // Better is marked by a word too, not by colour alone.
 function figureRow(left, right) {
-  return ([label, read, words, better]) => {
-    const [one, other] = [read(left) ?? null, read(right) ?? null];
-    const ahead = better && one !== null && other !== null && words(one) !== words(other) ? Math.sign((one - other) * better) : 0;
-    const cell = (value, wins) => h("td", { class: "n" }, h("span", { class: wins && "better" }, words(value), wins && h("small", {}, " better")));
-    return h("tr", {}, h("th", { scope: "row" }, label), cell(one, ahead > 0), cell(other, ahead < 0));
+  return (figure) => {
+    const [one, other] = [valueOf(figure, left), valueOf(figure, right)];
+    const [words, others] = [figureText(figure, left), figureText(figure, right)];
+    const way = { more: 1, less: -1 }[figure.better] ?? 0;
+    const ahead = one !== null && other !== null && words !== others ? Math.sign((one - other) * way) : 0;
+    const cell = (text, wins) => h("td", { class: "n" }, h("span", { class: wins && "better" }, text, wins && h("small", {}, " better")));
+    return h("tr", {}, h("th", { scope: "row" }, figure.label), cell(words, ahead > 0), cell(others, ahead < 0));
   };
 }
 
@@ -30,7 +23,7 @@ const value = (each) => (each === null || each === undefined ? DASH : typeof eac
 
 function name(path) {
   const [first, ...rest] = path.split(".");
-  return rest.length && STAGES[first] ? [h("span", { class: "quiet" }, `${STAGES[first]} · `), rest.join(".")] : path;
+  return rest.length && stages.some((each) => each.name === first) ? [h("span", { class: "quiet" }, `${stageLabel(first)} · `), rest.join(".")] : path;
 }
 
 function table(label, left, right, rows) {
@@ -61,11 +54,11 @@ export async function open(query, scene) {
     there && h("div", { class: "pair" }, frames.map((each, at) => h("figure", {}, each,
       h("figcaption", {}, h("a", { href: `scenes/${scene}/${[left, right][at].run}` }, date([left, right][at].started)))))),
     h("div", { class: "two" },
-      h("section", {}, h("h2", {}, "Figures"), table("Figures", left, right, FIGURES.map(figureRow(left, right)))),
+      h("section", {}, h("h2", {}, "Figures"), table("Figures", left, right, figures.map(figureRow(left, right)))),
       h("section", {}, h("h2", {}, "What differs"),
         differing.length
           ? table("What differs", left, right, differing.map((each) => h("tr", {}, h("th", { scope: "row" }, name(each.name)), h("td", { class: "n" }, value(each.left)), h("td", { class: "n" }, value(each.right)))))
           : h("p", { class: "quiet" }, "They were asked for the same."),
-        found.same_artifacts.length > 0 && h("p", { class: "quiet" }, `Made once and shared by both: ${found.same_artifacts.map((each) => STAGES[each] ?? each).join(", ")}.`))),
+        found.same_artifacts.length > 0 && h("p", { class: "quiet" }, `Made once and shared by both: ${found.same_artifacts.map(stageLabel).join(", ")}.`))),
   );
 }

@@ -1,20 +1,17 @@
 // Every scene: search, sort, page through; what Airflow is at work on stands there too.
 
 import { address, ask, watch } from "./api.js";
+import { figures } from "./declared.js";
 import { h, replace, say, show } from "./dom.js";
 import { chip, runPath, airflowLink } from "./parts.js";
-import { date, decibels, duration, money, size } from "./words.js";
+import { date, figureText } from "./words.js";
 
-const SORTS = [
+const onCards = () => figures.filter((each) => each.card);
+const sorts = () => [
   ["-started", "Newest first"],
   ["started", "Oldest first"],
   ["scene", "Name"],
-  ["-psnr", "Best PSNR"],
-  ["psnr", "Worst PSNR"],
-  ["-photos", "Most photos"],
-  ["-size", "Largest"],
-  ["-seconds", "Longest"],
-  ["-price", "Dearest"],
+  ...onCards().flatMap(({ name, label }) => [[`-${name}`, `${label}: high to low`], [name, `${label}: low to high`]]),
   ["state", "State"],
 ];
 const STATES = [["", "All states"], ["success", "Done"], ["running", "Running"], ["queued", "Queued"], ["failed", "Failed"]];
@@ -40,11 +37,7 @@ function card(each) {
       h("h2", {}, name),
       h("p", { class: "quiet" }, date(each.started)),
       each.run && h("dl", {},
-        fact("Photos", `${each.photos ?? "–"} / ${each.photos_given ?? "–"}`),
-        fact("PSNR", decibels(each.psnr)),
-        fact("Size", size(each.size)),
-        fact("Time", duration(each.seconds)),
-        fact("Cost", money(each.price)),
+        onCards().map((figure) => fact(figure.label, figureText(figure, each))),
         h("div", {}, h("dt", { class: "unseen" }, "Runs"), h("dd", {}, h("a", { href: `scenes/${each.scene}`, class: "above" }, "all runs"))))),
   );
 }
@@ -90,7 +83,7 @@ export async function open(query) {
       h("form", { role: "search", class: "tools", onsubmit: (event) => event.preventDefault() },
         search,
         h("select", { "aria-label": "State", onchange: ({ target }) => again({ state: target.value }) }, options(STATES, asked.state)),
-        h("select", { "aria-label": "Order", onchange: ({ target }) => again({ sort: target.value }) }, options(SORTS, asked.sort)))),
+        h("select", { "aria-label": "Order", onchange: ({ target }) => again({ sort: target.value }) }, options(sorts(), asked.sort)))),
     problems, list, pager,
   );
   await look();

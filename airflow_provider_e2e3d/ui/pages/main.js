@@ -1,5 +1,6 @@
 // Which page this is, by its address.
 
+import { load } from "./declared.js";
 import { h, show } from "./dom.js";
 
 const base = new URL(document.baseURI).pathname;
@@ -16,7 +17,7 @@ const pages = {
 };
 
 try {
-  const page = await import(pages[kind]);
+  const [page] = await Promise.all([import(pages[kind]), load()]);
   await page.open(query, ...names);
 } catch (problem) {
   console.error(problem);

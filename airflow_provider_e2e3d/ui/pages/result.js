@@ -1,20 +1,11 @@
 // One run of a scene: the scene itself, its report, figures, what each stage took, and downloads.
 
 import { ask } from "./api.js";
+import { figures as declared, stageLabel, stages } from "./declared.js";
 import { h, show } from "./dom.js";
 import { fileAddress, frame, onOpen } from "./frame.js";
 import { airflowLink, crumbs, figure, figures, runPath, warning } from "./parts.js";
-import { STAGES, date, decibels, duration, headline, money, number, size } from "./words.js";
-
-const ABOUT = {
-  "scene.sog": "the scene, small, for the web",
-  "scene.spz": "the scene, small, for other viewers",
-  "scene.ply": "every Gaussian, as splat tools read them",
-  "index.html": "the page, to keep or to send",
-  "report.html": "the report, to keep or to send",
-  "georef.json": "from the scene to metres east, north and up",
-  "photos.json": "every photo, and whether it was placed",
-};
+import { date, duration, figureText, money, size } from "./words.js";
 
 // Tabs after the WAI-ARIA pattern: arrows move, the page opens at once.
 function tabs(label, entries) {
@@ -67,17 +58,9 @@ function hero(record) {
   return h("section", { class: "hero", "aria-label": "The scene" }, h("div", { class: "bar" }, list, whole), panel);
 }
 
-export function keyFigures(record) {
-  const m = record.metrics ?? {};
-  return figures(
-    figure("Photos placed", `${m.photos_registered ?? "–"} / ${m.photos_given ?? "–"}`),
-    figure("PSNR", decibels(m.psnr), m.views ? `on ${m.views} photos it has not seen` : null),
-    figure("SSIM", number(m.ssim, 3)),
-    figure("Gaussians", number(m.gaussians)),
-    figure("Size", size(m.sog_bytes)),
-    figure("Time", duration(record.seconds)),
-    figure("Cost", money(record.price)),
-  );
+function keyFigures(record) {
+  const photos = (each) => record.metrics?.[each.over];
+  return figures(...declared.map((each) => figure(each.label, figureText(each, record), photos(each) && `on ${photos(each)} held-out photos`)));
 }
 
 function stageTable(stages) {
@@ -85,7 +68,7 @@ function stageTable(stages) {
     h(
       "tr",
       {},
-      h("th", { scope: "row" }, STAGES[name] ?? name),
+      h("th", { scope: "row" }, stageLabel(name)),
       h("td", {}, each.reused ? h("span", { class: "chip" }, "reused") : ""),
       h("td", { class: "n" }, duration(each.seconds)),
       h("td", { class: "n" }, size(each.peak_memory_bytes)),
@@ -106,16 +89,17 @@ function stageTable(stages) {
 }
 
 function downloads(record) {
-  const names = Object.keys(record.files).filter((name) => name in ABOUT);
+  // What people came for first: the last stages' files.
+  const uses = Object.assign({}, ...stages.map((each) => each.files).reverse());
   const line = (name) =>
     h(
       "li",
       {},
       h("a", { href: fileAddress(record, name), download: name === "index.html" ? `${record.scene}.html` : `${record.scene}-${name}` }, name),
-      h("span", { class: "quiet" }, ` ${ABOUT[name]}`),
+      h("span", { class: "quiet" }, ` ${uses[name]}`),
       record.files[name] && h("span", { class: "size" }, size(record.files[name])),
     );
-  return h("ul", { class: "files" }, Object.keys(ABOUT).filter((name) => names.includes(name)).map(line));
+  return h("ul", { class: "files" }, Object.keys(uses).filter((name) => uses[name] && name in record.files).map(line));
 }
 
 export function result(record) {
@@ -123,7 +107,7 @@ export function result(record) {
   return [
     hero(record),
     keyFigures(record),
-    warnings.length > 0 && [h("h2", {}, "Worth knowing"), h("ul", { class: "warnings" }, warnings.map(warning))],
+    warnings.length > 0 && [h("h2", {}, "Warnings"), h("ul", { class: "warnings" }, warnings.map(warning))],
     h("div", { class: "two" },
       h("section", {}, h("h2", {}, "What it took"), stageTable(record.stages ?? {})),
       h("section", {}, h("h2", {}, "Downloads"), downloads(record))),

@@ -5,14 +5,14 @@ import { curve } from "./curve.js";
 import { h, replace, say, show } from "./dom.js";
 import { airflowLink, chip, failure, sign } from "./parts.js";
 import { result } from "./result.js";
-import { date, duration, headline, isRunning, left, money, number, since, state } from "./words.js";
+import { date, duration, isRunning, left, money, number, since, state } from "./words.js";
 
 const ENDED = ["success", "failed"];
 
 function stageWords(each) {
   const { progress } = each;
   if (each.problem) return each.problem;
-  if (each.state === "success") return [headline(each.stage, each.metrics), each.reused && "reused, nothing ran"].filter(Boolean).join(" · ");
+  if (each.state === "success") return [each.result, each.reused && "reused, nothing ran"].filter(Boolean).join(" · ");
   if (each.state === "failed") return "failed: see above";
   if (each.state === "up_for_retry") return each.failure ? `${each.failure.message} It is tried again.` : "It is tried again.";
   if (!isRunning(each.state)) return "";

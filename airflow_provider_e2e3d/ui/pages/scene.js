@@ -1,10 +1,11 @@
 // The runs of one scene: open one, or choose two to compare.
 
 import { address, ask } from "./api.js";
+import { figures } from "./declared.js";
 import { h, say, show } from "./dom.js";
 import { fileAddress } from "./frame.js";
 import { crumbs } from "./parts.js";
-import { date, decibels, duration, money, number, size } from "./words.js";
+import { date, figureText } from "./words.js";
 
 export async function open(query, scene) {
   const { runs } = await ask(`api/scenes/${scene}`, { profile: query.profile });
@@ -22,19 +23,14 @@ export async function open(query, scene) {
       h("td", {}, "thumbnail.jpg" in each.files && h("img", { src: fileAddress(each, "thumbnail.jpg"), alt: "", loading: "lazy", class: "small" })),
       h("th", { scope: "row" }, h("a", { href: address(`scenes/${scene}/${each.run}`, { profile: each.profile_of_store }) }, date(each.started))),
       h("td", {}, [each.preset, each.profile].filter(Boolean).join(", ") || "–"),
-      h("td", { class: "n" }, `${each.metrics?.photos_registered ?? "–"} / ${each.metrics?.photos_given ?? "–"}`),
-      h("td", { class: "n" }, decibels(each.metrics?.psnr)),
-      h("td", { class: "n" }, number(each.metrics?.gaussians)),
-      h("td", { class: "n" }, size(each.metrics?.sog_bytes)),
-      h("td", { class: "n" }, duration(each.seconds)),
-      h("td", { class: "n" }, money(each.price)));
+      figures.map((figure) => h("td", { class: "n" }, figureText(figure, each))));
   const compare = (event) => {
     event.preventDefault();
     // The older one on the left: what changed is read from left to right.
     const [right, left] = runs.filter((each) => chosen.has(each.run)).map((each) => each.run);
     location.assign(new URL(address(`compare/${scene}`, { left, right }), document.baseURI));
   };
-  const head = ["", "", "Run", "Asked", "Photos", "PSNR", "Gaussians", "Size", "Time", "Cost"];
+  const head = ["", "", "Run", "Asked", ...figures.map((each) => each.label)];
   show(
     crumbs(h("a", { href: "scenes" }, "Scenes"), h("span", { "aria-current": "page" }, scene)),
     h("header", {}, h("h1", {}, scene), h("p", { class: "quiet" }, `${runs.length} ${runs.length === 1 ? "run" : "runs"} that ended well, newest first`)),

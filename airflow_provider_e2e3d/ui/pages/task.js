@@ -1,9 +1,10 @@
 // The *Artifact* tab of a task: what the stage read and wrote, where it came from, and how its attempts ended.
 
 import { ask, watch } from "./api.js";
+import { stageLabel } from "./declared.js";
 import { h, show } from "./dom.js";
 import { chip, failure, figure, figures, warning } from "./parts.js";
-import { STAGES, date, duration, headline, isRunning, money, number, size } from "./words.js";
+import { date, duration, isRunning, money, number, size } from "./words.js";
 
 const table = (label, head, rows) =>
   h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": label },
@@ -15,7 +16,7 @@ function attempts(found) {
     const running = !made && !each.failure && each.attempt === found.attempts.length && isRunning(found.state);
     const how = each.failure
       ? [h("b", {}, each.failure.message), each.failure.hint && h("p", { class: "quiet" }, each.failure.hint)]
-      : made ? "became the artifact" : running ? "at work" : "ended without a word";
+      : made ? "became the artifact" : running ? "at work" : "ended without reporting an error";
     return h("tr", {}, h("th", { scope: "row" }, number(each.attempt)), h("td", {}, how), h("td", {}, date(each.claimed)),
       h("td", {}, each.job ? [each.job.backend, each.job.machine].filter(Boolean).join(", ") : "–"), h("td", { class: "n" }, money(each.job?.price)));
   };
@@ -25,7 +26,7 @@ function attempts(found) {
 const read = (found) => [
   found.capture && h("p", {}, "The photos at ", h("code", {}, found.capture)),
   found.inputs.length > 0 && table("Read", ["Artifact", "Key", ">Files", ">Size"], found.inputs.map((each) =>
-    h("tr", {}, h("th", { scope: "row" }, STAGES[each.stage] ?? each.stage), h("td", {}, h("code", {}, each.key)), h("td", { class: "n" }, number(each.files)), h("td", { class: "n" }, size(each.size))))),
+    h("tr", {}, h("th", { scope: "row" }, stageLabel(each.stage)), h("td", {}, h("code", {}, each.key)), h("td", { class: "n" }, number(each.files)), h("td", { class: "n" }, size(each.size))))),
 ];
 
 const FIRST = 8;
@@ -61,7 +62,7 @@ function page(found) {
     found.reused && h("p", { class: "notice" }, "Reused: this run found it ready. It was made ", usage && `on ${date(usage.finished)} `, "by ", h("code", {}, found.written?.by ?? "an earlier run"), "."),
     found.degraded_from && h("p", { class: "notice" }, "Memory ran out with what was asked; this was made with less."),
     usage && figures(
-      headline(found.stage, found.metrics) && figure("Result", headline(found.stage, found.metrics)),
+      found.result && figure("Result", found.result),
       figure("Time", duration(usage.wall_seconds)),
       figure("Memory", size(usage.peak_memory_bytes)),
       figure("Written", size(found.written.size), `${number(found.written.count)} files`),

@@ -1,25 +1,28 @@
-// Numbers and states as people read them.
+// Numbers and states as people read them: `contract/formatting.py` says the same in Python.
 
 export const DASH = "–";
 
+const isNothing = (value) => value === null || value === undefined;
+
 export function size(bytes) {
-  if (bytes === null || bytes === undefined) return DASH;
-  const steps = ["B", "kB", "MB", "GB", "TB"];
+  if (isNothing(bytes)) return DASH;
+  const units = ["B", "kB", "MB", "GB", "TB"];
   let step = 0;
-  while (bytes >= 999.5 && step < steps.length - 1) {
+  while (bytes >= 999.5 && step < units.length - 1) {
     bytes /= 1000;
     step += 1;
   }
-  return `${step && bytes < 99.5 ? bytes.toFixed(1) : Math.round(bytes)} ${steps[step]}`;
+  return `${step && bytes < 99.95 ? bytes.toFixed(1) : Math.round(bytes)} ${units[step]}`;
 }
 
 export function duration(seconds) {
-  if (seconds === null || seconds === undefined) return DASH;
+  if (isNothing(seconds)) return DASH;
   if (seconds < 9.95) return `${seconds.toFixed(1)} s`;
   const whole = Math.round(seconds);
   if (whole < 60) return `${whole} s`;
   if (whole < 3600) return `${Math.floor(whole / 60)} min ${whole % 60} s`;
-  return `${Math.floor(whole / 3600)} h ${Math.round((whole % 3600) / 60)} min`;
+  const minutes = Math.round(seconds / 60);
+  return `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
 }
 
 // How long something may still take: nobody needs the seconds of an hour.
@@ -30,12 +33,31 @@ export function left(seconds) {
 }
 
 export const number = (value, digits = 0) =>
-  value === null || value === undefined
+  isNothing(value)
     ? DASH
     : value.toLocaleString("en", { maximumFractionDigits: digits, minimumFractionDigits: digits });
 
-export const decibels = (value) => (value === null || value === undefined ? DASH : `${value.toFixed(1)} dB`);
-export const money = (value) => (value === null || value === undefined ? DASH : value > 0 && value < 0.005 ? "< $0.01" : `$${value.toFixed(2)}`);
+export const money = (value) =>
+  isNothing(value) ? DASH : value > 0 && value < 0.005 ? "< $0.01" : `$${number(value, 2)}`;
+
+// By the names that figures have for their formats.
+const FORMATS = {
+  count: number,
+  decibels: (value) => (isNothing(value) ? DASH : `${value.toFixed(1)} dB`),
+  ratio: (value) => number(value, 3),
+  bytes: size,
+  seconds: duration,
+  dollars: money,
+};
+
+// A figure's value in a run's record, and how it reads.
+export const valueOf = (figure, record) => (figure.stage ? record.metrics : record)?.[figure.name] ?? null;
+
+export function figureText(figure, record) {
+  const text = FORMATS[figure.format](valueOf(figure, record));
+  const whole = figure.whole ? record.metrics?.[figure.whole] : null;
+  return isNothing(whole) ? text : `${text} of ${FORMATS[figure.format](whole)}`;
+}
 
 export function date(told, withTime = true) {
   if (!told) return DASH;
@@ -44,16 +66,7 @@ export function date(told, withTime = true) {
   return withTime ? `${day}, ${moment.toLocaleTimeString("en", { hour: "2-digit", minute: "2-digit", hour12: false })}` : day;
 }
 
-export const since = (from, to) => (from ? (new Date(to ?? Date.now()) - new Date(from)) / 1000 : null);
-
-export const STAGES = {
-  ingest: "Photos",
-  sfm: "Camera poses",
-  train: "Training",
-  compress: "Compression",
-  evaluate: "Evaluation",
-  publish: "Page",
-};
+export const since = (from, to) => (from ? (new Date(to ?? Date.now()).getTime() - new Date(from).getTime()) / 1000 : null);
 
 const STATES = {
   success: "done",
@@ -71,15 +84,3 @@ const STATES = {
 };
 export const state = (name) => STATES[name] ?? "not started";
 export const isRunning = (name) => name === "running" || name === "deferred";
-
-// The one or two figures by which a stage's success is judged.
-export function headline(stage, metrics = {}) {
-  const m = metrics ?? {};
-  if (stage === "ingest" && m.photos !== undefined) return `${m.photos} photos`;
-  if (stage === "sfm" && m.photos_registered !== undefined)
-    return `${m.photos_registered} of ${m.photos_given} photos placed`;
-  if (stage === "train" && m.gaussians !== undefined) return `${number(m.gaussians)} Gaussians`;
-  if (stage === "compress" && m.sog_bytes !== undefined) return size(m.sog_bytes);
-  if (stage === "evaluate" && m.psnr !== undefined && m.psnr !== null) return `${m.psnr.toFixed(1)} dB PSNR`;
-  return "";
-}

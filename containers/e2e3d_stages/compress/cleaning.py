@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from e2e3d_stages.gaussians import Gaussians
+from e2e3d_stages.splats.gaussians import Gaussians
 
 Mask = NDArray[np.bool_]
 
@@ -66,7 +66,7 @@ def clean(
 
 
 def floaters(gaussians: Gaussians, distance: float) -> Mask:
-    """Those farther from the scene's median point, or larger, than `distance` times the median distance. (N,)"""
+    """Those farther from the scene's median point, or larger, than `distance` times the median distance: (N,)."""
     if len(gaussians) == 0:
         return np.zeros(0, dtype=bool)
     # In float64: a squared distance beyond 1e19 units would overflow float32.

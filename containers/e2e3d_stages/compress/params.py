@@ -6,9 +6,7 @@ from typing import Any
 
 from pydantic import Field
 
-from e2e3d_stages.contract import StageParams
-
-VERSION = 1
+from e2e3d_stages.contract.messages import StageParams
 
 
 class Params(StageParams):

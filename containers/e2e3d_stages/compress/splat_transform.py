@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from e2e3d_stages.contract import StageError
+from e2e3d_stages.contract.messages import StageError
 
 NAME = "splat-transform"
 HINT = (

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from e2e3d_stages.compress import sog
-from e2e3d_stages.contract import StageError
+from e2e3d_stages.contract.messages import StageError
+from e2e3d_stages.contract.paths import inside
 from e2e3d_stages.evaluate.opening import opening_view
 from e2e3d_stages.evaluate.params import Params
 from e2e3d_stages.evaluate.pictures import (
@@ -22,13 +22,12 @@ from e2e3d_stages.evaluate.pictures import (
     save,
     save_thumbnail,
 )
-from e2e3d_stages.gaussians import read_ply
-from e2e3d_stages.metrics import psnr, ssim
-from e2e3d_stages.paths import inside
-from e2e3d_stages.runtime import Job
-from e2e3d_stages.train.rasterizer import Renderer
-from e2e3d_stages.train.scene import fitted_size
-from e2e3d_stages.train.stage import use_threads
+from e2e3d_stages.runtime.context import Job
+from e2e3d_stages.splats import sog
+from e2e3d_stages.splats.camera import fitted_size
+from e2e3d_stages.splats.gaussians import read_ply
+from e2e3d_stages.splats.quality import psnr, ssim
+from e2e3d_stages.splats.rasterizer import Renderer, use_threads
 
 View = dict[str, Any]
 Render = Callable[[View, int, int], Picture]
@@ -53,7 +52,7 @@ def run(job: Job) -> dict[str, Any]:
     if not views:
         raise StageError(
             "There is no photo with a known camera to compare with.",
-            hint="Trigger again with sfm under Make anew (force).",
+            hint="Trigger again with sfm under Re-run stages (force).",
         )
     held_out = [view for view in views if view["name"] in set(training["holdout"])]
     if not held_out:

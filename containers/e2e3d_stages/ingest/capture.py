@@ -9,14 +9,10 @@ import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
 
-from e2e3d_stages.capture import UNSAFE_NAME, LocalCapture, Refused, Source, is_hidden
-from e2e3d_stages.contract import UnreadableCapture
-from e2e3d_stages.paths import UnsafePath, safe_path, shown
-
-PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff"})
-OTHER_MEDIA = frozenset(
-    {".heic", ".heif", ".avif", ".gif", ".bmp", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".mp4", ".mov", ".avi"}
-)
+from e2e3d_stages.contract.captures import NOT_A_PHOTO, OTHER_MEDIA, PHOTO_SUFFIXES, is_hidden, suffix_of
+from e2e3d_stages.contract.messages import UnreadableCapture
+from e2e3d_stages.contract.paths import UnsafePath, safe_path, shown
+from e2e3d_stages.store.captures import UNSAFE_NAME, LocalCapture, Refused, Source
 
 MAX_ZIP_ENTRIES = 20_000
 MAX_ZIP_BYTES = 64 * 2**30
@@ -41,11 +37,11 @@ def list_capture(capture: LocalCapture, scratch: Path) -> tuple[list[Source], li
     :raises UnreadableCapture: a zip that is damaged, encrypted, a bomb, or leaves its folder.
     """
     files: list[Source | Refused] = [*capture.files, *capture.left_out]
-    if capture.single and _suffix(capture.name) not in PHOTO_SUFFIXES:
+    if capture.single and suffix_of(capture.name) not in PHOTO_SUFFIXES:
         files = _unpack(capture, scratch)
     photos, refused = [], []
     for file in sorted(files, key=lambda file: natural_order(_name(file))):
-        if _hidden(_name(file)):
+        if is_hidden(_name(file)):
             continue
         kept = file if isinstance(file, Refused) else _not_a_photo(file) or file
         if isinstance(kept, Source):
@@ -59,21 +55,13 @@ def _name(file: Source | Refused) -> str:
     return file.source if isinstance(file, Refused) else file.name
 
 
-def _suffix(name: str) -> str:
-    return PurePosixPath(name).suffix.lower()
-
-
-def _hidden(name: str) -> bool:
-    return is_hidden(name) or "__MACOSX" in name.split("/")
-
-
 def _not_a_photo(source: Source) -> Refused | None:
-    suffix = _suffix(source.name)
+    suffix = suffix_of(source.name)
     if suffix in PHOTO_SUFFIXES:
         return None
     if suffix in OTHER_MEDIA:
         return Refused(source.name, "unsupported_format", f"{suffix[1:].upper()} cannot be read: export it as JPEG.")
-    return Refused(source.name, "not_a_photo", "Not a JPEG, PNG, WebP or TIFF file.")
+    return Refused(source.name, NOT_A_PHOTO, "Not a JPEG, PNG, WebP or TIFF file.")
 
 
 def _unpack(capture: LocalCapture, scratch: Path) -> list[Source | Refused]:
@@ -83,7 +71,7 @@ def _unpack(capture: LocalCapture, scratch: Path) -> list[Source | Refused]:
             _check_zip(entries)
             return [
                 _extract(bundle, entry, scratch / f"unpacked-{place:05d}")
-                for place, entry in enumerate(entry for entry in entries if not _hidden(_path_of(entry)))
+                for place, entry in enumerate(entry for entry in entries if not is_hidden(_path_of(entry)))
             ]
     except (zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError, EOFError) as error:
         raise UnreadableCapture(

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from e2e3d_stages.capture import LocalCapture
-from e2e3d_stages.contract import UnreadableCapture
+from e2e3d_stages.contract.messages import UnreadableCapture
 from e2e3d_stages.ingest.exif import Exif
+from e2e3d_stages.store.captures import LocalCapture
 
 NEEDED = ("cameras", "images", "points3D")
 # COLMAP writes them since 3.12 and reads models without them.

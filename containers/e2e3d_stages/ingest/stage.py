@@ -16,13 +16,14 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from e2e3d_stages.capture import UNSAFE_NAME, Refused, Source
-from e2e3d_stages.contract import UnreadableCapture
+from e2e3d_stages.contract.captures import NOT_A_PHOTO
+from e2e3d_stages.contract.messages import UnreadableCapture
 from e2e3d_stages.ingest.capture import list_capture
 from e2e3d_stages.ingest.exif import Exif, read_exif
 from e2e3d_stages.ingest.params import Params
 from e2e3d_stages.ingest.poses import refuse_turned, take_poses
-from e2e3d_stages.runtime import Job
+from e2e3d_stages.runtime.context import Job
+from e2e3d_stages.store.captures import UNSAFE_NAME, Refused, Source
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF")
 JPEG_QUALITY = 95
@@ -49,7 +50,7 @@ REASONS = {
     "outside": "are links to files outside the capture",
     UNSAFE_NAME: "have names that no file can have",
     "unsupported_format": "are in a format that is not supported",
-    "not_a_photo": "are no photos",
+    NOT_A_PHOTO: "are no photos",
 }
 
 
@@ -253,6 +254,7 @@ def _write(job: Job, prepared: list[Prepared], dropped: list[Refused]) -> dict[s
         "files_given": len(prepared) + len(dropped),
         "photos": len(photos),
         "dropped": len(dropped),
+        "other_files": sum(item.reason == NOT_A_PHOTO for item in dropped),
         "cameras": len(cameras),
         "photos_with_gps": sum(photo.exif.gps is not None for photo in prepared),
         "photos_with_focal": sum(photo.focal_px is not None for photo in prepared),

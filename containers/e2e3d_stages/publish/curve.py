@@ -52,5 +52,5 @@ def _ticks(low: float, high: float) -> list[float]:
     return [float(tick) for tick in np.arange(np.floor(low / step), np.ceil(high / step) + 1) * step]
 
 
-def _points(x: NDArray, y: NDArray, separator: str) -> str:
+def _points(x: NDArray[np.float64], y: NDArray[np.float64], separator: str) -> str:
     return separator.join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True))

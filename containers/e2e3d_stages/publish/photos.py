@@ -11,8 +11,9 @@ from typing import Any
 
 from PIL import Image
 
-from e2e3d_stages.paths import inside
-from e2e3d_stages.runtime import InputArtifact
+from e2e3d_stages.contract.captures import NOT_A_PHOTO
+from e2e3d_stages.contract.paths import inside
+from e2e3d_stages.runtime.context import InputArtifact
 
 MOST_THUMBNAILS = 60
 THUMBNAIL_SIZE = 240
@@ -25,23 +26,22 @@ DROPPED = {
     "outside": "A link to a file outside the capture",
     "unsafe_name": "Has a name that no file can have",
     "unsupported_format": "In a format that is not supported",
-    "not_a_photo": "Not a photo",
+    NOT_A_PHOTO: "Not a photo",
 }
 
 
 def photo_facts(inputs: Mapping[str, InputArtifact]) -> dict[str, Any]:
-    """How many photos were given, placed and used, and each that was not, with the reason.
+    """How many photos were uploaded and placed, and each that was not, with the reason.
 
     `unused` has name, reason, and a picture where there is one: ingest keeps none of what it drops.
     """
     prepared = _json(inputs["ingest"].folder / "photos.json")
     placed = _json(inputs["sfm"].folder / "photos.json")
-    dropped = [item for item in prepared["dropped"] if item["reason"] != "not_a_photo"]
+    dropped = [item for item in prepared["dropped"] if item["reason"] != NOT_A_PHOTO]
     unused = [photo for photo in placed if not photo["supported"]]
     return {
-        "given": len(placed) + len(dropped),
-        "registered": sum(photo["registered"] for photo in placed),
-        "used": len(placed) - len(unused),
+        "uploaded": len(placed) + len(dropped),
+        "placed": len(placed) - len(unused),
         "unused": [
             {
                 "name": photo["source"],

@@ -127,7 +127,7 @@ class _Frame:
 
     axis: int
     sign: int
-    centre: NDArray
+    centre: NDArray[Any]
     span: float
     aspect: float
 
@@ -140,24 +140,24 @@ class _Frame:
         """Units of the drawing for one of the scene's."""
         return SIZE / self.span
 
-    def turned(self, vectors: NDArray) -> NDArray:
+    def turned(self, vectors: NDArray[Any]) -> NDArray[Any]:
         """Directions on the page, in the scene's units."""
         return np.column_stack([vectors[:, 0], -self.sign * vectors[:, self.axis]])
 
-    def placed(self, points: NDArray) -> NDArray:
+    def placed(self, points: NDArray[Any]) -> NDArray[Any]:
         """Places on the page."""
         return self.turned(points - self.centre) * self.scale + (SIZE / 2, self.height / 2)
 
-    def nearness(self, points: NDArray) -> NDArray:
+    def nearness(self, points: NDArray[Any]) -> NDArray[Any]:
         """What is larger hides what is smaller: seen from above and from the front."""
         return -points[:, 3 - self.axis]
 
 
 @dataclass(frozen=True)
 class _Cameras:
-    eyes: NDArray
-    directions: NDArray
-    errors: NDArray
+    eyes: NDArray[Any]
+    directions: NDArray[Any]
+    errors: NDArray[Any]
     held_out: list[bool]
     titles: list[str]
 
@@ -203,7 +203,7 @@ def _scale_bar(frame: _Frame) -> str:
     )
 
 
-def _bounds(xyz: NDArray, eyes: NDArray) -> tuple[NDArray, NDArray]:
+def _bounds(xyz: NDArray[Any], eyes: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     """The corners around all cameras and nearly all points, with some air; the farthest points are often wrong."""
     around = np.vstack([np.percentile(xyz, [2, 98], axis=0), eyes]) if len(xyz) else eyes
     low, high = around.min(axis=0), around.max(axis=0)
@@ -211,12 +211,12 @@ def _bounds(xyz: NDArray, eyes: NDArray) -> tuple[NDArray, NDArray]:
     return low - air, high + air
 
 
-def _worst(error: NDArray) -> float:
+def _worst(error: NDArray[Any]) -> float:
     """A round error that nearly no point is above."""
     return max(0.5, float(np.ceil(np.percentile(error, 95) * 2) / 2)) if len(error) else 1.0
 
 
-def _colours(error: NDArray, worst: float) -> NDArray:
+def _colours(error: NDArray[Any], worst: float) -> NDArray[Any]:
     """(N, 3) colours of 0 to 255."""
     stops = np.linspace(0, worst, len(COLOURS))
     return np.column_stack([np.interp(error, stops, COLOURS[:, channel]) for channel in range(3)])
@@ -226,7 +226,7 @@ def _title(name: str, error: float) -> str:
     return f"{name}: sees no point" if np.isnan(error) else f"{name}: {error:.2f} px"
 
 
-def _points_picture(places: NDArray, colours: NDArray, height: float) -> str:
+def _points_picture(places: NDArray[Any], colours: NDArray[Any], height: float) -> str:
     """PNG in base64: each point two pixels wide, the last on top, nothing where no point is."""
     rows, columns = round(height * SHARPNESS), round(SIZE * SHARPNESS)
     canvas = np.zeros((rows, columns, 4), np.uint8)

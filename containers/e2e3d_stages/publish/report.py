@@ -7,20 +7,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from e2e3d_stages.contract import Advice, Manifest
-from e2e3d_stages.paths import inside
+from e2e3d_stages.contract.messages import Advice
+from e2e3d_stages.contract.pages import rendered
+from e2e3d_stages.contract.paths import inside
 from e2e3d_stages.publish.curve import training_curve
-from e2e3d_stages.publish.page import rendered
 from e2e3d_stages.publish.photos import data_uri, photo_facts, source_names
 from e2e3d_stages.publish.plans import plans
-from e2e3d_stages.publish.record import artifact_facts
-from e2e3d_stages.runtime import InputArtifact
+from e2e3d_stages.publish.spec import SPEC
+from e2e3d_stages.runtime.context import InputArtifact
 
-FORMATS = {
-    "scene.sog": "the web viewer, and sharing: the smallest",
-    "scene.spz": "phones and other viewers",
-    "scene.ply": "editing: the Gaussians as trained, uncompressed",
-}
+TEMPLATES = Path(__file__).parent / "templates"
 SIZES = (("", "as trained"), ("_400", "for comparison"), ("_full", "as photographed"))
 KINDS = ("psnr{}", "psnr{}_compressed", "baseline_psnr{}")
 
@@ -32,7 +28,7 @@ def report_page(title: str, inputs: Mapping[str, InputArtifact], warnings: Seque
     :param inputs: the artifacts of all stages before this one, by stage.
     :param warnings: this stage's own.
     """
-    return rendered("report.html", **facts(title, inputs, warnings))
+    return rendered(TEMPLATES / "report.html", **facts(title, inputs, warnings))
 
 
 def facts(title: str, inputs: Mapping[str, InputArtifact], warnings: Sequence[Advice]) -> dict[str, Any]:
@@ -57,9 +53,10 @@ def facts(title: str, inputs: Mapping[str, InputArtifact], warnings: Sequence[Ad
         "curve": training_curve(training["curve"]),
         "resumed_from": training["resumed_from"],
         "plans": plans(inputs["sfm"].folder, set(training["holdout"]), names) if views else None,
-        "files": _files(manifests),
+        "files": _files(inputs),
         "compress": manifests["compress"].metrics,
-        "run": {"stages": {stage: artifact_facts(manifest) for stage, manifest in manifests.items()}},
+        "work": {spec.name: spec.work for spec in (*(artifact.spec for artifact in inputs.values()), SPEC)},
+        "stages": {stage: manifest.facts() for stage, manifest in manifests.items()},
         "warnings": [*told, *(("publish", advice) for advice in warnings)],
         "capture": manifests["ingest"].capture,
         "manifests": manifests,
@@ -79,7 +76,9 @@ def _views(evaluation: dict[str, Any], folder: Path, names: Mapping[str, str]) -
     ]
 
 
-def _comparisons(evaluation: dict[str, Any], metrics: dict[str, Any], views: list[dict[str, Any]]) -> list[dict]:
+def _comparisons(
+    evaluation: dict[str, Any], metrics: dict[str, Any], views: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
     """One row for each size at which the held-out photos were compared; a size that comes twice is shown once."""
     if evaluation["basis"] != "held-out":
         return []
@@ -92,14 +91,15 @@ def _comparisons(evaluation: dict[str, Any], metrics: dict[str, Any], views: lis
     return list(rows.values())
 
 
-def _files(manifests: Mapping[str, Manifest]) -> list[dict[str, Any]]:
+def _files(inputs: Mapping[str, InputArtifact]) -> list[dict[str, Any]]:
     """The scene's formats, smallest first, with the PSNR in dB that each costs where that was measured."""
-    stored = {file.path: file for stage in ("train", "compress") for file in manifests[stage].files}
-    loss = {"scene.sog": manifests["evaluate"].metrics["compression_loss_db"], "scene.ply": 0.0}
+    loss = {"scene.sog": inputs["evaluate"].manifest.metrics["compression_loss_db"], "scene.ply": 0.0}
     found = [
-        {"name": name, "use": use, "file": stored[name], "loss": loss.get(name)}
-        for name, use in FORMATS.items()
-        if name in stored
+        {"name": file.path, "use": each.use, "file": file, "loss": loss.get(file.path)}
+        for artifact in inputs.values()
+        for each in artifact.spec.deliverables
+        for file in artifact.manifest.files
+        if each.format_of_scene and each.holds(file.path)
     ]
     return sorted(found, key=lambda entry: entry["file"].size)
 

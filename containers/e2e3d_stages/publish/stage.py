@@ -6,11 +6,13 @@ import json
 import shutil
 from typing import Any
 
-from e2e3d_stages.contract import StageError
+from e2e3d_stages.contract.formatting import as_size
+from e2e3d_stages.contract.messages import StageError
 from e2e3d_stages.publish.params import Params
 from e2e3d_stages.publish.report import report_page
+from e2e3d_stages.publish.spec import PAGE, REPORT, THUMBNAIL
 from e2e3d_stages.publish.viewer_page import viewer_page, viewer_settings
-from e2e3d_stages.runtime import Job
+from e2e3d_stages.runtime.context import Job
 
 NOTABLE_PAGE_BYTES = 100e6
 
@@ -28,23 +30,23 @@ def run(job: Job) -> dict[str, Any]:
     if view is None:
         raise StageError(
             f"The opening view {opening['name']} is not among sfm's views.",
-            hint="Trigger again with evaluate under Make anew (force).",
+            hint="Trigger again with evaluate under Re-run stages (force).",
         )
     sog = (job.inputs["compress"].folder / "scene.sog").read_bytes()
 
     job.progress(0, 2, "pages")
     page = viewer_page(params.title, sog, viewer_settings(view, opening["depth"])).encode()
-    (job.output / "index.html").write_bytes(page)
+    (job.output / PAGE).write_bytes(page)
     if len(page) > NOTABLE_PAGE_BYTES:
         job.warn(
             "large_page",
-            f"The viewer page has {len(page) / 1e6:.0f} MB: phones may fail to open it.",
+            f"The viewer page has {as_size(len(page))}: phones may fail to open it.",
             "Lower max_gaussians of the train stage, or sh_degree of the compress stage.",
         )
     job.progress(1, 2, "pages")
     report = report_page(params.title, job.inputs, job.warnings).encode()
-    (job.output / "report.html").write_bytes(report)
-    shutil.copyfile(evaluated / "thumbnail.jpg", job.output / "thumbnail.jpg")
+    (job.output / REPORT).write_bytes(report)
+    shutil.copyfile(evaluated / THUMBNAIL, job.output / THUMBNAIL)
     job.progress(2, 2, "pages")
     return {
         "page_bytes": len(page),

@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from e2e3d_stages.contract import StageError
+from e2e3d_stages.contract.messages import StageError
 from e2e3d_stages.publish import fetch_viewer
 
 # The viewer turns splats by 180 degrees about z: x and y of our world change sign, and up = -y becomes its +y.
 TO_VIEWER = np.array([-1.0, -1.0, 1.0])
 FOV_LIMITS = (20.0, 100.0)
+_BRIDGE = Path(__file__).parent / "templates" / "bridge.js"
 
 # The seams that the package's own `renderViewerHtml` (dist/index.js) replaces; that function needs Node.js.
 _TITLE = re.compile(r"<title>.*?</title>")
@@ -35,47 +36,14 @@ _BAR = """
         </style>
         <div id="e2e3d"><b>{title}</b><a href="report.html">Report</a></div>"""
 
-# In a frame the page around has the title and the report, and may have several scenes show the same camera: the one
-# that a person moves tells where it is. Nothing else is told or taken. The viewer gives its camera out only while its
-# debug panel is open.
+# In a frame; the viewer gives its camera out only while its debug panel is open.
 _FRAMED = """
         <style>
-            .sse-debug-panel { display: none !important; }
-            @media (max-width: 700px), (max-height: 480px) { .sse-controlsHint { display: none !important; } }
+            .sse-debug-panel {{ display: none !important; }}
+            @media (max-width: 700px), (max-height: 480px) {{ .sse-controlsHint {{ display: none !important; }} }}
         </style>
         <script type="module">
-            if (window.parent !== window) {
-                document.getElementById('e2e3d').hidden = true;
-                window.sse.options.debug = true;
-                const tell = (what) => window.parent.postMessage(what, '*');
-                let camera = null, leads = false, told = '';
-                for (const kind of ['pointerdown', 'wheel', 'touchstart', 'keydown']) {
-                    addEventListener(kind, () => { leads = true; }, { capture: true, passive: true });
-                }
-                addEventListener('message', ({ source, data }) => {
-                    if (source !== window.parent || !camera) return;
-                    if (data?.e2e3d === 'lead') leads = true;
-                    if (data?.e2e3d === 'camera') {
-                        leads = false;
-                        camera.set(data.camera);
-                    }
-                });
-                const look = () => {
-                    const now = leads && camera.get();
-                    if (now && JSON.stringify(now) !== told) {
-                        told = JSON.stringify(now);
-                        tell({ e2e3d: 'camera', camera: now });
-                    }
-                    requestAnimationFrame(look);
-                };
-                const wait = setInterval(() => {
-                    if (!window.getCameraState) return;
-                    clearInterval(wait);
-                    camera = { get: window.getCameraState, set: window.setCameraState };
-                    tell({ e2e3d: 'ready' });
-                    look();
-                }, 250);
-            }
+{bridge}
         </script>"""
 
 
@@ -140,10 +108,11 @@ def viewer_page(title: str, sog: bytes, settings: dict[str, Any], folder: Path =
         "contentFilename": "scene.sog",
         "settings": settings,
     }
+    bridge = _BRIDGE.read_text(encoding="utf-8").strip()
     # Ours goes in last: the first match wins, and a title may hold anything.
     page = _replace(page, _STYLESHEET, f"<style>\n{css}\n</style>")
     page = _replace(page, _MODULE_IMPORT, js)
-    page = _replace(page, _BODY, "<body>" + _BAR.format(title=escape(title)) + _FRAMED)
+    page = _replace(page, _BODY, "<body>" + _BAR.format(title=escape(title)) + _FRAMED.format(bridge=bridge))
     page = _replace(page, _BOOTSTRAP, f'<script type="application/json" id="sse-bootstrap">{_json(bootstrap)}</script>')
     return _replace(page, _TITLE, f"<title>{escape(title)}</title>\n<!--\nThe viewer's licence:\n{licence}\n-->")
 

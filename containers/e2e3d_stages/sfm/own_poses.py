@@ -8,7 +8,7 @@ from typing import Any
 
 import pycolmap
 
-from e2e3d_stages.contract import UnreadableCapture
+from e2e3d_stages.contract.messages import UnreadableCapture
 
 
 def read_model(folder: Path) -> pycolmap.Reconstruction:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from e2e3d_stages.contract import StageParams
+from e2e3d_stages.contract.messages import StageParams
 
 VERSION = 2
 MIN_FEATURES = 2048

@@ -22,7 +22,7 @@ import pycolmap
 from numpy.typing import NDArray
 from PIL import Image, ImageStat
 
-from e2e3d_stages.contract import Failure, UnreadableCapture
+from e2e3d_stages.contract.messages import Failure, UnreadableCapture
 from e2e3d_stages.sfm import export
 from e2e3d_stages.sfm.frame import estimate_up, georeferenced, upright
 from e2e3d_stages.sfm.geodesy import GpsFit, fit_gps, to_enu

@@ -10,9 +10,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from e2e3d_stages.contract import Failure, OutOfMemory, StageError, UnreadableCapture
-from e2e3d_stages.paths import safe_path
-from e2e3d_stages.runtime import Job
+from e2e3d_stages.contract.messages import Failure, OutOfMemory, StageError, UnreadableCapture
+from e2e3d_stages.contract.paths import safe_path
+from e2e3d_stages.runtime.context import Job
 
 CHILD = "e2e3d_stages.sfm.reconstruct"
 POLL_SECONDS = 0.2

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from e2e3d_stages.metrics import SSIM_C1, SSIM_C2, SSIM_TAPS, ssim_window
+from e2e3d_stages.splats.quality import SSIM_C1, SSIM_C2, SSIM_TAPS, ssim_window
 
 
 def photometric_loss(image: Tensor, photo: Tensor, ssim_weight: float) -> Tensor:
@@ -20,7 +20,7 @@ def photometric_loss(image: Tensor, photo: Tensor, ssim_weight: float) -> Tensor
     """
     if image.is_cuda:
         return torch_loss(image, photo, ssim_weight)
-    from e2e3d_stages.train import cpu
+    from e2e3d_stages.splats import cpu
 
     return cpu.photometric_loss(image, photo, ssim_weight)
 

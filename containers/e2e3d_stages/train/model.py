@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from e2e3d_stages.gaussians import Gaussians
-from e2e3d_stages.train.rasterizer import Camera, Render, render
+from e2e3d_stages.splats.gaussians import Gaussians
+from e2e3d_stages.splats.rendering import Render, Splats
 
 # Kerbl et al. 2023, except that all rates fall.
 _LEARNING_RATES = {
@@ -24,7 +24,7 @@ _FINAL_SHARE = {"means": 0.01}
 _MIN_OPACITY = 0.005
 
 
-class Model:
+class TrainableSplats:
     """Trainable Gaussians.
 
     :param tensors: `means` (N, 3), `scales` (N, 3) logarithms, `quats` (N, 4), `opacities` (N,) logits, `sh_dc`
@@ -43,12 +43,11 @@ class Model:
     def __len__(self) -> int:
         return len(self.tensors["means"])
 
-    def render(self, camera: Camera, sh_degree: int, background: Tensor) -> Render:
-        """Draw the present state."""
+    def splats(self) -> Splats:
+        """The present state as it is drawn, differentiable."""
         t = self.tensors
         sh = torch.cat([t["sh_dc"], t["sh_rest"]], 1)
-        scales, opacities = t["scales"].exp(), t["opacities"].sigmoid()
-        return render(t["means"], t["quats"], scales, opacities, sh, camera, sh_degree=sh_degree, background=background)
+        return Splats(t["means"], t["quats"], t["scales"].exp(), t["opacities"].sigmoid(), sh)
 
     def step(self, share: float) -> None:
         """One step of the optimiser.

@@ -7,12 +7,10 @@ from typing import Any
 from pydantic import Field
 from typing_extensions import Self
 
-from e2e3d_stages.contract import StageParams
-
-VERSION = 1
+from e2e3d_stages.splats.params import RenderParams
 
 
-class Params(StageParams):
+class Params(RenderParams):
     """How the Gaussians are trained."""
 
     iterations: int = Field(
@@ -22,15 +20,8 @@ class Params(StageParams):
         500_000,
         ge=100,
         le=10_000_000,
-        title="Most Gaussians",
+        title="Max Gaussians",
         description="Hard cap on the number of Gaussians at any time: memory, file size and detail grow with it.",
-    )
-    sh_degree: int = Field(
-        3,
-        ge=0,
-        le=3,
-        title="Spherical harmonics",
-        description="How much colour may change with the direction of view: 0 not at all, 3 reflections.",
     )
     long_side: int = Field(
         1_600,

@@ -13,18 +13,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from e2e3d_stages.contract import InvalidRequest
-from e2e3d_stages.paths import inside
-from e2e3d_stages.train.rasterizer import Camera
+from e2e3d_stages.contract.messages import InvalidRequest
+from e2e3d_stages.contract.paths import inside
+from e2e3d_stages.splats.camera import Camera, fitted_size
 
 FEWEST_FOR_HOLDOUT = 8
 PHOTOS_SHARE = 0.25  # of the GPU's memory
-
-
-def fitted_size(width: int, height: int, long_side: int) -> tuple[int, int]:
-    """Width and height in px after shrinking to a long side; never enlarged."""
-    scale = min(1.0, long_side / max(width, height))
-    return max(1, round(width * scale)), max(1, round(height * scale))
 
 
 def load_photo(path: Path, width: int, height: int) -> NDArray[np.uint8]:

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from e2e3d_stages.contract import StageError
+from e2e3d_stages.contract.messages import StageError
 from e2e3d_stages.train.scene import Points, Scene, View
 
 CELL_SHARE = 50  # a cell of the coverage grid is the picture's long side through this
@@ -17,7 +17,7 @@ _FEWEST_POINTS = 10
 
 
 def seed(scene: Scene, max_gaussians: int, sh_degree: int, rng: np.random.Generator) -> tuple[dict[str, Tensor], int]:
-    """Trainable tensors by name (see `model.Model`), and how many of them cover what SfM left empty.
+    """Trainable tensors by name (see `model.TrainableSplats`), and how many of them cover what SfM left empty.
 
     :raises StageError: when there is next to nothing to start from.
     """

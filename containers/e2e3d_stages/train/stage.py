@@ -14,14 +14,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from e2e3d_stages.contract import OutOfMemory, StageError
-from e2e3d_stages.gaussians import write_ply
-from e2e3d_stages.runtime import Job
+from e2e3d_stages.contract.messages import OutOfMemory, StageError
+from e2e3d_stages.runtime.context import Job
+from e2e3d_stages.splats.camera import fitted_size
+from e2e3d_stages.splats.gaussians import write_ply
+from e2e3d_stages.splats.rasterizer import best_device, render, use_threads
 from e2e3d_stages.train.loss import photometric_loss
-from e2e3d_stages.train.model import Model
+from e2e3d_stages.train.model import TrainableSplats
 from e2e3d_stages.train.params import Params
-from e2e3d_stages.train.rasterizer import best_device
-from e2e3d_stages.train.scene import Photos, Scene, fitted_size, load_scene
+from e2e3d_stages.train.scene import Photos, Scene, load_scene
 from e2e3d_stages.train.seeding import seed
 
 log = logging.getLogger("e2e3d")
@@ -72,14 +73,6 @@ def run(job: Job) -> dict[str, Any]:
         ) from error
 
 
-def use_threads(threads: int) -> None:
-    """Give the kernels of the CPU path that many cores; a GPU needs no such thing."""
-    if best_device().type == "cpu":
-        from e2e3d_stages.train import cpu
-
-        cpu.use_threads(threads)
-
-
 class Trainer:
     """One training: its model, its random state and its records."""
 
@@ -88,7 +81,7 @@ class Trainer:
         self.params: Params = job.params
         self.rng = np.random.default_rng(self.params.seed)
         tensors, self.filled = seed(scene, self.params.max_gaussians, self.params.sh_degree, self.rng)
-        self.model = Model(tensors, scene.extent, device)
+        self.model = TrainableSplats(tensors, scene.extent, device)
         self.seeded = len(self.model)
         self.background = torch.zeros(3, device=device)
         self.photos = Photos(scene.views, device)
@@ -147,7 +140,7 @@ class Trainer:
         divisor = 2 if params.coarse_to_fine and share < COARSE_UNTIL else 1
         camera, photo = self.photos.get(view, divisor)
         degree = min(params.sh_degree, int(share / SH_SHARE))
-        result = self.model.render(camera, degree, self.background)
+        result = render(self.model.splats(), camera, params.model_copy(update={"sh_degree": degree}), self.background)
         loss = photometric_loss(result.image, photo, params.ssim_weight)
         loss.backward()  # type: ignore[no-untyped-call]
         self.model.observe(result, camera.width * camera.height)
@@ -222,7 +215,7 @@ class Trainer:
             return
         self.step, folder = latest
         state = torch.load(folder / "state.pt", map_location=self.device, weights_only=True)
-        self.model = Model(state["model"]["tensors"], self.scene.extent, self.device)
+        self.model = TrainableSplats(state["model"]["tensors"], self.scene.extent, self.device)
         self.model.load_state_dict(state["model"])
         self.seeded, self.filled, self.queue = state["seeded"], state["filled"], state["queue"]
         self.errors, self.curve = state["errors"], state["curve"]
@@ -248,7 +241,7 @@ class Trainer:
         """What the middle one of the training views sees, no larger than that."""
         camera = self.scene.views[len(self.scene.views) // 2].camera
         camera = camera.resized(*fitted_size(camera.width, camera.height, long_side))
-        image = self.model.render(camera, self.params.sh_degree, self.background).image
+        image = render(self.model.splats(), camera, self.params, self.background).image
         return Image.fromarray((image.clamp(0, 1) * 255).round().byte().cpu().numpy())
 
     def _write_results(self) -> None:

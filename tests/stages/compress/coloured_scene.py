@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from e2e3d_stages.gaussians import Gaussians
+from e2e3d_stages.splats.gaussians import Gaussians
 
 
 def coloured_scene(count: int, degree: int, seed: int = 0, *, noise: float = 0.01, opacity: float = 1.0) -> Gaussians:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from coloured_scene import coloured_scene
 
-from e2e3d_stages.gaussians import Gaussians
+from e2e3d_stages.splats.gaussians import Gaussians
 
 MakeGaussians = Callable[..., Gaussians]
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from e2e3d_stages.compress.cleaning import clean
-from e2e3d_stages.gaussians import Gaussians
+from e2e3d_stages.splats.gaussians import Gaussians
 
 LIMITS = {"min_opacity": 1 / 255, "floater_distance": 100.0, "max_floaters": 0.01}
 

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from e2e3d_stages.compress import sog
 from e2e3d_stages.compress.stage import measure
+from e2e3d_stages.splats import sog
 
 
 @pytest.mark.parametrize("degree", [0, 1, 2, 3])
@@ -160,5 +160,5 @@ def test_a_codebook_of_few_values_is_exact() -> None:
 
 
 def test_reading_needs_no_faiss() -> None:
-    program = "import sys; sys.modules['faiss'] = None; import e2e3d_stages.compress.sog"
+    program = "import sys; sys.modules['faiss'] = None; import e2e3d_stages.splats.sog"
     subprocess.run([sys.executable, "-c", program], check=True)

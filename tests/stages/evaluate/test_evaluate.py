@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from e2e3d_stages.compress import sog
-from e2e3d_stages.contract import StageError
+from e2e3d_stages.contract.messages import StageError
 from e2e3d_stages.evaluate import stage
 from e2e3d_stages.evaluate.params import Params
 from e2e3d_stages.evaluate.pictures import blurred, difference
-from e2e3d_stages.gaussians import Gaussians, write_ply
+from e2e3d_stages.splats import sog
+from e2e3d_stages.splats.gaussians import Gaussians, write_ply
 
 NAMES = [f"{i:03}.jpg" for i in range(10)]
 SIZE = (240, 180)
@@ -188,7 +188,7 @@ def test_the_difference_is_black_where_pictures_agree_and_brightest_where_they_d
 
 @pytest.mark.slow
 def test_photos_of_the_scene_itself_score_high_and_compression_costs_little(job) -> None:
-    from e2e3d_stages.train.rasterizer import Renderer
+    from e2e3d_stages.splats.rasterizer import Renderer
 
     renderer = Renderer(cloud())
     for i, name in enumerate(NAMES):

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from ingest_photos import Ingest, Ingested, picture, save
 
-from e2e3d_stages.capture import fetch_capture
-from e2e3d_stages.contract import Request
+from e2e3d_stages.contract.messages import Request
 from e2e3d_stages.ingest import stage
 from e2e3d_stages.ingest.params import Params
-from e2e3d_stages.runtime import Job
-from e2e3d_stages.store import ArtifactStore
+from e2e3d_stages.runtime.context import Job
+from e2e3d_stages.store.artifacts import ArtifactStore
+from e2e3d_stages.store.captures import fetch_capture
 
 
 @pytest.fixture

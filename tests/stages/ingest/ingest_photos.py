@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import ExifTags, Image
 
-from e2e3d_stages.runtime import Job
+from e2e3d_stages.runtime.context import Job
 
 
 def picture(seed: int, width: int = 400, height: int = 300) -> Image.Image:

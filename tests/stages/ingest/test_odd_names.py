@@ -11,9 +11,10 @@ import pytest
 from ingest_photos import Ingest, picture
 from PIL import Image
 
-from e2e3d_stages.capture import capture_digest, fetch_capture
-from e2e3d_stages.contract import UnreadableCapture
-from e2e3d_stages.storage import Storage, open_storage
+from e2e3d_stages.contract.messages import UnreadableCapture
+from e2e3d_stages.store.base import Storage
+from e2e3d_stages.store.captures import capture_digest, fetch_capture
+from e2e3d_stages.store.opening import open_storage
 
 UNSAFE = "unsafe_name"
 

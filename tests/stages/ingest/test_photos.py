@@ -9,7 +9,7 @@ import pytest
 from ingest_photos import Ingest, picture, save
 from PIL import ExifTags, Image
 
-from e2e3d_stages.contract import UnreadableCapture
+from e2e3d_stages.contract.messages import UnreadableCapture
 from e2e3d_stages.ingest.exif import focal_in_pixels, read_gps
 from e2e3d_stages.ingest.stage import blur_score
 

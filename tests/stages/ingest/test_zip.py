@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from ingest_photos import Ingest
 
-from e2e3d_stages.contract import UnreadableCapture
+from e2e3d_stages.contract.messages import UnreadableCapture
 from e2e3d_stages.ingest import capture as capture_module
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,9 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from e2e3d_stages.contract import Input, Manifest, Program, StoredFile, Usage
-from e2e3d_stages.gaussians import Gaussians
-from e2e3d_stages.runtime import InputArtifact
+from e2e3d_stages.contract.messages import Input, Manifest, Program, StoredFile, Usage
+from e2e3d_stages.registry import STAGES
+from e2e3d_stages.runtime.context import InputArtifact
+from e2e3d_stages.splats.gaussians import Gaussians
 
 
 def look_at(position: list[float], target: list[float], name: str = "a.jpg", order: int = 0) -> dict[str, Any]:
@@ -60,7 +62,7 @@ def camera() -> Callable[..., dict[str, Any]]:
 @pytest.fixture(scope="session")
 def scene_sog(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The made-up scene as `compress` writes it."""
-    from e2e3d_stages.compress import sog
+    from e2e3d_stages.splats import sog
 
     path = tmp_path_factory.mktemp("scene") / "scene.sog"
     sog.encode(ball_on_floor(), path)
@@ -92,8 +94,7 @@ def run(tmp_path: Path, scene_sog: Path) -> SimpleNamespace:
     moment = dt.datetime(2026, 11, 1, 12, 30, tzinfo=dt.timezone.utc)
 
     def change(stage: str, **fields: Any) -> None:
-        artifact = inputs[stage]
-        inputs[stage] = InputArtifact(artifact.folder, artifact.manifest.model_copy(update=fields), artifact.digest)
+        inputs[stage] = replace(inputs[stage], manifest=inputs[stage].manifest.model_copy(update=fields))
 
     for number, (stage, metrics) in enumerate(METRICS.items()):
         folder = tmp_path / stage
@@ -127,6 +128,7 @@ def run(tmp_path: Path, scene_sog: Path) -> SimpleNamespace:
                 program=Program(version="1.2", python="3.11", platform="Linux", libraries={"torch": "2.9"}),
             ),
             digest=f"digest-of-{stage}",
+            spec=STAGES[stage],
         )
     return SimpleNamespace(inputs=inputs, change=change, views=_VIEWS)
 

@@ -12,11 +12,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from e2e3d_stages.contract import Advice, JobRecord, Manifest, Program, Usage
-from e2e3d_stages.paths import folder_name, safe_path
-from e2e3d_stages.publish.layout import folder_of, lay_out
-from e2e3d_stages.publish.record import Run
-from e2e3d_stages.store import ArtifactStore
+from airflow_provider_e2e3d.scenes.layout import lay_out
+from airflow_provider_e2e3d.scenes.names import folder_of
+from airflow_provider_e2e3d.scenes.record import Run
+from e2e3d_stages.contract.messages import Advice, JobRecord, Manifest, Program, Usage
+from e2e3d_stages.contract.paths import folder_name, safe_path
+from e2e3d_stages.store.artifacts import ArtifactStore
 
 MORNING = dt.datetime(2026, 11, 1, 8, 0, tzinfo=dt.timezone.utc)
 EVENING = MORNING + dt.timedelta(hours=10)
@@ -50,7 +51,7 @@ def manifests(store: ArtifactStore, tmp_path: Path) -> dict[str, Manifest]:
             params={},
             inputs={},
             files=store.upload(tmp_path / stage, stage, f"key-of-{stage}", 1),
-            metrics={"photos_given": 31, "secret": 1},
+            metrics={"photos_supported": 31, "secret": 1},
             warnings=(Advice(code="blurred", message="Two photos are blurred."),) if stage == "sfm" else (),
             usage=usage,
             program=Program(version="1", python="3", platform="x", image=f"{stage}@sha256:1"),
@@ -131,7 +132,7 @@ def test_the_run_says_what_it_is_made_of_and_what_was_reused(store, manifests) -
     assert (sfm["seconds"], sfm["peak_memory_bytes"], sfm["image"], sfm["version"]) == (1, 2048, "sfm@sha256:1", "1")
     assert sfm["warnings"] == [{"code": "blurred", "message": "Two photos are blurred.", "advice": ""}]
     assert record["stages"]["train"]["reused"] is False
-    assert record["metrics"] == {"photos_given": 31}
+    assert record["metrics"] == {"photos_placed": 31}
     assert record["files"]["scene.sog"] == len("scene.sog")
 
 

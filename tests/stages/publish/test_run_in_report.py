@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from test_report import Page
 
-from e2e3d_stages.contract import Claim, JobRecord
-from e2e3d_stages.presets import STAGES
-from e2e3d_stages.publish.page import with_run
-from e2e3d_stages.publish.record import Run, record_of
+from airflow_provider_e2e3d.scenes.record import Run, record_of
+from airflow_provider_e2e3d.scenes.report import with_run
+from e2e3d_stages.contract.messages import Claim, JobRecord
 from e2e3d_stages.publish.report import report_page
-from e2e3d_stages.store import ArtifactStore
+from e2e3d_stages.registry import STAGES
+from e2e3d_stages.store.artifacts import ArtifactStore
 
 STARTED = dt.datetime(2026, 11, 1, 8, 0, tzinfo=dt.timezone.utc)
 PRICES = {"ingest": 0.05, "sfm": 0.25, "train": 1.5, "compress": 0.125, "evaluate": 0.125}
@@ -57,11 +57,11 @@ def words(run: SimpleNamespace, record: dict[str, Any]) -> str:
 
 def test_a_run_s_time_and_money_are_those_of_what_ran(run, record) -> None:
     told = words(run, record(reused=["ingest", "sfm"]))
-    assert "Time 4 min 10 s this run, 1.75 USD" in told
+    assert "Time 4 min 10 s this run, $1.75" in told
     assert "Ingest the photos reused" in told
-    assert "Find the camera poses reused 10.5 s 15.0 s 512 MB 0.25 USD ecs, large" in told
-    assert "Train the Gaussians 21.0 s" in told
-    assert "This run 4 min 10 s 1.75 USD" in told
+    assert "Find the camera poses reused 11 s 15 s 512 MB $0.25 ecs, large" in told
+    assert "Train the Gaussians 21 s" in told
+    assert "This run 4 min 10 s $1.75" in told
     assert "all stages together" not in told
 
 
@@ -74,7 +74,7 @@ def test_the_gpu_s_memory_is_told_where_there_is_one(run, record) -> None:
 
 def test_an_unknown_price_is_no_price(run, record) -> None:
     told = words(run, record(train_price=None))
-    assert "this run, price unknown" in told
+    assert "this run, cost unknown" in told
     assert "does not know every price" in told
 
 
@@ -122,5 +122,5 @@ def test_the_artifact_s_own_page_reads_well_without_a_run(run) -> None:
     told = Page(report_page("Yard", run.inputs)).words
     assert "Time 1 min 45 s all stages together" in told
     assert "Time and memory" in told
-    assert "USD" not in told
-    assert "Make it again" not in told
+    assert "$" not in told
+    assert "Reproduce" not in told

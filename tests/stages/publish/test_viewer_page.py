@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from e2e3d_stages.contract import StageError
+from e2e3d_stages.contract.messages import StageError
 from e2e3d_stages.evaluate.opening import opening_view
 from e2e3d_stages.publish import fetch_viewer
 from e2e3d_stages.publish.viewer_page import viewer_page, viewer_settings

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from e2e3d_stages.capture import fetch_capture
-from e2e3d_stages.contract import Advice, Request
-from e2e3d_stages.presets import STAGES
-from e2e3d_stages.runtime import Job
-from e2e3d_stages.store import ArtifactStore
+from e2e3d_stages.contract.messages import Advice, Request
+from e2e3d_stages.registry import STAGES
+from e2e3d_stages.runtime.context import Job
+from e2e3d_stages.store.artifacts import ArtifactStore
+from e2e3d_stages.store.captures import fetch_capture
 
 # Of the photos that are reconstructed, in pixels.
 LONG_SIDE = 400

@@ -10,8 +10,8 @@ import psutil
 import pytest
 from sfm_runs import make_job
 
-from e2e3d_stages.contract import Interrupted, OutOfMemory, StageError
-from e2e3d_stages.runtime import Job
+from e2e3d_stages.contract.messages import Interrupted, OutOfMemory, StageError
+from e2e3d_stages.runtime.context import Job
 from e2e3d_stages.sfm import stage
 from e2e3d_stages.sfm.stage import supervise
 

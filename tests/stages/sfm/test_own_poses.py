@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from sfm_runs import Run, make_job
 
-from e2e3d_stages.contract import InvalidRequest, UnreadableCapture
+from e2e3d_stages.contract.messages import InvalidRequest, UnreadableCapture
 from e2e3d_stages.ingest import stage as ingest
 from e2e3d_stages.sfm import reconstruct
 from e2e3d_stages.sfm import stage as sfm

@@ -182,7 +182,7 @@ def test_cameras_on_a_line_and_too_few_cameras_are_refused() -> None:
 
 
 def test_a_georeferenced_scene_is_in_metres_upright_and_maps_back() -> None:
-    centers, enu, truth = flight()
+    centers, enu, _ = flight()
     world, scene_to_enu = georeferenced(fit_similarity(centers, enu), centers)
     scene = world(centers)
     assert np.allclose(scene @ scene_to_enu[:3, :3].T + scene_to_enu[:3, 3], enu)

@@ -16,7 +16,8 @@ sys.path.append(str(Path(__file__).parents[3] / "bench"))
 
 from synthetic import FakeJob, write_sfm
 
-from e2e3d_stages.train import rasterizer, stage
+from e2e3d_stages.splats import rasterizer
+from e2e3d_stages.train import stage
 
 # On pictures this small torch's threads take more than they give, and another worker of pytest wants the core.
 torch.set_num_threads(1)

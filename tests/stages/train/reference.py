@@ -1,6 +1,6 @@
 """Rasteriser and SSIM in plain torch, differentiated by autograd: slow, short, what the kernels must equal.
 
-Formulas: Kerbl et al. 2023, Zwicker et al. 2002; thresholds as in `e2e3d_stages.train.kernels`.
+Formulas: Kerbl et al. 2023, Zwicker et al. 2002; thresholds as in `e2e3d_stages.splats.kernels`.
 """
 
 from __future__ import annotations
@@ -8,8 +8,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from e2e3d_stages.metrics import SSIM_C1, SSIM_C2, SSIM_TAPS, ssim_window
-from e2e3d_stages.train.rasterizer import Camera
+from e2e3d_stages.splats.camera import Camera
+from e2e3d_stages.splats.params import RenderParams
+from e2e3d_stages.splats.quality import SSIM_C1, SSIM_C2, SSIM_TAPS, ssim_window
+from e2e3d_stages.splats.rendering import Splats
 
 TILE = 16
 
@@ -44,17 +46,9 @@ def harmonics(degree: int, direction: Tensor) -> Tensor:
     return torch.stack(terms, -1)
 
 
-def render(
-    means: Tensor,
-    quats: Tensor,
-    scales: Tensor,
-    opacities: Tensor,
-    sh: Tensor,
-    camera: Camera,
-    sh_degree: int,
-    background: Tensor,
-) -> Tensor:
-    """The picture, (H, W, 3); arguments as in `rasterizer.render`."""
+def render(splats: Splats, camera: Camera, params: RenderParams, background: Tensor) -> Tensor:
+    """The picture, (H, W, 3)."""
+    means, quats, scales, opacities, sh = splats
     pose = camera.pose.to(means.dtype)
     rotation, eye = pose[:3, :3], -pose[:3, :3].T @ pose[:3, 3]
     (fx, fy), (cx, cy) = camera.focal, camera.centre
@@ -73,7 +67,7 @@ def render(
     conic = torch.linalg.inv(covariance)
     centre = torch.stack([fx * x / z + cx, fy * y / z + cy], -1)
     direction = torch.nn.functional.normalize(means[keep] - eye, dim=-1)
-    basis = harmonics(sh_degree, direction)
+    basis = harmonics(params.sh_degree, direction)
     colour = (torch.einsum("nk,nkc->nc", basis, sh[keep, : basis.shape[1]]) + 0.5).relu()
     reach = (2 * torch.log(255 * opacities)[:, None] * covariance.diagonal(dim1=1, dim2=2)).sqrt().detach()
     tiles = [(x, y) for y in range(0, camera.height, TILE) for x in range(0, camera.width, TILE)]

@@ -15,9 +15,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from e2e3d_stages.contract import Interrupted
+from e2e3d_stages.contract.messages import Interrupted
+from e2e3d_stages.splats.camera import Camera
+from e2e3d_stages.splats.params import RenderParams
+from e2e3d_stages.splats.rendering import Splats
 from e2e3d_stages.train.params import Params
-from e2e3d_stages.train.rasterizer import Camera
 
 WIDTH, HEIGHT = 64, 48
 
@@ -64,7 +66,7 @@ def write_sfm(folder: Path, *, views: int = 9, points_in: str = "everywhere", lo
         pose[0, 3] = 0.8 - 1.6 * i / max(views - 1, 1)
         camera = Camera(pose, (focal, focal), (width / 2, height / 2), width, height)
         with torch.no_grad():
-            photo = reference.render(*gaussians, camera, 0, torch.zeros(3))
+            photo = reference.render(Splats(*gaussians), camera, RenderParams(sh_degree=0), torch.zeros(3))
         name = f"photo_{i:02d}.png"
         Image.fromarray((photo.clamp(0, 1) * 255).round().byte().numpy()).save(folder / "images" / name)
         entries.append(
@@ -78,7 +80,7 @@ def write_sfm(folder: Path, *, views: int = 9, points_in: str = "everywhere", lo
                 "cx": width / 2,
                 "cy": height / 2,
                 "world_to_camera": pose.tolist(),
-            }  # fmt: skip
+            }
         )
         local = xyz + pose[:3, 3].numpy()
         pixel = local[:, :2] / local[:, 2:] * focal + (width / 2, height / 2)

@@ -14,11 +14,13 @@ from PIL import Image
 from synthetic import FakeJob, random_camera, random_gaussians
 from torch import Tensor
 
-from e2e3d_stages.contract import Interrupted
-from e2e3d_stages.gaussians import read_ply
-from e2e3d_stages.metrics import psnr
+from e2e3d_stages.contract.messages import Interrupted
+from e2e3d_stages.splats.gaussians import read_ply
+from e2e3d_stages.splats.params import RenderParams
+from e2e3d_stages.splats.quality import psnr
+from e2e3d_stages.splats.rasterizer import Renderer, render
+from e2e3d_stages.splats.rendering import Splats
 from e2e3d_stages.train import loss, stage
-from e2e3d_stages.train.rasterizer import Renderer, render
 from e2e3d_stages.train.scene import Photos, load_scene
 
 pytestmark = pytest.mark.gpu
@@ -36,7 +38,7 @@ def drawn(gaussians: list[Tensor], size: tuple[int, int], degree: int, device: t
     """A picture, and what its backward pass leaves, on the CPU."""
     leaves = [t.detach().to(device).requires_grad_() for t in gaussians]
     camera = random_camera(*size)
-    result = render(*leaves, camera, sh_degree=degree, background=BACKGROUND.to(device))
+    result = render(Splats(*leaves), camera, RenderParams(sh_degree=degree), BACKGROUND.to(device))
     weight = torch.randn(*size[::-1], 3, generator=torch.Generator().manual_seed(1)).to(device)
     (result.image * weight).sum().backward()
     found = {"image": result.image, "alpha": result.alpha, "visible": result.visible, "pull": result.screen_gradient()}
@@ -125,7 +127,7 @@ def test_photos_that_do_not_fit_come_from_the_host(cuda: torch.device, sfm: Path
     views = load_scene(sfm, 64, 0).views
     resident, waiting = Photos(views, cuda), Photos(views, cuda, room=64 * 48 * 3 * 2.5)
     for i in range(len(views)):
-        camera, photo = waiting.get(i, 1)
+        _, photo = waiting.get(i, 1)
         assert photo.is_cuda
         assert torch.equal(photo, resident.get(i, 1)[1])
         # A GPU divides by multiplying.

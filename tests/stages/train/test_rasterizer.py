@@ -11,10 +11,13 @@ import torch
 from synthetic import random_camera, random_gaussians
 from torch import Tensor
 
-from e2e3d_stages import metrics
-from e2e3d_stages.gaussians import Gaussians
+from e2e3d_stages.splats import quality as metrics
+from e2e3d_stages.splats.camera import Camera
+from e2e3d_stages.splats.gaussians import Gaussians
+from e2e3d_stages.splats.params import RenderParams
+from e2e3d_stages.splats.rasterizer import Renderer, render
+from e2e3d_stages.splats.rendering import Splats
 from e2e3d_stages.train.loss import photometric_loss, torch_loss
-from e2e3d_stages.train.rasterizer import Camera, Renderer, render
 
 BACKGROUND = torch.tensor([0.1, 0.2, 0.3])
 WIDTH, HEIGHT = 100, 75  # neither is a whole number of tiles
@@ -26,7 +29,7 @@ def relative(ours: Tensor, truth: Tensor) -> float:
 
 def reference_gradients(gaussians: list[Tensor], camera: Camera, degree: int, weight: Tensor) -> tuple[Tensor, list]:
     leaves = [t.double().requires_grad_() for t in gaussians]
-    image = reference.render(*leaves, camera, degree, BACKGROUND.double())
+    image = reference.render(Splats(*leaves), camera, RenderParams(sh_degree=degree), BACKGROUND.double())
     (image * weight.double()).sum().backward()
     return image.detach(), [t.grad for t in leaves]
 
@@ -36,7 +39,7 @@ def test_picture_and_gradients_equal_autograds(degree: int) -> None:
     gaussians, camera = random_gaussians(300, degree, 0.06), random_camera(WIDTH, HEIGHT)
     weight = torch.randn(HEIGHT, WIDTH, 3, generator=torch.Generator().manual_seed(1))
     leaves = [t.clone().requires_grad_() for t in gaussians]
-    result = render(*leaves, camera, sh_degree=degree, background=BACKGROUND)
+    result = render(Splats(*leaves), camera, RenderParams(sh_degree=degree), BACKGROUND)
     (result.image * weight).sum().backward()
     truth, gradients = reference_gradients(gaussians, camera, degree, weight)
     assert (result.image - truth).abs().max() < 1e-4
@@ -48,7 +51,7 @@ def test_opaque_layers_hide_what_is_behind_them_and_keep_exact_gradients() -> No
     gaussians, camera = random_gaussians(400, 0, 0.5), random_camera(WIDTH, HEIGHT)
     gaussians[3] = torch.full((400,), 0.98)
     leaves = [t.clone().requires_grad_() for t in gaussians]
-    result = render(*leaves, camera, sh_degree=0, background=BACKGROUND)
+    result = render(Splats(*leaves), camera, RenderParams(sh_degree=0), BACKGROUND)
     result.image.sum().backward()
     truth, gradients = reference_gradients(gaussians, camera, 0, torch.ones(HEIGHT, WIDTH, 3))
     assert (result.image - truth).abs().max() < 1e-3
@@ -59,7 +62,7 @@ def test_what_is_behind_the_camera_or_transparent_is_not_drawn() -> None:
     means, quats, scales, opacities, sh = random_gaussians(20, 0, 0.1)
     means[:10, 2], opacities[10:] = -3, 0.001
     leaves = [t.requires_grad_() for t in (means, quats, scales, opacities, sh)]
-    result = render(*leaves, random_camera(32, 32), sh_degree=0, background=BACKGROUND)
+    result = render(Splats(*leaves), random_camera(32, 32), RenderParams(sh_degree=0), BACKGROUND)
     result.image.sum().backward()
     assert torch.equal(result.image, BACKGROUND.expand(32, 32, 3))
     assert not result.visible.any()
@@ -69,7 +72,7 @@ def test_what_is_behind_the_camera_or_transparent_is_not_drawn() -> None:
 
 def test_a_gaussian_that_the_loss_pulls_has_a_screen_gradient() -> None:
     leaves = [t.requires_grad_() for t in random_gaussians(50, 0, 0.1)]
-    result = render(*leaves, random_camera(64, 48), sh_degree=0, background=BACKGROUND)
+    result = render(Splats(*leaves), random_camera(64, 48), RenderParams(sh_degree=0), BACKGROUND)
     result.image.square().sum().backward()
     assert (result.screen_gradient()[result.visible] > 0).any()
     assert not result.screen_gradient()[~result.visible].any()
@@ -77,7 +80,7 @@ def test_a_gaussian_that_the_loss_pulls_has_a_screen_gradient() -> None:
 
 def test_the_same_picture_comes_out_every_time() -> None:
     gaussians, camera = random_gaussians(200, 0, 0.1), random_camera(64, 48)
-    first, second = (render(*gaussians, camera, sh_degree=0, background=BACKGROUND).image for _ in range(2))
+    first, second = (render(Splats(*gaussians), camera, RenderParams(sh_degree=0), BACKGROUND).image for _ in range(2))
     assert torch.equal(first, second)
 
 
@@ -137,6 +140,8 @@ def test_a_trained_scene_is_drawn_at_any_size() -> None:
         "world_to_camera": torch.eye(4).tolist(),
     }  # fmt: skip
     picture = Renderer(scene_of(tensors)).image(view, 40, 30)
-    truth = reference.render(*tensors, Camera.from_view(view, 40, 30), 1, torch.zeros(3)).clamp(0, 1)
+    truth = reference.render(
+        Splats(*tensors), Camera.from_view(view, 40, 30), RenderParams(sh_degree=1), torch.zeros(3)
+    ).clamp(0, 1)
     assert picture.shape == (30, 40, 3)
     assert np.abs(picture - truth.numpy()).max() < 1e-3

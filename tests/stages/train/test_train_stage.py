@@ -18,12 +18,12 @@ from PIL import Image
 from pydantic import ValidationError
 from synthetic import FakeJob, write_sfm
 
-from e2e3d_stages.contract import Interrupted, InvalidRequest, OutOfMemory, StageError
-from e2e3d_stages.gaussians import read_ply
-from e2e3d_stages.metrics import psnr
+from e2e3d_stages.contract.messages import Interrupted, InvalidRequest, OutOfMemory, StageError
+from e2e3d_stages.splats.gaussians import read_ply
+from e2e3d_stages.splats.quality import psnr
+from e2e3d_stages.splats.rasterizer import Renderer
 from e2e3d_stages.train import stage
 from e2e3d_stages.train.params import PRESETS, Params
-from e2e3d_stages.train.rasterizer import Renderer
 from e2e3d_stages.train.scene import Photos, load_scene, split_heldout
 from e2e3d_stages.train.seeding import seed
 

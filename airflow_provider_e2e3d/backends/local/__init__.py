@@ -1,0 +1,1 @@
+"""Processes on the machine that Airflow's task runs on."""

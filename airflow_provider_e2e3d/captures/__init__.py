@@ -1,0 +1,1 @@
+"""What people upload, as a listing of their bucket or folder shows it."""

@@ -1,0 +1,109 @@
+"""What people uploaded, as one listing of a root shows it: which captures there are, and which are complete."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import groupby
+
+from e2e3d_stages.contract.captures import is_hidden, is_photo, suffix_of
+from e2e3d_stages.contract.messages import canonical
+from e2e3d_stages.contract.paths import path_problem, shown
+from e2e3d_stages.store.base import Entry, Storage
+from e2e3d_stages.store.captures import capture_name
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Capture:
+    """A folder of photos or one zip, directly below a root.
+
+    :param name: of the folder or the zip, as its root lists it.
+    :param uri: where it is.
+    :param photos: how many files are photos.
+    :param zipped: whether it is a zip, whose photos are not counted.
+    :param size: of all files, in bytes.
+    :param arrived: when its newest file came.
+    :param fingerprint: differs when a file comes, goes or changes; not the digest of the contents, which nobody read.
+    :param files: names of the files directly in it that are no photos: one may be a marker.
+    :param first_photo: where one of its photos is, below `uri`; empty for a zip.
+    """
+
+    name: str
+    uri: str
+    photos: int
+    zipped: bool
+    size: int
+    arrived: dt.datetime
+    fingerprint: str
+    files: frozenset[str]
+    first_photo: str = ""
+
+
+def captures_below(storage: Storage) -> Iterator[Capture]:
+    """Every capture below a root, by one paged listing, of which one capture at a time is kept.
+
+    A capture is a folder, however deep its photos lie in it, or one zip. Other files beside them are passed over, and
+    so is what is hidden, and what has no name that a folder could have: it would stand for the root, or for a place
+    elsewhere.
+    """
+    zips: list[Capture] = []
+    # A listing is in the order of paths, so a folder's files come together.
+    for name, group in groupby(storage.list(), key=lambda entry: entry.path.split("/", 1)[0]):
+        if is_hidden(name):
+            continue
+        if problem := path_problem(name):
+            log.info("%r below %s is no capture: %s", shown(name), storage.uri, problem)
+            continue
+        entries = list(group)
+        capture = _capture(name, storage.uri_of(name), entries, inside=len(name) + 1)
+        # A bucket may hold a folder of a zip's name, which comes later, and is what lies at their address.
+        place = entries[-1].path[: len(name) + 1]
+        yield from (each for each in zips if f"{each.name}/" < place)
+        zips = [each for each in zips if f"{each.name}/" >= place and (capture is None or each.name != name)]
+        if capture is not None and capture.zipped:
+            zips.append(capture)
+        elif capture is not None:
+            yield capture
+    yield from zips
+
+
+def capture_at(storage: Storage) -> Capture | None:
+    """The one capture that a storage's root is, or None while nothing lies there."""
+    return _capture(capture_name(storage), storage.uri, list(storage.list()), inside=0)
+
+
+def _capture(name: str, uri: str, entries: list[Entry], *, inside: int) -> Capture | None:
+    """A capture from its files, or None for what is none.
+
+    :param inside: where in an entry's path the path inside the capture begins; a zip has none.
+    """
+    files = {entry.path[inside:]: entry for entry in entries}
+    seen = {path: entry for path, entry in files.items() if not is_hidden(path or name)}
+    zipped = seen.keys() == {""}
+    if zipped:
+        files = seen
+    else:
+        # An object that is called like the folder is none of its files.
+        for listed in (files, seen):
+            listed.pop("", None)
+    if not seen or (zipped and suffix_of(name) != ".zip"):
+        return None
+    photos = [path for path in seen if is_photo(path)]
+    # A name on a disk may be no text.
+    listing = [[path.encode(errors="backslashreplace").decode(), it.size, it.tag] for path, it in seen.items()]
+    return Capture(
+        name=name,
+        uri=uri,
+        photos=len(photos),
+        zipped=zipped,
+        size=sum(entry.size for entry in seen.values()),
+        arrived=max(entry.arrived for entry in files.values()),
+        fingerprint=hashlib.sha256(canonical(listing)).hexdigest()[:16],
+        files=frozenset(path for path in files if "/" not in path and not is_photo(path)),
+        first_photo=photos[0] if photos else "",
+    )

@@ -1,0 +1,1 @@
+"""What a run will take and cost, and what runs took."""

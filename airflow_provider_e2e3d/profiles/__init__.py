@@ -1,0 +1,1 @@
+"""Where stages run and artifacts lie, as whoever runs Airflow wrote it."""

@@ -1,0 +1,135 @@
+"""A run's record, `run.json`: who asked for what, what it was made of, what each stage took, how good it became.
+
+Galleries and comparisons read nothing else. Times are in UTC, sizes in bytes, durations in seconds, prices in US
+dollars; what nobody knows is null.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import shlex
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from e2e3d_stages.contract.figures import key_metrics
+from e2e3d_stages.contract.messages import JobRecord, Manifest
+from e2e3d_stages.registry import STAGES
+from e2e3d_stages.store.artifacts import ArtifactStore
+
+
+@dataclass(frozen=True)
+class Run:
+    """What Airflow knows of a run.
+
+    :param scene: a slug.
+    :param id: the DAG run's id.
+    :param owner: whose run it is; two Airflows on one store may have runs of the same id.
+    :param started: with a time zone.
+    :param ended: when everything but its layout was done.
+    :param dag_id: the DAG that ran.
+    :param profile: where its stages were to run.
+    :param preset: what filled in the parameters that nobody gave, where the DAG has presets.
+    :param conf: what it was triggered with, without what the DAG itself suggests.
+    :param reused: stages whose artifacts were there before this run.
+    """
+
+    scene: str
+    id: str
+    owner: str
+    started: dt.datetime
+    ended: dt.datetime
+    dag_id: str
+    profile: str
+    preset: str | None = None
+    conf: Mapping[str, Any] = field(default_factory=dict)
+    reused: Collection[str] = ()
+
+
+def record_of(
+    store: ArtifactStore, run: Run, manifests: Mapping[str, Manifest], *, folder: str, files: Mapping[str, int]
+) -> dict[str, Any]:
+    """The record as JSON.
+
+    :param manifests: by stage.
+    :param folder: where the run's results lie below the root.
+    :param files: their sizes by name.
+    """
+    stages = {stage: _stage(store, manifest, run) for stage, manifest in manifests.items()}
+    return {
+        "scene": run.scene,
+        "run": folder.rpartition("/")[2],
+        "uri": store.storage.uri_of(folder),
+        "dag_id": run.dag_id,
+        "run_id": run.id,
+        "profile": run.profile,
+        "preset": run.preset,
+        "capture": manifests["ingest"].capture if "ingest" in manifests else None,
+        "conf": dict(run.conf),
+        "command": _command(run),
+        "started": _utc(run.started),
+        "ended": _utc(run.ended),
+        "seconds": round((run.ended - run.started).total_seconds(), 3),
+        "price": _total([each["price"] for each in stages.values() if not each["reused"]]),
+        "files": dict(sorted(files.items())),
+        "metrics": key_metrics({stage: manifest.metrics for stage, manifest in manifests.items()}),
+        "stages": stages,
+    }
+
+
+def _stage(store: ArtifactStore, manifest: Manifest, run: Run) -> dict[str, Any]:
+    """A stage's artifact, with what the run knows of it, and what making it took and cost, whichever run that was."""
+    jobs = _jobs(store, manifest)
+    last = jobs[-1] if jobs else None
+    return {
+        **manifest.facts(),
+        "reused": manifest.stage in run.reused,
+        "changed": _changed(manifest, run.preset),
+        "profile": last.profile if last else None,
+        "backend": last.backend if last else None,
+        "machine": last.machine if last else None,
+        "billed_seconds": _total([job.billable_seconds for job in jobs]) if jobs else None,
+        "price": _total([job.price for job in jobs]) if jobs else None,
+    }
+
+
+def _changed(manifest: Manifest, preset: str | None) -> dict[str, Any]:
+    """The parameters that are not the preset's, with the preset's values."""
+    if preset is None:
+        return {}
+    spec = STAGES[manifest.stage]
+    usual = spec.resolve(preset, {}).model_dump(mode="json")
+    asked = {name: value for name, value in manifest.params.items() if name not in spec.filled}
+    return {name: usual.get(name) for name, value in asked.items() if value != usual.get(name)}
+
+
+def _command(run: Run) -> str:
+    """What a person types to have the run again."""
+    # What a profile's owner may change until then.
+    usual = {"profile": run.profile, "preset": run.preset} if run.preset else {}
+    asked = {**run.conf, **usual}
+    return f"airflow dags trigger {shlex.quote(run.dag_id)} --conf {shlex.quote(json.dumps(asked, ensure_ascii=False))}"
+
+
+def _jobs(store: ArtifactStore, manifest: Manifest) -> list[JobRecord]:
+    """Of the attempt that became the artifact, last, and of those that the same task lost before: all were billed."""
+    stage, key = manifest.stage, manifest.key
+    made = store.read_claim(stage, key, manifest.attempt)
+    numbers = [
+        number
+        for number in range(1, manifest.attempt)
+        if made and (claim := store.read_claim(stage, key, number)) and claim.owner == made.owner
+    ]
+    jobs = [store.job(stage, key, number) for number in (*numbers, manifest.attempt)]
+    return [job for job in jobs if job] if jobs[-1] else []
+
+
+def _total(parts: list[float | None]) -> float | None:
+    """The sum; nobody knows it where nobody knows one of its parts."""
+    known = [part for part in parts if part is not None]
+    return round(sum(known), 6) if len(known) == len(parts) else None
+
+
+def _utc(moment: dt.datetime) -> str:
+    return moment.astimezone(dt.timezone.utc).isoformat()

@@ -1,0 +1,35 @@
+"""Compression: Gaussians become files small enough for a web page."""
+
+from __future__ import annotations
+
+from e2e3d_stages.compress.params import PRESETS, Params
+from e2e3d_stages.contract.figures import SIZE
+from e2e3d_stages.contract.spec import Deliverable, Limit, StageSpec, Workload
+
+# `make demo` on the sample, two cores of an AMD EPYC.
+SECONDS_PER_GAUSSIAN = 5e-5
+
+
+def rough_seconds(workload: Workload) -> float:
+    """By the number of Gaussians."""
+    return SECONDS_PER_GAUSSIAN * workload.gaussians
+
+
+SPEC = StageSpec(
+    name="compress",
+    label="Compression",
+    work="Compress the scene",
+    about="PLY → SOG and SPZ.",
+    inputs=("train",),
+    container="compressor",
+    version=1,
+    params=Params,
+    presets=PRESETS,
+    longest=Limit(seconds=7_200),
+    rough_seconds=rough_seconds,
+    deliverables=(
+        Deliverable("scene.sog", "the web viewer, and sharing: the smallest", format_of_scene=True),
+        Deliverable("scene.spz", "phones and other viewers", format_of_scene=True),
+    ),
+    result=SIZE,
+)

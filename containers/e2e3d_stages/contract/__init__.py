@@ -1,0 +1,1 @@
+"""What the two worlds say to each other."""

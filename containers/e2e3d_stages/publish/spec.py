@@ -1,0 +1,27 @@
+"""Publishing: everything becomes a page and a report."""
+
+from __future__ import annotations
+
+from e2e3d_stages.contract.spec import Deliverable, Limit, StageSpec
+from e2e3d_stages.publish.params import PRESETS, Params
+
+PAGE, REPORT, THUMBNAIL = "index.html", "report.html", "thumbnail.jpg"
+
+SPEC = StageSpec(
+    name="publish",
+    label="Page",
+    work="Publish the page",
+    about="The viewer, the report and the files, under scenes/<scene>/<run>/.",
+    inputs=("ingest", "sfm", "train", "compress", "evaluate"),
+    container="compressor",
+    version=2,
+    params=Params,
+    presets=PRESETS,
+    longest=Limit(seconds=3_600),
+    deliverables=(
+        Deliverable(PAGE, "the page, to keep or to send"),
+        Deliverable(REPORT, "the report, to keep or to send"),
+        Deliverable(THUMBNAIL),
+    ),
+    filled=frozenset({"title"}),
+)

@@ -1,0 +1,13 @@
+"""The stages, in the order of the way from photos to a page."""
+
+from __future__ import annotations
+
+from e2e3d_stages.compress.spec import SPEC as COMPRESS
+from e2e3d_stages.contract.spec import StageSpec
+from e2e3d_stages.evaluate.spec import SPEC as EVALUATE
+from e2e3d_stages.ingest.spec import SPEC as INGEST
+from e2e3d_stages.publish.spec import SPEC as PUBLISH
+from e2e3d_stages.sfm.spec import SPEC as SFM
+from e2e3d_stages.train.spec import SPEC as TRAIN
+
+STAGES: dict[str, StageSpec] = {spec.name: spec for spec in (INGEST, SFM, TRAIN, COMPRESS, EVALUATE, PUBLISH)}

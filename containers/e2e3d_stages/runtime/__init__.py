@@ -1,0 +1,1 @@
+"""Runs one stage program: fetch, work, report, commit."""

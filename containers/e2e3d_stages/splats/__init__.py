@@ -1,0 +1,1 @@
+"""Gaussians, cameras, pictures and SOG files: what training, compression and evaluation share."""

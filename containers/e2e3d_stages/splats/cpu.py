@@ -1,0 +1,107 @@
+"""The rasteriser and the image loss on the CPU: torch's autograd around the compiled kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from e2e3d_stages.splats import kernels, ssim_kernels
+from e2e3d_stages.splats.rendering import Render, Splats
+
+if TYPE_CHECKING:
+    from e2e3d_stages.splats.camera import Camera
+    from e2e3d_stages.splats.params import RenderParams
+
+
+class _Cores:
+    """The threads that share the work; torch's own would only compete with them."""
+
+    def __init__(self) -> None:
+        self.use(1)
+
+    def use(self, count: int) -> None:
+        self.count = count
+        self._others = ThreadPoolExecutor(max(1, count - 1), thread_name_prefix="rasterizer")
+        torch.set_num_threads(1)
+
+    def run(self, kernel: Callable[..., Any], *arguments: Any) -> list[Any]:
+        """`kernel(part, parts, *arguments)` for every part, one of them in this thread."""
+        others = [self._others.submit(kernel, part, self.count, *arguments) for part in range(1, self.count)]
+        return [kernel(0, self.count, *arguments), *(other.result() for other in others)]
+
+
+_cores = _Cores()
+use_threads = _cores.use
+
+
+def render(splats: Splats, camera: Camera, params: RenderParams, background: Tensor) -> Render:
+    """See `rasterizer.render`."""
+    screen_gradient = torch.zeros(len(splats.means))
+    # Autograd sees only tensors that are arguments of their own.
+    image, alpha, depth = _Rasterize.apply(  # type: ignore[no-untyped-call]
+        screen_gradient, camera, params, background, *splats
+    )
+    return Render(image=image, alpha=alpha, visible=depth > 0, screen_gradient=lambda: screen_gradient)
+
+
+class _Rasterize(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, screen_gradient: Tensor, camera: Camera, params: RenderParams, background: Tensor, *splats: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        gaussians = tuple(each.detach().contiguous().numpy() for each in splats)
+        count = len(gaussians[0])
+        lens = kernels.lens(camera, params)
+        screen = np.empty((count, kernels.SCREEN), np.float32)
+        depth = np.empty(count, np.float32)
+        _cores.run(kernels.project, *gaussians, *lens, screen, depth)
+        start, index = kernels.bin_tiles(screen, depth, camera.width, camera.height)
+        image = np.empty((camera.height, camera.width, 3), np.float32)
+        transmittance = np.empty((camera.height, camera.width), np.float32)
+        drawn = np.empty(len(start) - 1, np.int64)
+        _cores.run(kernels.draw, screen, start, index, background.numpy(), image, transmittance, drawn)
+        ctx.state = (gaussians, lens, screen, depth, start, index, drawn, image, screen_gradient)
+        alpha, depths = torch.from_numpy(1 - transmittance), torch.from_numpy(depth)
+        ctx.mark_non_differentiable(alpha, depths)
+        return torch.from_numpy(image), alpha, depths
+
+    @staticmethod
+    def backward(ctx: Any, d_image: Tensor, *_: Tensor) -> tuple[Any, ...]:
+        gaussians, lens, screen, depth, start, index, drawn, image, screen_gradient = ctx.state
+        moments = np.empty((_cores.count, len(depth), kernels.MOMENTS), np.float32)
+        _cores.run(kernels.draw_backward, screen, start, index, drawn, image, d_image.contiguous().numpy(), moments)
+        gradients = tuple(np.zeros_like(array) for array in gaussians)
+        _cores.run(
+            kernels.project_backward, *gaussians, *lens, screen, depth, moments, *gradients, screen_gradient.numpy()
+        )
+        return (None, None, None, None, *(torch.from_numpy(gradient) for gradient in gradients))
+
+
+def photometric_loss(image: Tensor, photo: Tensor, ssim_weight: float) -> Tensor:
+    """See `loss.photometric_loss`."""
+    loss: Tensor = _PhotometricLoss.apply(image, photo, ssim_weight)  # type: ignore[no-untyped-call]
+    return loss
+
+
+class _PhotometricLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, image: Tensor, photo: Tensor, ssim_weight: float) -> Tensor:
+        ours, theirs = (t.detach().contiguous().numpy().reshape(len(image), -1) for t in (image, photo))
+        blurred, slope = np.empty((5, *ours.shape), np.float32), np.empty((3, *ours.shape), np.float32)
+        _cores.run(ssim_kernels.moments, ours, theirs, blurred)
+        similarity = sum(_cores.run(ssim_kernels.similarity, blurred, slope)) / ours.size
+        l1, dssim = np.float32((1 - ssim_weight) / ours.size), np.float32(ssim_weight / ours.size)
+        gradient = np.empty_like(ours)
+        difference = sum(_cores.run(ssim_kernels.gradient, ours, theirs, slope, l1, dssim, gradient)) / ours.size
+        ctx.save_for_backward(torch.from_numpy(gradient.reshape(image.shape)))
+        return torch.tensor((1 - ssim_weight) * difference + ssim_weight * (1 - similarity), dtype=torch.float32)
+
+    @staticmethod
+    def backward(ctx: Any, d_loss: Tensor) -> tuple[Tensor, None, None]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * d_loss, None, None

@@ -1,0 +1,552 @@
+"""The CPU rasteriser's loops, compiled by numba and written for its vectoriser.
+
+What makes LLVM vectorise the two inner loops: one float32 scratch per tile laid out row, field, lane, so that all
+accesses have constant distances; exactly LANES steps without branches (selects instead); float32 constants; an
+exponential that is a polynomial; sums as scalars under fastmath.
+
+A Gaussian on the screen is a row of SCREEN fields: centre in px (x, y), conic (inverse 2D covariance: xx, xy, yy),
+opacity, colour (3), the largest exponent that still gives an opacity of 1/255, and half width and half height in px
+of the box in which it does.
+
+`part` of `parts` names a thread's share of the work; the functions release the GIL. (numba's own parallel loops take
+five times as long to compile, and their threads spin.)
+
+Formulas: Zwicker et al. 2002 (EWA splatting) and Kerbl et al. 2023 (3D Gaussian splatting); dilation and thresholds
+are those of gsplat's "classic" mode and of the web viewers.
+"""
+
+# Types are what numba infers.
+# mypy: disable-error-code="no-untyped-def"
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from e2e3d_stages.splats.camera import DILATION, NEAR, Camera
+from e2e3d_stages.splats.params import RenderParams
+
+LANES = 16  # a tile's width
+ROWS = 16  # a tile's height
+SCREEN = 12
+MOMENTS = 10  # sums over a Gaussian's pixels: dL/d(exponent) times 1, x, y, xx, xy, yy; 3 colours; |dL/dx| + |dL/dy|
+
+_FORWARD_FIELDS = 4  # transmittance, colour
+_BACKWARD_FIELDS = 5  # transmittance, upstream gradient times what lies behind, upstream gradient
+_ZERO, _HALF, _ONE = np.float32(0), np.float32(0.5), np.float32(1)
+_MIN_ALPHA, _MAX_ALPHA = np.float32(1 / 255), np.float32(0.999)
+_OPAQUE = np.float32(1e-4)  # nothing is drawn behind less transmittance than this
+_FAR = np.float32(6)  # exp(-6) < 1/255
+# exp(-x/8) on [0, 6]; three squarings make exp(-x) of it, with a relative error below 2e-6.
+_E0, _E1, _E2, _E3, _E4, _E5 = (
+    np.polynomial.Chebyshev.interpolate(lambda x: np.exp(-x / 8), 5, domain=[0, 6])
+    .convert(kind=np.polynomial.Polynomial)
+    .coef.astype(np.float32)
+)
+_C0 = 0.28209479177387814
+_C1 = 0.4886025119029199
+_C2 = (1.0925484305920792, -1.0925484305920792, 0.31539156525252005, -1.0925484305920792, 0.5462742152960396)
+_C3 = (
+    -0.5900435899266435,
+    2.890611442640554,
+    -0.4570457994644658,
+    0.3731763325901154,
+    -0.4570457994644658,
+    1.445305721320277,
+    -0.5900435899266435,
+)
+
+_compiled: Any = njit(cache=True, fastmath=True, error_model="numpy", nogil=True)
+_inlined: Any = njit(cache=True, fastmath=True, error_model="numpy", nogil=True, forceinline=True)
+
+
+def lens(camera: Camera, params: RenderParams) -> tuple[Any, ...]:
+    """What `project` and `project_backward` are told of the camera and of how to draw, as they take it."""
+    pose = camera.pose.numpy()
+    eye = -pose[:3, :3].T @ pose[:3, 3]
+    intrinsics = np.array([*camera.focal, *camera.centre], np.float32)
+    return params.sh_degree, pose, eye, intrinsics, camera.width, camera.height
+
+
+@_inlined
+def _exp(x):
+    """exp(-x) for x in [0, 6]."""
+    e = ((((_E5 * x + _E4) * x + _E3) * x + _E2) * x + _E1) * x + _E0
+    e *= e
+    e *= e
+    return e * e
+
+
+@_compiled
+def _sh_basis(degree, x, y, z, basis):
+    """Real spherical harmonics of a unit direction, in the order of the 3DGS PLY."""
+    basis[0] = _C0
+    if degree >= 1:
+        basis[1], basis[2], basis[3] = -_C1 * y, _C1 * z, -_C1 * x
+    if degree >= 2:
+        basis[4] = _C2[0] * x * y
+        basis[5] = _C2[1] * y * z
+        basis[6] = _C2[2] * (2 * z * z - x * x - y * y)
+        basis[7] = _C2[3] * x * z
+        basis[8] = _C2[4] * (x * x - y * y)
+    if degree >= 3:
+        basis[9] = _C3[0] * y * (3 * x * x - y * y)
+        basis[10] = _C3[1] * x * y * z
+        basis[11] = _C3[2] * y * (4 * z * z - x * x - y * y)
+        basis[12] = _C3[3] * z * (2 * z * z - 3 * x * x - 3 * y * y)
+        basis[13] = _C3[4] * x * (4 * z * z - x * x - y * y)
+        basis[14] = _C3[5] * z * (x * x - y * y)
+        basis[15] = _C3[6] * x * (x * x - 3 * y * y)
+
+
+@_compiled
+def _sh_slope(degree, x, y, z, weight):
+    """Gradient with respect to the direction of the sum of `weight[k]` times basis function k."""
+    gx, gy, gz = 0.0, 0.0, 0.0
+    if degree >= 1:
+        gx, gy, gz = -_C1 * weight[3], -_C1 * weight[1], _C1 * weight[2]
+    if degree >= 2:
+        w4, w5, w6 = _C2[0] * weight[4], _C2[1] * weight[5], _C2[2] * weight[6]
+        w7, w8 = _C2[3] * weight[7], _C2[4] * weight[8]
+        gx += w4 * y - 2 * w6 * x + w7 * z + 2 * w8 * x
+        gy += w4 * x + w5 * z - 2 * w6 * y - 2 * w8 * y
+        gz += w5 * y + 4 * w6 * z + w7 * x
+    if degree >= 3:
+        xx, yy, zz = x * x, y * y, z * z
+        w9, w10, w11, w12 = _C3[0] * weight[9], _C3[1] * weight[10], _C3[2] * weight[11], _C3[3] * weight[12]
+        w13, w14, w15 = _C3[4] * weight[13], _C3[5] * weight[14], _C3[6] * weight[15]
+        gx += 6 * w9 * x * y + w10 * y * z - 2 * w11 * x * y - 6 * w12 * x * z
+        gx += w13 * (4 * zz - 3 * xx - yy) + 2 * w14 * x * z + 3 * w15 * (xx - yy)
+        gy += 3 * w9 * (xx - yy) + w10 * x * z + w11 * (4 * zz - xx - 3 * yy) - 6 * w12 * y * z
+        gy += -2 * w13 * x * y - 2 * w14 * y * z - 6 * w15 * x * y
+        gz += w10 * x * y + 8 * w11 * y * z + w12 * (6 * zz - 3 * xx - 3 * yy) + 8 * w13 * x * z + w14 * (xx - yy)
+    return gx, gy, gz
+
+
+@_inlined
+def _rotation(q):
+    """Rotation matrix of a quaternion (w, x, y, z), row by row."""
+    length = math.sqrt(q[0] * q[0] + q[1] * q[1] + q[2] * q[2] + q[3] * q[3])
+    w, x, y, z = q[0] / length, q[1] / length, q[2] / length, q[3] / length
+    return (
+        (1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)),
+        (2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)),
+        (2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)),
+    )
+
+
+@_inlined
+def _jacobian(x, y, z, camera, width, height):
+    """The perspective's derivative in px: d(u)/dx, d(u)/dz, d(v)/dy, d(v)/dz, and whether x and y were in its limits.
+
+    Beyond 1.3 times the half field of view the affine approximation breaks, so the direction is clamped there.
+    """
+    fx, fy, cx, cy = camera
+    margin_x, margin_y = 0.15 * width / fx, 0.15 * height / fy
+    u = min((width - cx) / fx + margin_x, max(-cx / fx - margin_x, x / z))
+    v = min((height - cy) / fy + margin_y, max(-cy / fy - margin_y, y / z))
+    return fx / z, -fx * u / z, fy / z, -fy * v / z, u == x / z, v == y / z
+
+
+@_inlined
+def _half_covariance(row0, row1, pose, rot, scale):
+    """The 2 x 3 matrix whose product with its transpose is the 2D covariance: J W R S."""
+    j00, j02, j11, j12 = row0[0], row0[1], row1[0], row1[1]
+    t0 = (j00 * pose[0, 0] + j02 * pose[2, 0], j00 * pose[0, 1] + j02 * pose[2, 1], j00 * pose[0, 2] + j02 * pose[2, 2])
+    t1 = (j11 * pose[1, 0] + j12 * pose[2, 0], j11 * pose[1, 1] + j12 * pose[2, 1], j11 * pose[1, 2] + j12 * pose[2, 2])
+    h0 = (
+        (t0[0] * rot[0][0] + t0[1] * rot[1][0] + t0[2] * rot[2][0]) * scale[0],
+        (t0[0] * rot[0][1] + t0[1] * rot[1][1] + t0[2] * rot[2][1]) * scale[1],
+        (t0[0] * rot[0][2] + t0[1] * rot[1][2] + t0[2] * rot[2][2]) * scale[2],
+    )
+    h1 = (
+        (t1[0] * rot[0][0] + t1[1] * rot[1][0] + t1[2] * rot[2][0]) * scale[0],
+        (t1[0] * rot[0][1] + t1[1] * rot[1][1] + t1[2] * rot[2][1]) * scale[1],
+        (t1[0] * rot[0][2] + t1[1] * rot[1][2] + t1[2] * rot[2][2]) * scale[2],
+    )
+    return t0, t1, h0, h1
+
+
+@_compiled
+def project(part, parts, means, quats, scales, opacities, sh, degree, pose, eye, camera, width, height, screen, depth):
+    """Fill `screen` (N, SCREEN) and `depth` (N,); a Gaussian that cannot be seen gets depth 0.
+
+    :param pose: (4, 4) world to camera.
+    :param eye: (3,) the camera's place in the world.
+    :param camera: focal lengths and principal point in px, (fx, fy, cx, cy).
+    """
+    basis = np.empty(16)  # made once: an allocation a Gaussian costs more than its arithmetic
+    for i in range(len(means) * part // parts, len(means) * (part + 1) // parts):
+        depth[i] = 0
+        m = means[i]
+        z = pose[2, 0] * m[0] + pose[2, 1] * m[1] + pose[2, 2] * m[2] + pose[2, 3]
+        if z < NEAR or opacities[i] < _MIN_ALPHA:
+            continue
+        x = pose[0, 0] * m[0] + pose[0, 1] * m[1] + pose[0, 2] * m[2] + pose[0, 3]
+        y = pose[1, 0] * m[0] + pose[1, 1] * m[1] + pose[1, 2] * m[2] + pose[1, 3]
+        rot = _rotation(quats[i])
+        j00, j02, j11, j12, _, _ = _jacobian(x, y, z, camera, width, height)
+        _, _, h0, h1 = _half_covariance((j00, j02), (j11, j12), pose, rot, scales[i])
+        xx = h0[0] * h0[0] + h0[1] * h0[1] + h0[2] * h0[2] + DILATION
+        xy = h0[0] * h1[0] + h0[1] * h1[1] + h0[2] * h1[2]
+        yy = h1[0] * h1[0] + h1[1] * h1[1] + h1[2] * h1[2] + DILATION
+        reach = math.log(255 * opacities[i])
+        rx, ry = math.sqrt(2 * reach * xx), math.sqrt(2 * reach * yy)
+        u, v = camera[0] * x / z + camera[2], camera[1] * y / z + camera[3]
+        if u + rx <= 0 or u - rx >= width or v + ry <= 0 or v - ry >= height:
+            continue
+        det = xx * yy - xy * xy
+        depth[i] = z
+        s = screen[i]
+        s[0], s[1], s[2], s[3], s[4], s[5] = u, v, yy / det, -xy / det, xx / det, opacities[i]
+        s[9], s[10], s[11] = reach, rx, ry
+        dx, dy, dz = m[0] - eye[0], m[1] - eye[1], m[2] - eye[2]
+        length = math.sqrt(dx * dx + dy * dy + dz * dz)
+        _sh_basis(degree, dx / length, dy / length, dz / length, basis)
+        for c in range(3):
+            colour = 0.5
+            for k in range((degree + 1) * (degree + 1)):
+                colour += basis[k] * sh[i, k, c]
+            s[6 + c] = max(colour, 0.0)
+
+
+@_compiled
+def project_backward(
+    part, parts, means, quats, scales, opacities, sh, degree, pose, eye, camera, width, height, screen, depth, moments,
+    d_means, d_quats, d_scales, d_opacities, d_sh, d_screen,
+):  # fmt: skip
+    """Carry the rasteriser's `moments` (parts, N, MOMENTS) back to the Gaussians.
+
+    `d_screen` (N,) gets the summed absolute gradient (x and y) of the centre in px (Ye et al. 2024, AbsGS).
+    """
+    # Made once: allocations a Gaussian would take longer than its arithmetic.
+    g, d_rot, d_t = np.empty(MOMENTS, np.float32), np.empty((3, 3)), np.empty((2, 3))
+    basis, weight = np.empty(16), np.empty(16)
+    for i in range(len(means) * part // parts, len(means) * (part + 1) // parts):
+        if depth[i] == 0:
+            continue
+        for k in range(MOMENTS):
+            g[k] = moments[0, i, k]
+            for t in range(1, len(moments)):
+                g[k] += moments[t, i, k]
+        s, m = screen[i], means[i]
+        a, b, c = s[2], s[3], s[4]
+        d_screen[i] = g[9]
+        d_opacities[i] = -g[0] / opacities[i]
+        # The conic is the covariance's inverse, so its gradient is carried by -Q G Q.
+        g_xx, g_xy, g_yy = 0.5 * g[3], 0.5 * g[4], 0.5 * g[5]
+        p00, p01, p10, p11 = a * g_xx + b * g_xy, a * g_xy + b * g_yy, b * g_xx + c * g_xy, b * g_xy + c * g_yy
+        v_xx, v_xy, v_yy = -(p00 * a + p01 * b), -(p00 * b + p01 * c), -(p10 * b + p11 * c)
+        x = pose[0, 0] * m[0] + pose[0, 1] * m[1] + pose[0, 2] * m[2] + pose[0, 3]
+        y = pose[1, 0] * m[0] + pose[1, 1] * m[1] + pose[1, 2] * m[2] + pose[1, 3]
+        z = pose[2, 0] * m[0] + pose[2, 1] * m[1] + pose[2, 2] * m[2] + pose[2, 3]
+        rot = _rotation(quats[i])
+        j00, j02, j11, j12, in_x, in_y = _jacobian(x, y, z, camera, width, height)
+        t0, t1, h0, h1 = _half_covariance((j00, j02), (j11, j12), pose, rot, scales[i])
+        d_t[:] = 0
+        for k in range(3):
+            g0, g1 = 2 * (v_xx * h0[k] + v_xy * h1[k]), 2 * (v_xy * h0[k] + v_yy * h1[k])
+            scale, along = scales[i, k], 0.0
+            for r in range(3):
+                d_half = g0 * t0[r] + g1 * t1[r]
+                along += d_half * rot[r][k]
+                d_rot[r, k] = d_half * scale
+                d_t[0, r] += g0 * rot[r][k] * scale
+                d_t[1, r] += g1 * rot[r][k] * scale
+            d_scales[i, k] = along
+        _quaternion_backward(quats[i], d_rot, d_quats[i])
+        d_j00 = d_t[0, 0] * pose[0, 0] + d_t[0, 1] * pose[0, 1] + d_t[0, 2] * pose[0, 2]
+        d_j02 = d_t[0, 0] * pose[2, 0] + d_t[0, 1] * pose[2, 1] + d_t[0, 2] * pose[2, 2]
+        d_j11 = d_t[1, 0] * pose[1, 0] + d_t[1, 1] * pose[1, 1] + d_t[1, 2] * pose[1, 2]
+        d_j12 = d_t[1, 0] * pose[2, 0] + d_t[1, 1] * pose[2, 1] + d_t[1, 2] * pose[2, 2]
+        d_u, d_v = -(a * g[1] + b * g[2]), -(b * g[1] + c * g[2])
+        d_x, d_y = d_u * j00, d_v * j11
+        d_z = -(d_u * camera[0] * x + d_v * camera[1] * y) / (z * z)
+        d_z -= (d_j00 * j00 + d_j11 * j11) / z
+        # Inside the limits J02 is -f x / z², at a limit -f u / z.
+        d_z -= d_j02 * j02 * (2 if in_x else 1) / z + d_j12 * j12 * (2 if in_y else 1) / z
+        if in_x:
+            d_x -= d_j02 * camera[0] / (z * z)
+        if in_y:
+            d_y -= d_j12 * camera[1] / (z * z)
+        dx, dy, dz = m[0] - eye[0], m[1] - eye[1], m[2] - eye[2]
+        length = math.sqrt(dx * dx + dy * dy + dz * dz)
+        dx, dy, dz = dx / length, dy / length, dz / length
+        gx, gy, gz = _colour_backward(degree, dx, dy, dz, s[6:9], g[6:9], sh[i], d_sh[i], basis, weight)
+        along = gx * dx + gy * dy + gz * dz
+        d_means[i, 0] = pose[0, 0] * d_x + pose[1, 0] * d_y + pose[2, 0] * d_z + (gx - along * dx) / length
+        d_means[i, 1] = pose[0, 1] * d_x + pose[1, 1] * d_y + pose[2, 1] * d_z + (gy - along * dy) / length
+        d_means[i, 2] = pose[0, 2] * d_x + pose[1, 2] * d_y + pose[2, 2] * d_z + (gz - along * dz) / length
+
+
+@_compiled
+def _colour_backward(degree, x, y, z, colour, d_colour, sh, d_sh, basis, weight):
+    """Fill the gradient of spherical harmonics; returns that of the unit direction."""
+    weight[:] = 0
+    _sh_basis(degree, x, y, z, basis)
+    for c in range(3):
+        if colour[c] > 0:  # darker than black was cut off
+            for k in range((degree + 1) * (degree + 1)):
+                d_sh[k, c] = d_colour[c] * basis[k]
+                weight[k] += d_colour[c] * sh[k, c]
+    return _sh_slope(degree, x, y, z, weight)
+
+
+@_compiled
+def _quaternion_backward(q, d_rot, d_q):
+    """Gradient of an unnormalised quaternion from that of its rotation matrix."""
+    length = math.sqrt(q[0] * q[0] + q[1] * q[1] + q[2] * q[2] + q[3] * q[3])
+    w, x, y, z = q[0] / length, q[1] / length, q[2] / length, q[3] / length
+    skew_x, skew_y, skew_z = d_rot[2, 1] - d_rot[1, 2], d_rot[0, 2] - d_rot[2, 0], d_rot[1, 0] - d_rot[0, 1]
+    sum_xy, sum_xz, sum_yz = d_rot[0, 1] + d_rot[1, 0], d_rot[0, 2] + d_rot[2, 0], d_rot[1, 2] + d_rot[2, 1]
+    g_w = 2 * (x * skew_x + y * skew_y + z * skew_z)
+    g_x = 2 * (y * sum_xy + z * sum_xz + w * skew_x - 2 * x * (d_rot[1, 1] + d_rot[2, 2]))
+    g_y = 2 * (x * sum_xy + z * sum_yz + w * skew_y - 2 * y * (d_rot[0, 0] + d_rot[2, 2]))
+    g_z = 2 * (x * sum_xz + y * sum_yz + w * skew_z - 2 * z * (d_rot[0, 0] + d_rot[1, 1]))
+    along = g_w * w + g_x * x + g_y * y + g_z * z
+    d_q[0], d_q[1] = (g_w - along * w) / length, (g_x - along * x) / length
+    d_q[2], d_q[3] = (g_y - along * y) / length, (g_z - along * z) / length
+
+
+@_compiled
+def _depth_order(depth):
+    """Indices of the visible Gaussians from near to far: a radix sort of the depths' bits (all positive)."""
+    visible = np.nonzero(depth)[0].astype(np.int32)
+    key, swap_key = depth[visible].view(np.uint32), np.empty(len(visible), np.uint32)
+    order, swap = visible, np.empty(len(visible), np.int32)
+    for shift in (0, 11, 22):
+        start = np.zeros(2049, np.int64)
+        for k in key:
+            start[((k >> shift) & 2047) + 1] += 1
+        start = np.cumsum(start)
+        for i in range(len(key)):
+            digit = (key[i] >> shift) & 2047
+            swap_key[start[digit]], swap[start[digit]] = key[i], order[i]
+            start[digit] += 1
+        key, swap_key, order, swap = swap_key, key, swap, order
+    return order
+
+
+@_inlined
+def _tiles(s, columns, rows):
+    """First and past-the-end tile that a Gaussian's box touches, in x and in y."""
+    return (
+        max(int((s[0] - s[10]) / LANES), 0),
+        min(int((s[0] + s[10]) / LANES) + 1, columns),
+        max(int((s[1] - s[11]) / ROWS), 0),
+        min(int((s[1] + s[11]) / ROWS) + 1, rows),
+    )
+
+
+@_inlined
+def _touches(s, x0, y0):
+    """Whether the ellipse reaches a tile's pixels: the least exponent over the tile, taken edge by edge."""
+    left, top = x0 + _HALF - s[0], y0 + _HALF - s[1]
+    right, bottom = left + (LANES - 1), top + (ROWS - 1)
+    if left <= 0 <= right and top <= 0 <= bottom:
+        return True
+    a, b, c = s[2], s[3], s[4]
+    x = left if left > 0 else right
+    y = min(max(-b * x / c, top), bottom)
+    least = _HALF * (a * x * x + c * y * y) + b * x * y if left > 0 or right < 0 else np.float32(1e9)
+    if top > 0 or bottom < 0:
+        y = top if top > 0 else bottom
+        x = min(max(-b * y / a, left), right)
+        least = min(least, _HALF * (a * x * x + c * y * y) + b * x * y)
+    return least <= s[9]
+
+
+@_compiled
+def bin_tiles(screen, depth, width, height):
+    """Which Gaussians each tile draws, near to far.
+
+    :return: `start` (tiles + 1,) into `index`; tiles are numbered row by row.
+    """
+    columns, rows = (width + LANES - 1) // LANES, (height + ROWS - 1) // ROWS
+    order = _depth_order(depth)
+    count = np.zeros(columns * rows + 1, np.int64)
+    pairs = 0
+    for i in order:
+        tx0, tx1, ty0, ty1 = _tiles(screen[i], columns, rows)
+        pairs += max(tx1 - tx0, 0) * max(ty1 - ty0, 0)
+    tile, who = np.empty(pairs, np.int32), np.empty(pairs, np.int32)
+    found = 0
+    for i in order:
+        s = screen[i]
+        tx0, tx1, ty0, ty1 = _tiles(s, columns, rows)
+        for ty in range(ty0, ty1):
+            for tx in range(tx0, tx1):
+                if _touches(s, np.float32(tx * LANES), np.float32(ty * ROWS)):
+                    tile[found], who[found] = ty * columns + tx, i
+                    count[ty * columns + tx + 1] += 1
+                    found += 1
+    start = np.cumsum(count)
+    index, place = np.empty(found, np.int32), start.copy()
+    for k in range(found):
+        index[place[tile[k]]] = who[k]
+        place[tile[k]] += 1
+    return start, index
+
+
+@_inlined
+def _row_hit(half_a, tilt, bdy, cdy, left, dy, reach):
+    """Whether a Gaussian reaches one row of a tile, given the distances to the row and to its first pixel.
+
+    :param tilt: b / a of the conic; the exponent is least at x = -tilt dy.
+    """
+    x = min(max(-tilt * dy, left), left + np.float32(LANES - 1))
+    return (half_a * x + bdy) * x + cdy <= reach
+
+
+@_inlined
+def _row_range(s, y0):
+    """First and past-the-end row of a tile that a Gaussian's box touches."""
+    return max(int(s[1] - s[11] - y0 + _HALF), 0), min(int(s[1] + s[11] - y0 + _HALF), ROWS)
+
+
+@_compiled
+def _all_opaque(scratch):
+    for row in range(ROWS):
+        for k in range(LANES):
+            if scratch[row, k] > _OPAQUE:
+                return False
+    return True
+
+
+@_compiled
+def _draw_tile(screen, index, first, last, x0, y0, scratch):
+    """Composite Gaussians over a tile, near to far; returns how many were drawn before it was opaque."""
+    for n in range(first, last):
+        if (n - first) % 32 == 31 and _all_opaque(scratch):
+            return n
+        s = screen[index[n]]
+        half_a, b, half_c, opacity, reach = _HALF * s[2], s[3], _HALF * s[4], s[5], s[9]
+        red, green, blue = s[6], s[7], s[8]
+        left, top, tilt = x0 + _HALF - s[0], y0 + _HALF - s[1], s[3] / s[2]
+        row0, row1 = _row_range(s, y0)
+        for row in range(row0, row1):
+            dy = top + np.float32(row)
+            bdy, cdy = b * dy, half_c * dy * dy
+            if not _row_hit(half_a, tilt, bdy, cdy, left, dy, reach):
+                continue
+            line = scratch[row]
+            for k in range(LANES):
+                dx = left + np.float32(k)
+                power = (half_a * dx + bdy) * dx + cdy
+                transmittance = line[k]
+                alpha = min(opacity * _exp(min(power, _FAR)), _MAX_ALPHA)
+                alpha = alpha if power <= reach else _ZERO
+                weight = alpha * transmittance if transmittance > _OPAQUE else _ZERO
+                line[k] = transmittance - weight
+                line[LANES + k] += weight * red
+                line[2 * LANES + k] += weight * green
+                line[3 * LANES + k] += weight * blue
+    return last
+
+
+@_compiled
+def draw(part, parts, screen, start, index, background, image, transmittance, drawn):
+    """Fill `image` (H, W, 3), `transmittance` (H, W) and, for the way back, `drawn` (tiles,)."""
+    height, width = transmittance.shape
+    columns = (width + LANES - 1) // LANES
+    scratch = np.empty((ROWS, _FORWARD_FIELDS * LANES), np.float32)
+    for tile in range(part, len(drawn), parts):
+        x0, y0 = tile % columns * LANES, tile // columns * ROWS
+        scratch[:] = 0
+        scratch[:, :LANES] = 1
+        drawn[tile] = _draw_tile(screen, index, start[tile], start[tile + 1], np.float32(x0), np.float32(y0), scratch)
+        for y in range(y0, min(y0 + ROWS, height)):
+            line = scratch[y - y0]
+            for x in range(x0, min(x0 + LANES, width)):
+                left = line[x - x0]
+                transmittance[y, x] = left
+                for c in range(3):
+                    image[y, x, c] = line[(c + 1) * LANES + x - x0] + left * background[c]
+
+
+@_compiled
+def _undraw_tile(screen, index, first, last, x0, y0, scratch, moments):
+    """Go over a tile's Gaussians again, near to far, and add up each one's gradient.
+
+    What lies behind a Gaussian is the stored colour minus what was composited so far, so nothing is kept per pixel
+    and Gaussian; only its product with the upstream gradient matters.
+    """
+    for n in range(first, last):
+        s = screen[index[n]]
+        a, b, c, opacity, reach = s[2], s[3], s[4], s[5], s[9]
+        half_a, half_c = _HALF * a, _HALF * c
+        red, green, blue = s[6], s[7], s[8]
+        left, top, tilt = x0 + _HALF - s[0], y0 + _HALF - s[1], s[3] / s[2]
+        row0, row1 = _row_range(s, y0)
+        s_1, s_x, s_y, s_xx, s_xy, s_yy = _ZERO, _ZERO, _ZERO, _ZERO, _ZERO, _ZERO
+        s_red, s_green, s_blue, s_abs = _ZERO, _ZERO, _ZERO, _ZERO
+        for row in range(row0, row1):
+            dy = top + np.float32(row)
+            bdy, cdy, c_dy = b * dy, half_c * dy * dy, c * dy
+            if not _row_hit(half_a, tilt, bdy, cdy, left, dy, reach):
+                continue
+            line = scratch[row]
+            r_1, r_x, r_xx = _ZERO, _ZERO, _ZERO
+            for k in range(LANES):
+                dx = left + np.float32(k)
+                power = (half_a * dx + bdy) * dx + cdy
+                transmittance, behind = line[k], line[LANES + k]
+                g_red, g_green, g_blue = line[2 * LANES + k], line[3 * LANES + k], line[4 * LANES + k]
+                raw = opacity * _exp(min(power, _FAR))
+                alpha = min(raw, _MAX_ALPHA)
+                alpha = alpha if power <= reach else _ZERO
+                alpha = alpha if transmittance > _OPAQUE else _ZERO
+                weight = alpha * transmittance
+                upstream = g_red * red + g_green * green + g_blue * blue
+                behind -= weight * upstream
+                line[k] = transmittance - weight
+                line[LANES + k] = behind
+                s_red += weight * g_red
+                s_green += weight * g_green
+                s_blue += weight * g_blue
+                slope = alpha * behind / (_ONE - alpha) - weight * upstream
+                slope = slope if raw < _MAX_ALPHA else _ZERO
+                r_1 += slope
+                r_x += slope * dx
+                r_xx += slope * dx * dx
+                s_abs += abs(slope) * (abs(a * dx + bdy) + abs(b * dx + c_dy))
+            s_1 += r_1
+            s_x += r_x
+            s_xx += r_xx
+            s_y += r_1 * dy
+            s_xy += r_x * dy
+            s_yy += r_1 * dy * dy
+        g = moments[index[n]]
+        g[0] += s_1
+        g[1] += s_x
+        g[2] += s_y
+        g[3] += s_xx
+        g[4] += s_xy
+        g[5] += s_yy
+        g[6] += s_red
+        g[7] += s_green
+        g[8] += s_blue
+        g[9] += s_abs
+
+
+@_compiled
+def draw_backward(part, parts, screen, start, index, drawn, image, d_image, moments):
+    """Fill `moments[part]` (N, MOMENTS) from dL/d(image): one buffer a part, and so no atomics."""
+    height, width = image.shape[:2]
+    columns = (width + LANES - 1) // LANES
+    moments[part] = 0
+    scratch = np.empty((ROWS, _BACKWARD_FIELDS * LANES), np.float32)
+    for tile in range(part, len(drawn), parts):
+        x0, y0 = tile % columns * LANES, tile // columns * ROWS
+        scratch[:] = 0
+        for y in range(y0, min(y0 + ROWS, height)):
+            line = scratch[y - y0]
+            for x in range(x0, min(x0 + LANES, width)):
+                line[x - x0] = 1
+                for c in range(3):
+                    line[LANES + x - x0] += image[y, x, c] * d_image[y, x, c]
+                    line[(2 + c) * LANES + x - x0] = d_image[y, x, c]
+        _undraw_tile(screen, index, start[tile], drawn[tile], np.float32(x0), np.float32(y0), scratch, moments[part])

@@ -1,0 +1,1 @@
+"""The artifact store, on a disk or in a bucket."""

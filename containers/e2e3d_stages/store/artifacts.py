@@ -1,0 +1,386 @@
+"""The artifact store: what is committed, who is making what, and how to fetch it.
+
+<root>/artifacts/<stage>/<key>/manifest.json               written last, create-only: the commit
+<root>/artifacts/<stage>/<key>/read.json                   when somebody last reused it, to a day
+<root>/artifacts/<stage>/<key>/generations/<n>.json        who asked by `force` for it to be made again
+<root>/artifacts/<stage>/<key>/attempts/<n>/               claim, request, progress, failure, job, files/;
+                                                           preview.jpg and curve.json while it trains
+<root>/artifacts/<stage>/<key>/checkpoints/<step>-<n>/     complete when checkpoint.json is there
+<root>/scenes/<scene>/<run>/                               what publish lays out for people, and the run's estimate
+<root>/history/<profile>/<stage>/<machine>/                what stages took, for the next estimate
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from e2e3d_stages.contract.messages import (
+    Claim,
+    Failure,
+    Infrastructure,
+    InvalidRequest,
+    JobRecord,
+    Manifest,
+    Model,
+    Progress,
+    Reference,
+    Request,
+    StoredFile,
+    StoredFiles,
+    now,
+)
+from e2e3d_stages.contract.paths import inside
+from e2e3d_stages.store.base import NotFound, Storage
+from e2e3d_stages.store.opening import open_storage
+
+PARALLEL_TRANSFERS = 8
+# An attempt that neither its program nor its owner touched for this long belongs to nobody.
+STALE_AFTER = dt.timedelta(seconds=90)
+READ_NOTED_EVERY = dt.timedelta(days=1)
+_CHUNK = 1 << 20
+
+AnyModel = TypeVar("AnyModel", bound=BaseModel)
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class _Checkpoint(Model):
+    step: int
+    files: StoredFiles
+
+
+class _Generation(Model):
+    owner: str
+
+
+class _Read(Model):
+    read: dt.datetime
+
+
+# Told how many bytes a transfer has; returns what hears of each part that was moved.
+Tell = Callable[[int], Callable[[int], None]]
+
+
+def untold(_total: int) -> Callable[[int], None]:
+    """Nobody is told."""
+    return lambda _count: None
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def in_parallel(work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+    """Do the same with every item, a few at a time, keeping the order; the first error ends it."""
+    with ThreadPoolExecutor(PARALLEL_TRANSFERS) as pool:
+        return list(pool.map(work, items))
+
+
+class ArtifactStore:
+    """Artifacts below one root.
+
+    :param storage: where the bytes lie.
+    """
+
+    def __init__(self, storage: Storage) -> None:
+        self.storage = storage
+
+    @classmethod
+    def open(cls, uri: str, environment: Mapping[str, str] | None = None) -> ArtifactStore:
+        """Open the store at `file:///folder` or `s3://bucket/prefix`, as `open_storage` does."""
+        return cls(open_storage(uri, environment))
+
+    @staticmethod
+    def folder(stage: str, key: str) -> str:
+        """An artifact's place below the root."""
+        return f"artifacts/{stage}/{key}"
+
+    def attempt_folder(self, stage: str, key: str, attempt: int) -> str:
+        """An attempt's place below the root."""
+        return f"{self.folder(stage, key)}/attempts/{attempt}"
+
+    def _load(self, path: str, model: type[AnyModel]) -> AnyModel | None:
+        try:
+            return self._read(path, model, self.storage.read(path))
+        except NotFound:
+            return None
+
+    def _read(self, path: str, model: type[AnyModel], data: bytes) -> AnyModel:
+        try:
+            return model.model_validate_json(data)
+        except ValidationError as error:
+            raise InvalidRequest(
+                f"{self.storage.uri_of(path)} is not a {model.__name__.lower()} of this version: {error}",
+                hint="Use the provider and the images of one release; or clear the store's older attempt.",
+            ) from error
+
+    def _save(self, path: str, model: BaseModel) -> None:
+        self.storage.write(path, model.model_dump_json(indent=1).encode())
+
+    def _create(self, path: str, model: BaseModel) -> bool:
+        return self.storage.create(path, model.model_dump_json(indent=1).encode())
+
+    # Artifacts
+
+    def manifest(self, stage: str, key: str, *, digest: str | None = None) -> Manifest | None:
+        """The manifest, or None while there is no artifact.
+
+        :param digest: SHA-256 that the manifest must have.
+        :raises Infrastructure: when it has another.
+        """
+        path = f"{self.folder(stage, key)}/manifest.json"
+        try:
+            data = self.storage.read(path)
+        except NotFound:
+            return None
+        if digest is not None and hashlib.sha256(data).hexdigest() != digest:
+            raise Infrastructure(
+                f"{self.storage.uri_of(path)} is not the manifest that was asked for.",
+                hint="It was changed, which nobody may: restore it from a backup, or trigger again with its stage "
+                "under Re-run stages (force).",
+            )
+        return self._read(path, Manifest, data)
+
+    def reference(self, stage: str, key: str) -> Reference | None:
+        """A small pointer to the artifact, or None while there is none."""
+        folder = self.folder(stage, key)
+        path = f"{folder}/manifest.json"
+        try:
+            data = self.storage.read(path)
+        except NotFound:
+            return None
+        manifest = self._read(path, Manifest, data)
+        return Reference(
+            stage=manifest.stage,
+            key=key,
+            uri=self.storage.uri_of(folder),
+            digest=hashlib.sha256(data).hexdigest(),
+            metrics=manifest.metrics,
+        )
+
+    def commit(self, manifest: Manifest) -> bool:
+        """Make the attempt the artifact; False when another attempt already is."""
+        return self._create(f"{self.folder(manifest.stage, manifest.key)}/manifest.json", manifest)
+
+    def note_read(self, stage: str, key: str) -> None:
+        """Say that the artifact is used again, for retention; written at most once a day.
+
+        Whoever says so before it reads the manifest, and finds one, has it: `retention.remove` looks after it took the
+        manifest away.
+        """
+        path = f"{self.folder(stage, key)}/read.json"
+        last = self._load(path, _Read)
+        if last is None or now() - last.read >= READ_NOTED_EVERY:
+            self._save(path, _Read(read=now()))
+
+    def file_path(self, manifest: Manifest, path: str) -> str:
+        """An artifact's file below the root.
+
+        :raises NotFound: when the manifest does not name it.
+        """
+        if all(file.path != path for file in manifest.files):
+            raise NotFound(f"{manifest.stage} {manifest.key} has no {path}")
+        return f"{self.attempt_folder(manifest.stage, manifest.key, manifest.attempt)}/files/{path}"
+
+    def fetch(self, manifest: Manifest, into: Path, tell: Tell = untold) -> Path:
+        """A local folder with the artifact's files, every digest verified; to be read only.
+
+        A store on this machine's disk gives its own folder, without copies.
+
+        :param tell: is told how many bytes there are in all, and returns what hears of those that are there.
+        :raises Infrastructure: when a file is missing or is not what the manifest says.
+        """
+        base = f"{self.attempt_folder(manifest.stage, manifest.key, manifest.attempt)}/files"
+        return self._fetch(base, manifest.files, into, tell)
+
+    def upload(self, source: Path, stage: str, key: str, attempt: int, tell: Tell = untold) -> tuple[StoredFile, ...]:
+        """Store every file below a folder as the attempt's files; `tell` as for `fetch`."""
+        return self._upload(source, f"{self.attempt_folder(stage, key, attempt)}/files", tell)
+
+    def _fetch(self, base: str, files: Sequence[StoredFile], into: Path, tell: Tell = untold) -> Path:
+        in_place = self.storage.local_path(base)
+        folder = in_place or into
+        hear = tell(sum(file.size for file in files))
+
+        def fetch_one(file: StoredFile) -> None:
+            target = inside(folder, file.path)
+            try:
+                if in_place is None:
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    self.storage.download(f"{base}/{file.path}", target)
+                intact = target.stat().st_size == file.size and file_digest(target) == file.sha256
+            except (NotFound, FileNotFoundError):
+                raise Infrastructure(
+                    f"{self.storage.uri_of(f'{base}/{file.path}')} is missing.",
+                    hint="Trigger again with its stage under Re-run stages (force).",
+                ) from None
+            if not intact:
+                raise Infrastructure(
+                    f"{self.storage.uri_of(f'{base}/{file.path}')} is damaged: its digest is not the manifest's.",
+                    hint="Clear the task to try again; if it stays so, trigger again with the stage that made it under "
+                    "Re-run stages (force).",
+                )
+            hear(file.size)
+
+        in_parallel(fetch_one, files)
+        return folder
+
+    def _upload(self, source: Path, base: str, tell: Tell = untold) -> tuple[StoredFile, ...]:
+        found = sorted(file for file in source.rglob("*") if file.is_file())
+        hear = tell(sum(file.stat().st_size for file in found))
+
+        def upload_one(file: Path) -> StoredFile:
+            path = file.relative_to(source).as_posix()
+            stored = StoredFile(path=path, size=file.stat().st_size, sha256=file_digest(file))
+            self.storage.upload(file, f"{base}/{path}")
+            hear(stored.size)
+            return stored
+
+        return tuple(in_parallel(upload_one, found))
+
+    # Attempts and claims
+
+    def last_attempt(self, stage: str, key: str) -> int:
+        """Number of the newest attempt; 0 without any."""
+        names = self.storage.folders(f"{self.folder(stage, key)}/attempts")
+        return max((int(name) for name in names if name.isdigit()), default=0)
+
+    def claim(self, stage: str, key: str, owner: str, *, stale_after: dt.timedelta) -> Claim | None:
+        """Take the next attempt, before anything is submitted.
+
+        :param owner: who takes it.
+        :param stale_after: how long an attempt may be silent before it belongs to nobody.
+        :returns: the claim, or None while the newest attempt is alive.
+        """
+        while True:
+            last = self.last_attempt(stage, key)
+            # On a disk an attempt's folder is there a moment before its claim: then that number is still free.
+            number = last + 1 if last == 0 or self.read_claim(stage, key, last) else last
+            if number > last > 0 and self.is_alive(stage, key, last, stale_after=stale_after):
+                return None
+            claim = Claim(owner=owner, attempt=number, claimed=now(), heartbeat=now())
+            if self._create(f"{self.attempt_folder(stage, key, number)}/claim.json", claim):
+                return claim
+
+    def read_claim(self, stage: str, key: str, attempt: int) -> Claim | None:
+        """Who holds an attempt."""
+        return self._load(f"{self.attempt_folder(stage, key, attempt)}/claim.json", Claim)
+
+    def heartbeat(self, stage: str, key: str, claim: Claim) -> None:
+        """Say that the owner is alive."""
+        path = f"{self.attempt_folder(stage, key, claim.attempt)}/claim.json"
+        self._save(path, claim.model_copy(update={"heartbeat": now()}))
+
+    def is_alive(self, stage: str, key: str, attempt: int, *, stale_after: dt.timedelta) -> bool:
+        """Whether the attempt has not failed and its owner or its stage program was heard of lately."""
+        if self.failure(stage, key, attempt) is not None:
+            return False
+        claim = self.read_claim(stage, key, attempt)
+        progress = self.progress(stage, key, attempt)
+        seen = [claim.heartbeat] if claim else []
+        seen += [progress.updated] if progress else []
+        return bool(seen) and now() - max(seen) < stale_after
+
+    def request_uri(self, stage: str, key: str, attempt: int) -> str:
+        """Where an attempt's request is: the stage program's only argument."""
+        return self.storage.uri_of(f"{self.attempt_folder(stage, key, attempt)}/request.json")
+
+    def write_request(self, request: Request) -> None:
+        """Store the request of an attempt."""
+        self._save(f"{self.attempt_folder(request.stage, request.key, request.attempt)}/request.json", request)
+
+    def read_request(self, path: str) -> Request | None:
+        """The request at a path below the root."""
+        return self._load(path, Request)
+
+    def progress(self, stage: str, key: str, attempt: int) -> Progress | None:
+        """How far an attempt is."""
+        return self._load(f"{self.attempt_folder(stage, key, attempt)}/progress.json", Progress)
+
+    def write_progress(self, key: str, progress: Progress) -> None:
+        """Say how far an attempt is."""
+        self._save(f"{self.attempt_folder(progress.stage, key, progress.attempt)}/progress.json", progress)
+
+    def show(self, request: Request, name: str, data: bytes) -> None:
+        """Leave a picture or figures of an attempt's work beside its progress; the next of that name replaces it."""
+        self.storage.write(f"{self.attempt_folder(request.stage, request.key, request.attempt)}/{name}", data)
+
+    def failure(self, stage: str, key: str, attempt: int) -> Failure | None:
+        """Why an attempt failed, or None."""
+        return self._load(f"{self.attempt_folder(stage, key, attempt)}/failure.json", Failure)
+
+    def write_failure(self, stage: str, key: str, failure: Failure) -> None:
+        """Say why an attempt failed."""
+        self._save(f"{self.attempt_folder(stage, key, failure.attempt)}/failure.json", failure)
+
+    def job(self, stage: str, key: str, attempt: int) -> JobRecord | None:
+        """What the attempt's job took, or None while that is not known."""
+        return self._load(f"{self.attempt_folder(stage, key, attempt)}/job.json", JobRecord)
+
+    def write_job(self, stage: str, key: str, attempt: int, record: JobRecord) -> None:
+        """Say what the attempt's job took."""
+        self._save(f"{self.attempt_folder(stage, key, attempt)}/job.json", record)
+
+    # Generations
+
+    def generation(self, stage: str, key: str, owner: str) -> int:
+        """The number that `force` gives to a run: the next one, and the same again for the same owner.
+
+        :param key: the artifact's key at generation 0.
+        """
+        while True:
+            latest = self.latest_generation(stage, key)
+            entry = self._load(self._generation_path(stage, key, latest), _Generation) if latest else None
+            if entry and entry.owner == owner:
+                return latest
+            if self._create(self._generation_path(stage, key, latest + 1), _Generation(owner=owner)):
+                return latest + 1
+
+    def latest_generation(self, stage: str, key: str) -> int:
+        """The newest number that `force` has given out for this key; 0 without any."""
+        entries = self.storage.list(f"{self.folder(stage, key)}/generations")
+        return max((int(Path(entry.path).stem) for entry in entries), default=0)
+
+    def _generation_path(self, stage: str, key: str, number: int) -> str:
+        return f"{self.folder(stage, key)}/generations/{number}.json"
+
+    # Checkpoints
+
+    def save_checkpoint(self, stage: str, key: str, attempt: int, step: int, source: Path) -> None:
+        """Store a folder as the checkpoint of a step, then drop the older ones."""
+        base = f"{self.folder(stage, key)}/checkpoints"
+        older = list(self.storage.folders(base))
+        place = f"{base}/{step}-{attempt}"
+        files = self._upload(source, place)
+        self._save(f"{place}/checkpoint.json", _Checkpoint(step=step, files=files))
+        for name in older:
+            if name != f"{step}-{attempt}":
+                self.storage.delete(f"{base}/{name}")
+
+    def latest_checkpoint(self, stage: str, key: str, into: Path) -> tuple[int, Path] | None:
+        """Fetch the newest complete checkpoint: its step and a local folder; None without any."""
+        base = f"{self.folder(stage, key)}/checkpoints"
+        found = [
+            (name, self._load(f"{base}/{name}/checkpoint.json", _Checkpoint)) for name in self.storage.folders(base)
+        ]
+        complete = [(entry.step, name, entry) for name, entry in found if entry is not None]
+        if not complete:
+            return None
+        step, name, entry = max(complete, key=lambda item: item[:2])
+        return step, self._fetch(f"{base}/{name}", entry.files, into)
+
+    def drop_checkpoints(self, stage: str, key: str) -> None:
+        """Remove them all: nobody resumes what is committed."""
+        self.storage.delete(f"{self.folder(stage, key)}/checkpoints")

@@ -1,0 +1,227 @@
+"""`s3://` storage through boto3: AWS S3, MinIO and whatever else speaks the same."""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping
+from email.utils import parsedate_to_datetime
+from mimetypes import guess_type
+from pathlib import Path
+from typing import Any, TypeVar
+
+import boto3
+from boto3.exceptions import Boto3Error, RetriesExceededError
+from botocore.config import Config
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectionError,
+    FlexibleChecksumError,
+    HTTPClientError,
+    IncompleteReadError,
+)
+from urllib3.exceptions import HTTPError
+
+from e2e3d_stages.contract.messages import Infrastructure, InvalidRequest
+from e2e3d_stages.store.base import Entry, NotFound, Storage
+
+log = logging.getLogger("e2e3d")
+
+Result = TypeVar("Result")
+
+# How long a store that is busy or away is asked again: longer than a restart of it takes.
+PATIENCE_SECONDS = 180.0
+LONGEST_PAUSE_SECONDS = 5.0
+
+_MISSING = {"404", "NoSuchKey", "NotFound"}
+_REFUSED = {"403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"}
+_BUSY_STATUS = {408, 429, 500, 502, 503, 504}
+# https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html: what is told with another status, and passes.
+_BUSY = {"RequestTimeout", "ConditionalRequestConflict", "OperationAborted"}
+# No connection, one that broke off, a body that ended early or arrived damaged. botocore lets urllib3's own error out
+# where the body of a refusal breaks off.
+_BROKEN = (
+    ConnectionError,
+    HTTPClientError,
+    IncompleteReadError,
+    FlexibleChecksumError,
+    RetriesExceededError,
+    HTTPError,
+)
+
+
+class S3Storage(Storage):
+    """A prefix of a bucket. Writes are atomic by S3's own rules; `create` uses `If-None-Match: *`.
+
+    :param environment: credentials and endpoint that go before the process's own environment.
+    """
+
+    def __init__(self, uri: str, environment: Mapping[str, str]) -> None:
+        super().__init__(uri)
+        # No URL: a key may hold `#`, `?` and `%` as they are.
+        self.bucket, _, prefix = uri.removeprefix("s3://").partition("/")
+        if not self.bucket:
+            raise InvalidRequest(f"{uri!r} names no bucket.", hint="Write s3://bucket/prefix.")
+        self.prefix = prefix.strip("/")
+        # What is retried here is retried soon; `_patiently` does the waiting, and asks again for a body that broke off.
+        retries: Any = {"mode": "standard", "max_attempts": 3}
+        self._client: Any = boto3.client(
+            "s3",
+            config=Config(retries=retries, max_pool_connections=32, connect_timeout=10),
+            aws_access_key_id=environment.get("AWS_ACCESS_KEY_ID"),
+            aws_secret_access_key=environment.get("AWS_SECRET_ACCESS_KEY"),
+            aws_session_token=environment.get("AWS_SESSION_TOKEN"),
+            region_name=environment.get("AWS_DEFAULT_REGION"),
+            endpoint_url=environment.get("AWS_ENDPOINT_URL_S3"),
+        )
+        if ".amazonaws." in self._client.meta.endpoint_url:
+            self.aws_region = self._client.meta.region_name
+
+    def _key(self, path: str) -> str:
+        return "/".join(part for part in (self.prefix, path) if part)
+
+    def _patiently(self, path: str, ask: Callable[..., Result], *what: Any, **asked: Any) -> Result:
+        """What the store answers; it is asked again while it is busy or away.
+
+        :param ask: asks it, and may do so twice: an answer may be lost on its way.
+        """
+        patience = PATIENCE_SECONDS if self.patience_seconds is None else self.patience_seconds
+        until, pause = time.monotonic() + patience, 0.5
+        while True:
+            try:
+                return ask(*what, **asked)
+            except (ClientError, BotoCoreError, Boto3Error, HTTPError) as error:
+                cause = _cause(error)
+                if not _passes(cause) or time.monotonic() + pause > until:
+                    raise self._told(path, cause) from error
+                log.warning("The store does not answer for %s, asking again: %s", self.uri_of(path), cause)
+            # Many programs wait for the same store: they should not all come back at once.
+            time.sleep(pause * random.uniform(0.5, 1))
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+    def _told(self, path: str, error: Exception) -> Exception:
+        """Tell what is missing from what is refused and what is broken."""
+        if not isinstance(error, ClientError):
+            return Infrastructure(
+                f"The store could not be reached for {self.uri_of(path)}: {error}",
+                hint="Check AWS_ENDPOINT_URL_S3, the network and the credentials.",
+            )
+        code = _code(error)
+        if code in _MISSING:
+            return NotFound(self.uri_of(path))
+        if code == "NoSuchBucket":
+            return InvalidRequest(f"Bucket {self.bucket!r} does not exist.", hint="Create it, or correct the address.")
+        if code in _REFUSED:
+            return InvalidRequest(
+                f"The store refused access to {self.uri_of(path)} ({code}).",
+                hint="Check the credentials and the bucket's policy.",
+            )
+        return Infrastructure(
+            f"The store failed on {self.uri_of(path)}: {error}", hint="Look at the store, then clear the task."
+        )
+
+    def clock(self) -> dt.datetime:
+        answer: Any = self._patiently("", self._client.head_bucket, Bucket=self.bucket)
+        return parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
+
+    def read(self, path: str) -> bytes:
+        return self._patiently(path, self._get, Key=self._key(path))
+
+    def read_part(self, path: str, start: int, size: int) -> bytes:
+        return self._patiently(path, self._get, Key=self._key(path), Range=f"bytes={start}-{start + size - 1}")
+
+    def _get(self, **asked: str) -> bytes:
+        try:
+            data: bytes = self._client.get_object(Bucket=self.bucket, **asked)["Body"].read()
+        except ClientError as error:
+            if _code(error) != "InvalidRange":
+                raise
+            return b""
+        return data
+
+    def write(self, path: str, data: bytes) -> None:
+        told = {"Key": self._key(path), "Body": data, **_content_type(path)}
+        self._patiently(path, self._client.put_object, Bucket=self.bucket, **told)
+
+    def create(self, path: str, data: bytes) -> bool:
+        # A request whose answer was lost is repeated: then what is there is ours.
+        return self._patiently(path, self._put_first, path, data) or self.read(path) == data
+
+    def _put_first(self, path: str, data: bytes) -> bool:
+        try:
+            self._client.put_object(Bucket=self.bucket, Key=self._key(path), Body=data, IfNoneMatch="*")
+        except ClientError as error:
+            if _code(error) != "PreconditionFailed":
+                raise
+            return False
+        return True
+
+    def list(self, prefix: str = "") -> Iterator[Entry]:
+        folder = self._key(prefix)
+        skip = len(self.prefix) + 1 if self.prefix else 0
+        for page in self._pages(prefix, Prefix=folder):
+            for item in page.get("Contents", []):
+                key = item["Key"]
+                inside = not folder or key == folder or key.startswith(folder + "/")
+                if inside and not key.endswith("/"):
+                    yield Entry(key[skip:], item["Size"], item["LastModified"], item["ETag"].strip('"'))
+
+    def folders(self, prefix: str = "") -> Iterator[str]:
+        start = self._key(prefix)
+        start = start + "/" if start else ""
+        for page in self._pages(prefix, Prefix=start, Delimiter="/"):
+            for item in page.get("CommonPrefixes", []):
+                yield item["Prefix"][len(start) :].rstrip("/")
+
+    def _pages(self, path: str, **asked: str) -> Iterator[dict[str, Any]]:
+        """A listing's pages; one that fails does not start the listing anew."""
+        while True:
+            page: dict[str, Any] = self._patiently(path, self._client.list_objects_v2, Bucket=self.bucket, **asked)
+            yield page
+            if not page["IsTruncated"]:
+                return
+            asked["ContinuationToken"] = page["NextContinuationToken"]
+
+    def upload(self, source: Path, path: str) -> None:
+        told = _content_type(path)
+        self._patiently(path, self._client.upload_file, str(source), self.bucket, self._key(path), ExtraArgs=told)
+
+    def download(self, path: str, target: Path) -> None:
+        self._patiently(path, self._client.download_file, self.bucket, self._key(path), str(target))
+
+    def copy(self, source: str, target: str) -> None:
+        origin = {"Bucket": self.bucket, "Key": self._key(source)}
+        # A copy in parts forgets what the original's type was.
+        told = {**_content_type(target), "MetadataDirective": "REPLACE"}
+        self._patiently(source, self._client.copy, origin, self.bucket, self._key(target), ExtraArgs=told)
+
+    def delete(self, prefix: str) -> None:
+        keys = [self._key(entry.path) for entry in self.list(prefix)]
+        for start in range(0, len(keys), 1000):
+            batch = {"Objects": [{"Key": key} for key in keys[start : start + 1000]], "Quiet": True}
+            self._patiently(prefix, self._client.delete_objects, Bucket=self.bucket, Delete=batch)
+
+
+def _cause(error: Exception) -> Exception:
+    """What went wrong: boto3 wraps what the store said of an upload."""
+    return error.__context__ if isinstance(error, Boto3Error) and isinstance(error.__context__, ClientError) else error
+
+
+def _passes(error: Exception) -> bool:
+    """Whether the same may work in a moment."""
+    if isinstance(error, ClientError):
+        return error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") in _BUSY_STATUS or _code(error) in _BUSY
+    return isinstance(error, _BROKEN)
+
+
+def _code(error: ClientError) -> str:
+    return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def _content_type(path: str) -> dict[str, Any]:
+    """Without it a browser would save a page instead of showing it."""
+    kind, _ = guess_type(path)
+    return {"ContentType": kind} if kind else {}
