@@ -66,7 +66,7 @@ class SceneSucceeded(EndNotifier):
             state="succeeded",
             name=scene,
             run=context["run_id"],
-            headline=f"The scene {scene} is ready. {summary}",
+            headline=f"The scene {scene} is ready. {summary}".strip(),
             # A browser does not open a bucket or a folder; Airflow shows what lies there.
             page=inside if is_on_the_web(inside) and not is_on_the_web(page) else page,
             airflow=run_on_the_web(context),

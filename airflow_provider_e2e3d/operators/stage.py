@@ -32,7 +32,7 @@ from e2e3d_stages.contract.messages import (
     StageName,
     now,
 )
-from e2e3d_stages.registry import STAGES
+from e2e3d_stages.registry import stage_named
 from e2e3d_stages.store.artifacts import ArtifactStore
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class StageOperator(AuthoredTemplates):
         deferrable: bool | None = None,
         **kwargs: Any,
     ) -> None:
-        spec = STAGES[stage]
+        spec = stage_named(stage)
         if "task_id" not in kwargs:
             kwargs |= {"task_id": stage, "task_display_name": spec.work}
         kwargs.setdefault("doc_md", spec.about)
@@ -156,7 +156,7 @@ class StageOperator(AuthoredTemplates):
             log=self.log,
         )
 
-    # (3/4)
+    # The wait
 
     def _wait_for_another(self, store: ArtifactStore, key: str) -> None:
         """Pause while another run's attempt is alive, and say how far it is."""
@@ -209,7 +209,7 @@ class StageOperator(AuthoredTemplates):
         attempt.cancel()
         raise AirflowException(f"The task was stopped, and its {self.stage} job with it.")
 
-    # (4/4)
+    # The result
 
     def _finish(self, context: Context, attempt: Attempt, status: JobStatus) -> dict[str, Any]:
         """The artifact that the job left, or the reason why there is none."""

@@ -35,7 +35,7 @@ from e2e3d_stages.contract.messages import (
     Usage,
     now,
 )
-from e2e3d_stages.registry import STAGES
+from e2e3d_stages.registry import STAGES, stage_named
 from e2e3d_stages.runtime.context import InputArtifact, Job, thread_count
 from e2e3d_stages.store.artifacts import ArtifactStore
 from e2e3d_stages.store.captures import fetch_capture
@@ -159,7 +159,7 @@ def _interrupt() -> None:
 
 def _check(request: Request) -> StageParams:
     """Refuse a request that this program does not speak."""
-    stage = STAGES[request.stage]
+    stage = stage_named(request.stage)
     asked = (request.contract_version, request.stage_version)
     if asked != (CONTRACT_VERSION, stage.version):
         raise InvalidRequest(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from e2e3d_stages.compress.spec import SPEC as COMPRESS
+from e2e3d_stages.contract.messages import InvalidRequest
 from e2e3d_stages.contract.spec import StageSpec
 from e2e3d_stages.evaluate.spec import SPEC as EVALUATE
 from e2e3d_stages.ingest.spec import SPEC as INGEST
@@ -11,3 +12,13 @@ from e2e3d_stages.sfm.spec import SPEC as SFM
 from e2e3d_stages.train.spec import SPEC as TRAIN
 
 STAGES: dict[str, StageSpec] = {spec.name: spec for spec in (INGEST, SFM, TRAIN, COMPRESS, EVALUATE, PUBLISH)}
+
+
+def stage_named(name: str) -> StageSpec:
+    """One stage.
+
+    :raises InvalidRequest: when there is none of that name.
+    """
+    if name not in STAGES:
+        raise InvalidRequest(f"There is no stage {name!r}.", hint=f"Choose one of {', '.join(STAGES)}.")
+    return STAGES[name]

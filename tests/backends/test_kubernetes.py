@@ -376,7 +376,11 @@ def test_a_pod_that_the_cluster_takes_away_was_interrupted(place: KubernetesPlac
     until(lambda: place.script.calls)
     fate(place.cluster.only_pod())
     until(lambda: not made.follow(print).running)
-    assert made.failure(made.backend.poll(made.state.handle)).code is FailureCode.INTERRUPTED
+    status = made.backend.poll(made.state.handle)
+    assert made.failure(status).code is FailureCode.INTERRUPTED
+    # Also where its program had no time to say so.
+    assert status.failure is not None
+    assert status.failure.code is FailureCode.INTERRUPTED
 
 
 def test_a_pod_whose_node_is_lost_was_interrupted_and_the_next_runs_on_another(place: KubernetesPlace) -> None:

@@ -23,6 +23,7 @@ from e2e3d_stages.contract.messages import (
     Infrastructure,
     Input,
     Interrupted,
+    InvalidRequest,
     OutOfMemory,
     Request,
     StageError,
@@ -30,7 +31,7 @@ from e2e3d_stages.contract.messages import (
 )
 from e2e3d_stages.contract.spec import PRESETS
 from e2e3d_stages.program import run
-from e2e3d_stages.registry import STAGES
+from e2e3d_stages.registry import STAGES, stage_named
 from e2e3d_stages.runtime import context
 from e2e3d_stages.runtime.context import Job
 from e2e3d_stages.store.artifacts import ArtifactStore
@@ -127,6 +128,17 @@ def test_another_version_of_stage_or_contract_is_refused(tmp_path: Path) -> None
         failure = store.failure("ingest", KEY, 1)
         assert failure is not None
         assert "99" in failure.message
+
+
+def test_an_unknown_stage_is_refused_with_those_that_there_are(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = ArtifactStore.open(tmp_path.as_uri())
+    assert run(ask(store, stage="mesh")) == 2
+    assert "There is no stage 'mesh'." in caplog.text
+    with pytest.raises(InvalidRequest, match="stage 'mesh'") as refusal:
+        stage_named("mesh")
+    assert "publish" in refusal.value.hint
 
 
 def test_an_unknown_parameter_and_a_request_that_is_not_there_are_refused(tmp_path: Path) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
 
 from airflow_provider_e2e3d.backends.base import (
     Backend,
@@ -16,8 +17,9 @@ from airflow_provider_e2e3d.backends.base import (
     Orphan,
     log_chunk,
 )
-from airflow_provider_e2e3d.backends.kubernetes.settings import KubernetesSettings, refuse_folders_out_of_reach
-from airflow_provider_e2e3d.backends.kubernetes.status import is_over, job_status, vanished
+from airflow_provider_e2e3d.backends.kubernetes.settings import KubernetesSettings
+from airflow_provider_e2e3d.backends.kubernetes.status import MAIN, is_over, job_status, vanished
+from e2e3d_stages.contract.messages import InvalidRequest
 
 if TYPE_CHECKING:
     from airflow_provider_e2e3d.backends.kubernetes.client import Cluster
@@ -40,7 +42,7 @@ class KubernetesBackend(Backend):
     def submit(self, job: JobSpec) -> Handle:
         credentials = {} if self.settings.credentials_secret else job.environment
         pod = self._cluster.pod_of(job, self.settings.image_of(job), secret=job.name if credentials else None)
-        refuse_folders_out_of_reach(job, pod)
+        _refuse_folders_out_of_reach(job, pod)
         handle = self._cluster.create(pod)
         # The pod first, so that the Secret is its property from the beginning and is never left behind.
         if credentials:
@@ -99,3 +101,23 @@ class KubernetesBackend(Backend):
         from airflow_provider_e2e3d.backends.kubernetes.client import Cluster
 
         return Cluster(self.settings)
+
+
+def _refuse_folders_out_of_reach(job: JobSpec, pod: Any) -> None:
+    """A pod may run on any node: it sees a folder only through a volume."""
+    fleeting = {volume.name for volume in pod.spec.volumes or [] if volume.empty_dir or volume.ephemeral}
+    mounts = [
+        f"{mount.mount_path.rstrip('/')}/"
+        for container in pod.spec.containers
+        if container.name == MAIN
+        for mount in container.volume_mounts or []
+        if mount.name not in fleeting
+    ]
+    for uri in (job.store_uri, job.capture or ""):
+        path = unquote(urlsplit(uri).path)
+        if urlsplit(uri).scheme == "file" and not f"{path}/".startswith(tuple(mounts)):
+            raise InvalidRequest(
+                f"A pod does not see the folder {path}: the profile mounts no volume there.",
+                hint="Use an s3:// store, or give the stage `volumes` and `volume_mounts` whose mountPath is that "
+                "folder or one above it, on a disk that every node and Airflow share.",
+            )

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
-from urllib.parse import unquote, urlsplit
+from typing import Literal
 
 from pydantic import Field
 
 from airflow_provider_e2e3d.backends.base import (
-    JobSpec,
     OperatorSettings,
 )
-from airflow_provider_e2e3d.backends.kubernetes.status import MAIN
-from e2e3d_stages.contract.messages import InvalidRequest
 
 
 class KubernetesSettings(OperatorSettings):
@@ -48,23 +44,3 @@ class KubernetesSettings(OperatorSettings):
     schedule_timeout_seconds: int | None = Field(
         default=None, gt=0, description="How long it may wait for a node; as long as for its start when empty."
     )
-
-
-def refuse_folders_out_of_reach(job: JobSpec, pod: Any) -> None:
-    """A pod may run on any node: it sees a folder only through a volume."""
-    fleeting = {volume.name for volume in pod.spec.volumes or [] if volume.empty_dir or volume.ephemeral}
-    mounts = [
-        f"{mount.mount_path.rstrip('/')}/"
-        for container in pod.spec.containers
-        if container.name == MAIN
-        for mount in container.volume_mounts or []
-        if mount.name not in fleeting
-    ]
-    for uri in (job.store_uri, job.capture or ""):
-        path = unquote(urlsplit(uri).path)
-        if urlsplit(uri).scheme == "file" and not f"{path}/".startswith(tuple(mounts)):
-            raise InvalidRequest(
-                f"A pod does not see the folder {path}: the profile mounts no volume there.",
-                hint="Use an s3:// store, or give the stage `volumes` and `volume_mounts` whose mountPath is that "
-                "folder or one above it, on a disk that every node and Airflow share.",
-            )

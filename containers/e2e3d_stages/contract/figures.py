@@ -112,9 +112,8 @@ SHOWN = tuple(figure for figure in FIGURES if figure.shown)
 
 
 def key_metrics(metrics: Metrics) -> dict[str, Any]:
-    """The figures of a run's record, by name, without those that its stages did not measure."""
-    found = {figure.name: figure.of_metrics(metrics) for figure in FIGURES if figure.stage in metrics}
-    return {name: value for name, value in found.items() if value is not None}
+    """The figures of a run's record, by name: those of the stages that are there, None where one was not measured."""
+    return {figure.name: figure.of_metrics(metrics) for figure in FIGURES if figure.stage in metrics}
 
 
 def lines(record: Mapping[str, Any]) -> dict[str, str]:

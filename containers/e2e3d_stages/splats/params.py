@@ -1,4 +1,4 @@
-"""How Gaussians are drawn, as training chooses it; light, for Airflow reads it with training's parameters."""
+"""How Gaussians are drawn, as training chooses it. Imports no torch: Airflow reads it with training's parameters."""
 
 from __future__ import annotations
 

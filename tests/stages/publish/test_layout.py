@@ -132,7 +132,7 @@ def test_the_run_says_what_it_is_made_of_and_what_was_reused(store, manifests) -
     assert (sfm["seconds"], sfm["peak_memory_bytes"], sfm["image"], sfm["version"]) == (1, 2048, "sfm@sha256:1", "1")
     assert sfm["warnings"] == [{"code": "blurred", "message": "Two photos are blurred.", "advice": ""}]
     assert record["stages"]["train"]["reused"] is False
-    assert record["metrics"] == {"photos_placed": 31}
+    assert record["metrics"] == {"photos_placed": 31, "gaussians": None, "sog_bytes": None}
     assert record["files"]["scene.sog"] == len("scene.sog")
 
 
@@ -267,7 +267,8 @@ def test_only_what_an_earlier_try_of_the_run_named_is_removed(store, manifests) 
     assert store.storage.read(f"{place}/notes.txt") == b"somebody's own"
     assert store.storage.read("scenes/yard/beside") == b"theirs"
     assert f"{place}/old.spz" not in {entry.path for entry in store.storage.list(place)}
-    for broken in (b"{", b"[]", b"{}", b'{"run_id": "run-1", "files": 7}', b"7"):
+    of_another = json.dumps({"run_id": "run-2", "files": {"notes.txt": 1}}).encode()
+    for broken in (of_another, b"{", b"[]", b"{}", b'{"run_id": "run-1", "files": 7}', b"7"):
         store.storage.write(f"{place}/run.json", broken)
         lay_out(store, run("run-1"), manifests)
         assert store.storage.read(f"{place}/notes.txt") == b"somebody's own"

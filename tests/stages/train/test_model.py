@@ -1,0 +1,30 @@
+"""The Gaussians while they are trained: how their number changes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from e2e3d_stages.train.model import TrainableSplats
+
+
+@pytest.mark.parametrize("opacity", [0.1, 0.5, 0.9])
+def test_the_halves_of_a_gaussian_are_together_as_opaque_as_it_was(opacity: float) -> None:
+    tensors = {
+        "means": torch.zeros(1, 3),
+        "scales": torch.tensor([[0.0, -1.0, -2.0]]),
+        "quats": torch.tensor([[1.0, 0.0, 0.0, 0.0]]),
+        "opacities": torch.tensor([opacity]).logit(),
+        "sh_dc": torch.zeros(1, 1, 3),
+        "sh_rest": torch.zeros(1, 0, 3),
+    }
+    model = TrainableSplats(tensors, extent=1.0, device=torch.device("cpu"))
+    model.gradient += 1
+    model.times_seen += 1
+    model.refine(2)
+    left, right = model.splats().opacities.tolist()
+    assert 1 - (1 - left) * (1 - right) == pytest.approx(opacity, abs=1e-3)
+    # Side by side along the longest axis.
+    assert torch.equal(model.splats().means.sum(0), torch.zeros(3))
+    assert (model.splats().means[:, 0].abs() > 0).all()
+    assert not model.splats().means[:, 1:].any()
