@@ -279,7 +279,7 @@ def _spare(
 
 
 def why_orphan(store: ArtifactStore, left: Orphan, *, at: dt.datetime, attempt_days: int) -> str | None:
-    """Why nobody will come for what a job left in its place, or None where somebody may."""
+    """Why nobody will come for what a job left on its backend, or None where somebody may."""
     old = at - left.since >= dt.timedelta(days=attempt_days)
     if left.attempt is None:
         return "nobody uses it" if old else None

@@ -27,7 +27,7 @@ import torch
 from e2e3d_stages.contract.messages import Interrupted, Request
 from e2e3d_stages.evaluate.pictures import read_photo, resized
 from e2e3d_stages.registry import STAGES
-from e2e3d_stages.runtime.context import Job, thread_count
+from e2e3d_stages.runtime.context import StageContext, thread_count
 from e2e3d_stages.splats import rasterizer
 from e2e3d_stages.splats.camera import Camera, fitted_size
 from e2e3d_stages.splats.gaussians import read_ply
@@ -74,20 +74,20 @@ def main() -> None:
 def train_ours(sfm: Path, params: Params, limit: float, keep: Path) -> dict[str, Any]:
     """The `train` stage, told to stop at the limit."""
     with tempfile.TemporaryDirectory() as name:
-        job = _job(sfm, params, Path(name))
-        ending = threading.Timer(limit, job.stop)
+        context = _context(sfm, params, Path(name))
+        ending = threading.Timer(limit, context.stop)
         ending.start()
         started = time.perf_counter()
         try:
-            metrics = stage.run(job)
+            metrics = stage.run(context)
         except Interrupted:
             return {"stopped": f"not finished in {limit:.0f} s"}
         finally:
             ending.cancel()
-            job.close()
+            context.close()
         seconds = time.perf_counter() - started
-        (job.output / "scene.ply").replace(keep)
-        (job.output / "preview.jpg").replace(keep.with_suffix(".jpg"))
+        (context.output / "scene.ply").replace(keep)
+        (context.output / "preview.jpg").replace(keep.with_suffix(".jpg"))
     render = Renderer(read_ply(keep))
     return {
         "seconds": round(seconds, 1),
@@ -143,8 +143,8 @@ def time_steps(sfm: Path, params: Params) -> dict[str, Any]:
 
     device = best_device()
     with tempfile.TemporaryDirectory() as name:
-        job = _job(sfm, params, Path(name))
-        trainer = stage.Trainer(job, load_scene(sfm, params.long_side, params.holdout), device)
+        context = _context(sfm, params, Path(name))
+        trainer = stage.Trainer(context, load_scene(sfm, params.long_side, params.holdout), device)
         for _ in range(DOUBLINGS):
             for _ in range(20):
                 trainer._iterate()
@@ -157,7 +157,7 @@ def time_steps(sfm: Path, params: Params) -> dict[str, Any]:
             theirs.use(gsplat_loop.converted(trainer.model.tensors, theirs.world))
             theirs.step = params.iterations // 4 + 1  # all harmonics, and the strategy at work
             figures[f"gsplat_{strategy}"] = _rate(theirs.iterate, device)
-        job.close()
+        context.close()
     return figures
 
 
@@ -204,13 +204,13 @@ def _parts(trainer: stage.Trainer, device: torch.device) -> dict[str, float]:
     return {name: round(1e3 * value / PARTS_TIMED, 3) for name, value in seconds.items()}
 
 
-def _job(sfm: Path, params: Params, folder: Path) -> Job:
+def _context(sfm: Path, params: Params, folder: Path) -> StageContext:
     request = Request(
         stage="train", stage_version=STAGES["train"].version, key="0" * 32, attempt=1, params=params.model_dump()
     )
     store = ArtifactStore.open((folder / "store").as_uri())
     inputs: Any = {"sfm": SimpleNamespace(folder=sfm)}
-    return Job(store=store, request=request, params=params, inputs=inputs, capture=None, folder=folder)
+    return StageContext(store=store, request=request, params=params, inputs=inputs, capture=None, folder=folder)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from typing import Any
 
 from e2e3d_stages.contract.messages import Request
 from e2e3d_stages.registry import STAGES
-from e2e3d_stages.runtime.context import Job
+from e2e3d_stages.runtime.context import StageContext
 from e2e3d_stages.store.artifacts import ArtifactStore
 from e2e3d_stages.store.captures import fetch_capture
 
@@ -77,10 +77,10 @@ def prepare(capture: Path, preset: str, folder: Path) -> Path:
     """The capture as `ingest` prepares it."""
     from e2e3d_stages.ingest import stage
 
-    job = _job("ingest", preset, folder, capture=capture)
-    stage.run(job)
-    job.close()
-    return job.output
+    context = _context("ingest", preset, folder, capture=capture)
+    stage.run(context)
+    context.close()
+    return context.output
 
 
 def run_ours(prepared: Path, preset: str, folder: Path) -> dict[str, Any]:
@@ -88,9 +88,9 @@ def run_ours(prepared: Path, preset: str, folder: Path) -> dict[str, Any]:
     from e2e3d_stages.sfm import stage
 
     logging.disable(logging.WARNING)
-    job = _job("sfm", preset, folder, prepared=prepared)
-    metrics = stage.run(job)
-    job.close()
+    context = _context("sfm", preset, folder, prepared=prepared)
+    metrics = stage.run(context)
+    context.close()
     return _figures(metrics)
 
 
@@ -136,14 +136,16 @@ def _params(stage: str, preset: str) -> Any:
     return STAGES[stage].resolve(preset, {})
 
 
-def _job(stage: Any, preset: str, folder: Path, *, capture: Path | None = None, prepared: Path | None = None) -> Job:
+def _context(
+    stage: Any, preset: str, folder: Path, *, capture: Path | None = None, prepared: Path | None = None
+) -> StageContext:
     folder.mkdir()
     params = _params(stage, preset)
     request = Request(stage=stage, stage_version=1, key="bench", attempt=1, params=params.model_dump())
     inputs: dict[Any, Any] = {"ingest": SimpleNamespace(folder=prepared)} if prepared else {}
     store = ArtifactStore.open((folder / "store").as_uri())
     photos = fetch_capture(capture.as_uri(), folder / "capture") if capture else None
-    return Job(store=store, request=request, params=params, inputs=inputs, capture=photos, folder=folder)
+    return StageContext(store=store, request=request, params=params, inputs=inputs, capture=photos, folder=folder)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a backend is: a few verbs over one job, whatever kind of place runs it."""
+"""What a backend is: a few verbs over one job, whatever runs it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from e2e3d_stages.registry import STAGES
 # What identifies a running job; JSON, so that it survives a dead worker.
 Handle = dict[str, Any]
 
-# How far a log was read, as its place counts; 0 is its beginning.
+# How far a log was read, as its backend counts; 0 is its beginning.
 Cursor = int | str
 
 # Bytes of a log that are held at a time.
@@ -46,14 +46,14 @@ TRANSIENT = re.compile(
 
 
 class Unavailable(Infrastructure):
-    """The place is busy or does not answer; asked again in a moment, it may."""
+    """The backend is busy or does not answer; asked again in a moment, it may."""
 
 
-def unanswered(place: str, said: str) -> Unavailable:
-    """What a place's refusal means that is no mistake of whoever wants the job: nothing that lasts."""
+def unanswered(backend: str, said: str) -> Unavailable:
+    """What a backend's refusal means that is no mistake of whoever wants the job: nothing that lasts."""
     return Unavailable(
-        f"{place} does not do what it is asked: {said}",
-        hint="It is asked again. If it stays so, its own log says why, and the profile may name another place by now.",
+        f"{backend} does not do what it is asked: {said}",
+        hint="It is asked again. If it stays so, its own log says why, or let the profile name another backend.",
     )
 
 
@@ -72,7 +72,7 @@ class BackendSettings(Model):
 
 
 class ImageSettings(BackendSettings):
-    """Settings of a place that runs images."""
+    """Settings of a backend that runs images."""
 
     image: str = Field(
         default=DEFAULT_IMAGE,
@@ -138,15 +138,15 @@ def operator_arguments(module: str, name: str) -> dict[str, str]:
 
 
 class JobStatus(Model):
-    """Whether a job runs and, once it has ended, what the place that ran it knows of how."""
+    """Whether a job runs and, once it has ended, what the backend that ran it knows of how."""
 
     running: bool
     exit_code: int | None = None
     failure: Failure | None = Field(
-        default=None, description="Why it ended, where the place knows more than the program."
+        default=None, description="Why it ended, where the backend knows more than the program."
     )
     billable_seconds: float | None = Field(
-        default=None, description="What the place bills of an ended job, or how long it ran where nobody bills."
+        default=None, description="What the backend bills of an ended job, or how long it ran where nobody bills."
     )
 
 
@@ -156,8 +156,8 @@ class JobSpec:
 
     :param claim: which attempt it is, and the task it is for.
     :param request_uri: the program's only argument.
-    :param capture: what the request asks ingest to read; a place may have to bring it within reach.
-    :param longest_seconds: a job that takes longer than this is presumed hung; for places that bill.
+    :param capture: what the request asks ingest to read; a backend may have to bring it within reach.
+    :param longest_seconds: a job that takes longer than this is presumed hung; for backends that bill.
     :param environment: the store's address and credentials; never logged, never part of the handle.
     """
 
@@ -178,20 +178,20 @@ class JobSpec:
     def name(self) -> str:
         """Unique for stage, key, claim and store, in 63 characters: a second submission meets the first.
 
-        The claim's time is in it: some places never forget a name, and an emptied store counts attempts anew.
+        The claim's time is in it: some backends never forget a name, and an emptied store counts attempts anew.
         """
-        place = hashlib.sha256(f"{self.request_uri} {self.claim.claimed.isoformat()}".encode()).hexdigest()[:8]
-        return f"e2e3d-{self.stage}-{self.key}-{self.claim.attempt}-{place}"
+        digest = hashlib.sha256(f"{self.request_uri} {self.claim.claimed.isoformat()}".encode()).hexdigest()[:8]
+        return f"e2e3d-{self.stage}-{self.key}-{self.claim.attempt}-{digest}"
 
 
 @dataclass(frozen=True)
 class Orphan:
-    """Something of a job that its place still has.
+    """Something of a job that its backend still has.
 
     :param what: it is, in words.
     :param since: when it was made, or last changed where nobody knows whose it is.
-    :param attempt: stage, key and number, where the place knows them.
-    :param size: in bytes, where the place knows it.
+    :param attempt: stage, key and number, where the backend knows them.
+    :param size: in bytes, where the backend knows it.
     """
 
     what: str
@@ -204,8 +204,8 @@ class Orphan:
 class Backend(ABC):
     """Runs stage programs in one kind of place.
 
-    Every verb may raise `Infrastructure` for what may work later, and `Unavailable` at once when its place does not
-    answer: whoever asks is patient, and asks again. What a place refuses is a mistake, `InvalidRequest`, only where
+    Every verb may raise `Infrastructure` for what may work later, and `Unavailable` at once when its service does not
+    answer: whoever asks is patient, and asks again. What a service refuses is a mistake, `InvalidRequest`, only where
     `submit` asked for it or where Airflow may not ask at all; a job that is there was no mistake, and one that is not
     is gone.
     """
@@ -239,17 +239,17 @@ class Backend(ABC):
     def cancel(self, handle: Handle) -> None:
         """Ask the job to stop and return at once; it saves a checkpoint, ends by itself and is cleared away."""
 
-    def clean_up(self, handle: Handle, *, succeeded: bool) -> None:  # noqa: B027 - not every place keeps something
-        """Remove what the place keeps of an ended job, as its settings say; its result is known by now."""
+    def clean_up(self, handle: Handle, *, succeeded: bool) -> None:  # noqa: B027 - not every backend keeps something
+        """Remove what the backend keeps of an ended job, as its settings say; its result is known by now."""
 
     def orphans(self, store_uri: str) -> Iterable[Orphan]:
-        """What the place has of jobs for a store, running or not, that would have gone with its job.
+        """What the backend has of jobs for a store, running or not, that would have gone with its job.
 
-        What the profile says to keep is none; nor has every place something.
+        What the profile says to keep is none; nor has every backend something.
         """
         return ()
 
-    def discard(self, leftover: Orphan) -> None:  # noqa: B027 - not every place has something
+    def remove_orphan(self, orphan: Orphan) -> None:  # noqa: B027 - not every backend has something
         """Remove what a job left, running or not."""
 
     def job_url(self, handle: Handle) -> str | None:
@@ -269,7 +269,7 @@ class Backend(ABC):
         """Whether the settings ask for a GPU, as far as they tell."""
         return "gpu" in self.settings.model_dump_json().lower()
 
-    def report(self, stage: StageName, figures: Mapping[str, float]) -> None:  # noqa: B027 - not every place listens
+    def report(self, stage: StageName, figures: Mapping[str, float]) -> None:  # noqa: B027 - not every backend listens
         """Pass on what an ended job took and reached, where the settings ask for it.
 
         :param figures: billable_seconds, price in US dollars, psnr, ssim: those that are known.

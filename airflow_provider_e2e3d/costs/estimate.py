@@ -44,7 +44,7 @@ class StageEstimate(Model):
         return self.problem or (f"measured {self.measured} times" if self.measured else "rough")
 
     @property
-    def place(self) -> str:
+    def runs_on(self) -> str:
         """What it runs on, for a person."""
         return self.machine or self.backend
 
@@ -63,7 +63,8 @@ class Estimate(Model):
         """A table for the log."""
         rows = [("stage", "time", "on", "cost", "basis")]
         rows += [
-            (each.stage, as_duration(each.seconds), each.place, _price(each.price), each.basis) for each in self.stages
+            (each.stage, as_duration(each.seconds), each.runs_on, _price(each.price), each.basis)
+            for each in self.stages
         ]
         rows.append(("together", as_duration(self.seconds), "", _price(self.price), "at most: what is there is reused"))
         widths = [max(len(row[column]) for row in rows) for column in range(4)]
@@ -80,7 +81,7 @@ class Estimate(Model):
         :raises InvalidRequest: also when nobody knows what it costs.
         """
         unpriced = [
-            f"{each.stage} on {each.place}" + (f" ({each.problem})" if each.problem else "")
+            f"{each.stage} on {each.runs_on}" + (f" ({each.problem})" if each.problem else "")
             for each in self.stages
             if each.price is None
         ]
@@ -94,7 +95,7 @@ class Estimate(Model):
         if self.price > max_cost:
             dearest = sorted(self.stages, key=lambda each: each.price or 0, reverse=True)[:3]
             told = ", ".join(
-                f"{each.stage} {as_dollars(each.price)} ({as_duration(each.seconds)} on {each.place}, {each.basis})"
+                f"{each.stage} {as_dollars(each.price)} ({as_duration(each.seconds)} on {each.runs_on}, {each.basis})"
                 for each in dearest
                 if each.price
             )
@@ -172,7 +173,7 @@ def measured(manifest: Manifest, backend: Backend, size: CaptureSize, billed: fl
     """What an artifact took, beside what the rough reckoning says of it.
 
     :param size: of its capture.
-    :param billed: seconds that its place bills.
+    :param billed: seconds that its backend bills.
     """
     expected = rough_seconds(
         manifest.stage,

@@ -27,7 +27,7 @@ class Measurement:
     :param machine: by its name in the profile's `prices`; None where the profile names none.
     :param expected: seconds that the rough reckoning gives for the same work.
     :param took: seconds from the request read to the files uploaded.
-    :param billed: seconds that its place bills, where that is known.
+    :param billed: seconds that its backend bills, where that is known.
     """
 
     stage: str

@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 from airflow_provider_e2e3d.backends.base import Backend, Cursor, Handle, JobStatus, Unavailable
 from airflow_provider_e2e3d.costs.estimate import measured
 from airflow_provider_e2e3d.costs.history import remember
-from airflow_provider_e2e3d.hooks.store import StoreHook
 from airflow_provider_e2e3d.profiles.file import profile_named
 from airflow_provider_e2e3d.profiles.profile import CaptureSize, Profile
 from e2e3d_stages.contract.messages import (
@@ -32,7 +31,7 @@ from e2e3d_stages.store.artifacts import ArtifactStore
 log = logging.getLogger(__name__)
 
 HEARTBEAT_SECONDS = 15.0
-# How long a place that is busy or away is asked again: for one thing to be done, and while a job is followed.
+# How long a backend that is busy or away is asked again: for one thing to be done, and while a job is followed.
 PATIENCE_SECONDS = 90.0
 FOLLOW_PATIENCE_SECONDS = 600.0
 
@@ -40,7 +39,7 @@ Result = TypeVar("Result")
 
 
 def retry_while_unavailable(ask: Callable[[], Result]) -> Result:
-    """Ask something of a place, again and again while it is busy or away.
+    """Ask something of a backend, again and again while it is busy or away.
 
     :raises Unavailable: when it stays so.
     """
@@ -107,7 +106,7 @@ class Attempt:
         """The attempt that another process wrote down."""
         state = AttemptState.model_validate(values)
         profile = profile_named(state.profile)
-        store = StoreHook(profile.store_conn_id).open(profile.store)
+        store = profile.open_store()
         return cls(store, profile.backend(state.stage, state.size), state)
 
     def serialize(self) -> dict[str, Any]:
@@ -117,7 +116,7 @@ class Attempt:
     def follow(self, write_line: Callable[[str], object]) -> JobStatus:
         """Look once: pass new log lines on, keep the claim alive, say how the job is.
 
-        A job whose place or store does not answer is taken to run on.
+        A job whose backend or store does not answer is taken to run on.
 
         :raises Infrastructure: when they have not answered for long.
         :raises InvalidRequest: when it cannot be followed; it is stopped, since nobody would see its end.
@@ -162,7 +161,7 @@ class Attempt:
         retry_while_unavailable(lambda: self.backend.cancel(self.state.handle))
 
     def clean_up(self, *, succeeded: bool) -> None:
-        """Remove what the job's place keeps of it."""
+        """Remove what the backend keeps of it."""
         retry_while_unavailable(lambda: self.backend.clean_up(self.state.handle, succeeded=succeeded))
 
     def record(self, profile: Profile, status: JobStatus, metrics: Mapping[str, Any]) -> JobRecord:
@@ -205,7 +204,7 @@ class Attempt:
     def failure(self, status: JobStatus) -> Failure:
         """Why the job ended without an artifact; written down for others where the program did not know.
 
-        What the program says goes first, except where it only saw itself fall over and its place knows why.
+        What the program says goes first, except where it only saw itself fall over and its backend knows why.
         """
         stage, key, number = self.state.stage, self.state.key, self.state.claim.attempt
         told = self.store.failure(stage, key, number)

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 LIMIT_SECONDS = 10.0
 
 
-class News(Model):
+class Notification(Model):
     """What a webhook is sent, as JSON.
 
     :param what: has ended.
@@ -50,16 +50,17 @@ class News(Model):
 
 
 Picture = Callable[[], bytes | None]
+Send = Callable[[Notification, Picture], None]
 
 
-def tell(news: News, picture: Picture) -> None:
+def notify(notification: Notification, picture: Picture) -> None:
     """Send it every way that is configured, and log what did not arrive; never raises, never takes long.
 
     :param picture: reads the thumbnail.
     """
-    ways = configured()
+    ways = configured_channels()
     threads = {
-        name: threading.Thread(target=_send, args=(name, send, news, picture), daemon=True)
+        name: threading.Thread(target=_send, args=(name, send, notification, picture), daemon=True)
         for name, send in ways.items()
     }
     for thread in threads.values():
@@ -71,9 +72,9 @@ def tell(news: News, picture: Picture) -> None:
             log.warning("The notification by %s did not arrive within %.0f s.", name, LIMIT_SECONDS)
 
 
-def configured() -> dict[str, Callable[[News, Picture], None]]:
+def configured_channels() -> dict[str, Send]:
     """The ways that `[e2e3d]` names a connection for."""
-    ways: dict[str, Callable[[str, News, Picture], None]] = {
+    ways: dict[str, Callable[[str, Notification, Picture], None]] = {
         "webhook": to_webhook,
         "slack": to_slack,
         "email": to_email,
@@ -85,30 +86,30 @@ def configured() -> dict[str, Callable[[News, Picture], None]]:
     return found
 
 
-def _with(send: Callable[[str, News, Picture], None], conn_id: str) -> Callable[[News, Picture], None]:
-    return lambda news, picture: send(conn_id, news, picture)
+def _with(send: Callable[[str, Notification, Picture], None], conn_id: str) -> Send:
+    return lambda notification, picture: send(conn_id, notification, picture)
 
 
-def _send(name: str, send: Callable[[News, Picture], None], news: News, picture: Picture) -> None:
+def _send(name: str, send: Send, notification: Notification, picture: Picture) -> None:
     try:
-        send(news, picture)
-        log.info("Told by %s: %s", name, news.headline)
+        send(notification, picture)
+        log.info("Told by %s: %s", name, notification.headline)
     except InvalidRequest as error:
         log.warning("The notification by %s was not sent: %s %s", name, error.message, error.hint)
     except Exception as error:
         log.warning("The notification by %s was not sent: %s.", name, type(error).__name__)
 
 
-# A webhook: the news as they are
+# A webhook: the notification as they are
 
 
-def to_webhook(conn_id: str, news: News, picture: Picture) -> None:
-    """POST the news as JSON."""
+def to_webhook(conn_id: str, notification: Notification, picture: Picture) -> None:
+    """POST the notification as JSON."""
     connection = BaseHook.get_connection(conn_id)
     url = address_of(connection)
     post(
         url,
-        news.model_dump(mode="json", exclude_none=True),
+        notification.model_dump(mode="json", exclude_none=True),
         auth=(connection.login, connection.password or "") if connection.login and connection.password != url else None,
         headers=connection.extra_dejson.get("headers"),
     )
@@ -137,7 +138,7 @@ def post(url: str, content: dict[str, Any], **how: Any) -> None:
     """
     import requests
 
-    # `tell` gives up first, and says so.
+    # `notify` gives up first, and says so.
     answer = requests.post(url, json=content, timeout=2 * LIMIT_SECONDS, **how)
     if not answer.ok:
         raise InvalidRequest(f"The other side answered {answer.status_code}.", hint="Check the connection's address.")
@@ -146,7 +147,7 @@ def post(url: str, content: dict[str, Any], **how: Any) -> None:
 # Slack, and what takes its webhooks' format
 
 
-def to_slack(conn_id: str, news: News, picture: Picture) -> None:
+def to_slack(conn_id: str, notification: Notification, picture: Picture) -> None:
     """POST a message to an incoming webhook.
 
     The connection is as Slack's own provider has it: the webhook's URL in the password, or its path there and what is
@@ -156,29 +157,33 @@ def to_slack(conn_id: str, news: News, picture: Picture) -> None:
     url = address_of(connection)
     if connection.password and "://" not in connection.password:
         url = f"{url}/{connection.password.lstrip('/')}"
-    post(url, slack_message(news))
+    post(url, slack_message(notification))
 
 
-def slack_message(news: News) -> dict[str, Any]:
-    """The news in the format that Slack, Mattermost and Rocket.Chat read."""
-    lines = {**news.lines}
-    if news.reason is not None:
-        lines = {"Why": news.reason.message, "What to do": news.reason.hint, **lines}
+def slack_message(notification: Notification) -> dict[str, Any]:
+    """The notification in the format that Slack, Mattermost and Rocket.Chat read."""
+    lines = {**notification.lines}
+    if notification.reason is not None:
+        lines = {"Why": notification.reason.message, "What to do": notification.reason.hint, **lines}
     attachment = {
-        "color": "good" if news.state == "succeeded" else "danger",
-        "fallback": _plain(news.headline),
-        "title": _plain(news.name),
-        "title_link": news.page or news.airflow,
+        "color": "good" if notification.state == "succeeded" else "danger",
+        "fallback": _plain(notification.headline),
+        "title": _plain(notification.name),
+        "title_link": notification.page or notification.airflow,
         "fields": [
             {"title": _plain(name), "value": _plain(value), "short": len(value) < 40}
             for name, value in lines.items()
             if value
         ],
-        "image_url": news.thumbnail if news.thumbnail and news.thumbnail.startswith("http") else None,
-        "footer": f"<{news.airflow}|{_plain(news.run)}>" if news.airflow else _plain(news.run),
+        "image_url": notification.thumbnail
+        if notification.thumbnail and notification.thumbnail.startswith("http")
+        else None,
+        "footer": f"<{notification.airflow}|{_plain(notification.run)}>"
+        if notification.airflow
+        else _plain(notification.run),
     }
     told = {name: value for name, value in attachment.items() if value is not None}
-    return {"text": _plain(news.headline), "attachments": [told]}
+    return {"text": _plain(notification.headline), "attachments": [told]}
 
 
 def _plain(text: str) -> str:
@@ -192,7 +197,7 @@ def _plain(text: str) -> str:
 # E-mail
 
 
-def to_email(conn_id: str, news: News, picture: Picture) -> None:
+def to_email(conn_id: str, notification: Notification, picture: Picture) -> None:
     """Send a message through an SMTP connection, with the thumbnail.
 
     :raises InvalidRequest: when nobody is named to send it to.
@@ -211,29 +216,33 @@ def to_email(conn_id: str, news: News, picture: Picture) -> None:
         smtp.send_email_smtp(
             to=to,
             from_email=smtp.from_email or conf.get("email", "from_email", fallback=None),
-            subject=news.headline,
-            html_content=email_page(news, with_picture=bool(image)),
+            subject=notification.headline,
+            html_content=email_page(notification, with_picture=bool(image)),
             files=[str(file) for file in files],
             mime_subtype="related",
         )
 
 
-def email_page(news: News, *, with_picture: bool) -> str:
-    """The news as HTML that mail programs show."""
-    parts = [f"<h2>{escape(news.headline)}</h2>"]
+def email_page(notification: Notification, *, with_picture: bool) -> str:
+    """The notification as HTML that mail programs show."""
+    parts = [f"<h2>{escape(notification.headline)}</h2>"]
     if with_picture:
         # The hook names each attached file's Content-ID like the file.
         parts.append('<p><img src="cid:thumbnail.jpg" alt="The scene" style="max-width: 640px"></p>')
-    if news.reason is not None:
-        parts.append(f'<p style="white-space: pre-wrap">{escape(news.reason.message)}</p>')
-        parts.append(f"<p><b>What to do:</b> {escape(news.reason.hint)}</p>" if news.reason.hint else "")
-    rows = [f"<tr><td>{escape(name)}</td><td><b>{escape(value)}</b></td></tr>" for name, value in news.lines.items()]
+    if notification.reason is not None:
+        parts.append(f'<p style="white-space: pre-wrap">{escape(notification.reason.message)}</p>')
+        parts.append(
+            f"<p><b>What to do:</b> {escape(notification.reason.hint)}</p>" if notification.reason.hint else ""
+        )
+    rows = [
+        f"<tr><td>{escape(name)}</td><td><b>{escape(value)}</b></td></tr>" for name, value in notification.lines.items()
+    ]
     parts.append(f'<table cellpadding="4">{"".join(rows)}</table>' if rows else "")
-    if news.page and news.page.startswith("http"):
-        parts.append(f'<p><a href="{escape(news.page)}">Open it</a></p>')
-    elif news.page:
-        parts.append(f"<p>It lies at {escape(news.page)}</p>")
-    if news.airflow:
-        parts.append(f'<p><a href="{escape(news.airflow)}">The run in Airflow</a></p>')
-    parts.append(f"<p><small>{escape(news.run)}</small></p>")
+    if notification.page and notification.page.startswith("http"):
+        parts.append(f'<p><a href="{escape(notification.page)}">Open it</a></p>')
+    elif notification.page:
+        parts.append(f"<p>It lies at {escape(notification.page)}</p>")
+    if notification.airflow:
+        parts.append(f'<p><a href="{escape(notification.airflow)}">The run in Airflow</a></p>')
+    parts.append(f"<p><small>{escape(notification.run)}</small></p>")
     return "\n".join(filter(None, parts))

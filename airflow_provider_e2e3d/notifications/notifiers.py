@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseNotifier
 
-from airflow_provider_e2e3d.hooks.store import StoreHook
-from airflow_provider_e2e3d.notifications.channels import News, Picture, configured, tell
+from airflow_provider_e2e3d.notifications.channels import Notification, Picture, configured_channels, notify
 from airflow_provider_e2e3d.operators.links import is_on_the_web, run_address, scene_address
 from airflow_provider_e2e3d.profiles.file import profile_named
 from airflow_provider_e2e3d.scenes.names import scene_of
@@ -35,17 +34,17 @@ class EndNotifier(BaseNotifier):
 
     def notify(self, context: Context) -> None:
         """See `BaseNotifier.notify`."""
-        if not configured() or not context["params"].get("notify", True):
+        if not configured_channels() or not context["params"].get("notify", True):
             return
         try:
-            news = self.news(context)
-            if news is not None:
-                tell(news, self.picture(context))
+            notification = self.notification(context)
+            if notification is not None:
+                notify(notification, self.picture(context))
         except Exception:
             self.log.warning("There is no notification", exc_info=True)
 
     @abstractmethod
-    def news(self, context: Context) -> News | None:
+    def notification(self, context: Context) -> Notification | None:
         """What there is to tell, if anything."""
 
     def picture(self, context: Context) -> Picture:
@@ -56,12 +55,12 @@ class EndNotifier(BaseNotifier):
 class SceneSucceeded(EndNotifier):
     """`on_success_callback` of the task that publishes: the scene is there."""
 
-    def news(self, context: Context) -> News:
+    def notification(self, context: Context) -> Notification:
         """The scene, its figures, and where it is."""
         page, folder, record = _told(context, PAGE), _told(context, FOLDER), _record(context)
         scene, inside = folder.split("/")[-2], scene_address(folder)
         summary = ", ".join(f"{label} {text}" for label, text in figures.lines({"metrics": record["metrics"]}).items())
-        return News(
+        return Notification(
             what="scene",
             state="succeeded",
             name=scene,
@@ -81,7 +80,7 @@ class SceneSucceeded(EndNotifier):
         profile, folder = profile_named(task.profile), _told(context, FOLDER)
 
         def read() -> bytes | None:
-            storage = StoreHook(profile.store_conn_id).open(profile.store).storage
+            storage = profile.open_store().storage
             with suppress(NotFound):
                 return storage.read(f"{folder}/{THUMBNAIL}")
             return None
@@ -92,13 +91,13 @@ class SceneSucceeded(EndNotifier):
 class SceneFailed(EndNotifier):
     """`on_failure_callback` of every task of a scene's run: why there is no scene, and what to do."""
 
-    def news(self, context: Context) -> News:
+    def notification(self, context: Context) -> Notification:
         """The reason as the task told it."""
         params = context["params"]
         scene = params.get("scene") or scene_of(str(params.get("capture", "")))
         reason = reason_of(context)
         first_line, _, _ = reason.message.partition("\n")
-        return News(
+        return Notification(
             what="scene",
             state="failed",
             name=scene,

@@ -15,7 +15,6 @@ from airflow.sdk.execution_time.context import NEVER_EXPIRE
 
 from airflow_provider_e2e3d.backends.base import JobStatus
 from airflow_provider_e2e3d.exceptions import stage_failed
-from airflow_provider_e2e3d.hooks.store import StoreHook
 from airflow_provider_e2e3d.jobs.attempt import Attempt
 from airflow_provider_e2e3d.jobs.making import Making
 from airflow_provider_e2e3d.jobs.retries import stage_retries
@@ -145,10 +144,10 @@ class StageOperator(AuthoredTemplates):
 
     def _making(self, context: Context) -> Making:
         profile = profile_named(self.profile)
-        hook = StoreHook(profile.store_conn_id)
+        environment = profile.environment()
         return Making(
-            store=hook.open(profile.store),
-            environment=hook.environment(),
+            store=ArtifactStore.open(profile.store, environment),
+            environment=environment,
             profile=profile,
             profile_name=self.profile,
             stage=self.stage,

@@ -1,4 +1,4 @@
-"""Cleaning up as a DAG's one task: what nobody needs in the profiles' stores, and what jobs left in their places."""
+"""Cleaning up as a DAG's one task: what nobody needs in the profiles' stores, and what jobs left on their backends."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from airflow.sdk.configuration import conf
 
 from airflow_provider_e2e3d.backends.base import Backend
 from airflow_provider_e2e3d.exceptions import stage_failed
-from airflow_provider_e2e3d.hooks.store import StoreHook
 from airflow_provider_e2e3d.jobs.attempt import retry_while_unavailable
 from airflow_provider_e2e3d.pipelines.reconstruct import refuse_unknown
 from airflow_provider_e2e3d.profiles.file import load_profiles, profile_named
@@ -37,7 +36,7 @@ def cleanup_params() -> dict[str, Param]:
             enum=[*load_profiles(), None],
             values_display={"null": "every profile"},
             title="Profile",
-            description="Whose store and places are cleaned up. Empty: every profile's.",
+            description="Whose store and backends are cleaned up. Empty: every profile's.",
         ),
         "dry_run": Param(
             conf.getboolean("e2e3d", "cleanup_dry_run", fallback=True),
@@ -98,9 +97,9 @@ def clean_up() -> dict[str, Any]:
 def clean(
     profiles: Mapping[str, Profile], *, at: dt.datetime, dry_run: bool, attempt_days: int, artifact_days: int
 ) -> dict[str, Any]:
-    """Clean the stores and places of profiles up; each store once, whoever shares it.
+    """Clean up the stores and backends of profiles; each store once, whoever shares it.
 
-    A store or a place that does not answer keeps nobody from cleaning up the others.
+    A store or a backend that does not answer keeps nobody from cleaning up the others.
 
     :param at: the time that ages are counted to.
     :returns: `items` and `bytes` that were removed, or would be in a dry run.
@@ -112,9 +111,11 @@ def clean(
     for name, profile in profiles.items():
         parts: list[Callable[[], Iterator[_Item]]] = []
         if profile.store not in stores:
-            stores[profile.store] = StoreHook(profile.store_conn_id).open(profile.store)
+            stores[profile.store] = profile.open_store()
             parts.append(partial(_of_store, stores[profile.store], at, attempt_days, artifact_days))
-        parts += [partial(_of_place, backend, stores[profile.store], at, attempt_days) for backend in _places(profile)]
+        parts += [
+            partial(_of_backend, backend, stores[profile.store], at, attempt_days) for backend in _backends(profile)
+        ]
         for part in parts:
             try:
                 found = list(part())
@@ -144,22 +145,22 @@ def _of_store(store: ArtifactStore, at: dt.datetime, attempt_days: int, artifact
         yield _Item(spare.path, spare.reason, spare.size, spare.age, partial(remove, store, spare))
 
 
-def _places(profile: Profile) -> list[Backend]:
+def _backends(profile: Profile) -> list[Backend]:
     """The profile's backends, each once."""
     backends = [profile.backend(stage) for stage in STAGES]
     return list({backend.settings.model_dump_json(): backend for backend in backends}.values())
 
 
-def _of_place(backend: Backend, store: ArtifactStore, at: dt.datetime, attempt_days: int) -> Iterator[_Item]:
+def _of_backend(backend: Backend, store: ArtifactStore, at: dt.datetime, attempt_days: int) -> Iterator[_Item]:
     for left in retry_while_unavailable(lambda: list(backend.orphans(store.storage.uri))):
         reason = why_orphan(store, left, at=at, attempt_days=attempt_days)
         if reason:
 
-            def discard(left: Any = left) -> bool:
-                retry_while_unavailable(partial(backend.discard, left))
+            def remove(left: Any = left) -> bool:
+                retry_while_unavailable(partial(backend.remove_orphan, left))
                 return True
 
-            yield _Item(left.what, reason, left.size, at - left.since, discard)
+            yield _Item(left.what, reason, left.size, at - left.since, remove)
 
 
 def _table(title: str, items: list[_Item]) -> str:

@@ -11,7 +11,6 @@ from airflow.sdk.configuration import conf
 
 from airflow_provider_e2e3d.costs.estimate import estimate
 from airflow_provider_e2e3d.costs.history import remembered
-from airflow_provider_e2e3d.hooks.store import StoreHook
 from airflow_provider_e2e3d.jobs.retries import stage_retries
 from airflow_provider_e2e3d.notifications.notifiers import SceneFailed, SceneSucceeded
 from airflow_provider_e2e3d.operators.reconstruction import (
@@ -30,7 +29,6 @@ from airflow_provider_e2e3d.scenes.outcome import report_failures
 from e2e3d_stages.contract.messages import InvalidRequest, UnreadableCapture
 from e2e3d_stages.registry import STAGES
 from e2e3d_stages.store.base import NotFound
-from e2e3d_stages.store.opening import open_storage
 
 
 def plan(values: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
@@ -88,9 +86,8 @@ def estimate_run(
     :raises InvalidRequest: when it may cost more, or that is not known.
     """
     profile = profile_named(plan["profile"])
-    environment = StoreHook(profile.store_conn_id).environment()
     try:
-        capture, storage = open_storage(plan["capture"], environment), open_storage(profile.store, environment)
+        capture, storage = profile.open_capture(plan["capture"]), profile.open_store().storage
         found = estimate(capture, profile, plan, remembered(storage, plan["profile"]))
         # A run of the same id, of another Airflow, may have the folder: it keeps its own.
         storage.create(f"{folder_of(plan['scene'], run)}/estimate.json", found.model_dump_json(indent=1).encode())

@@ -16,12 +16,16 @@ from urllib.parse import unquote, urlsplit
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, TypeAdapter, ValidationError, model_validator
 
 from airflow_provider_e2e3d.backends.base import Backend, BackendSettings, ImageSettings, merged
+from airflow_provider_e2e3d.hooks.store import StoreHook
 from e2e3d_stages.contract.messages import InvalidRequest, Model
 from e2e3d_stages.contract.paths import path_problem, shown
 from e2e3d_stages.contract.spec import Preset
 from e2e3d_stages.registry import STAGES
+from e2e3d_stages.store.artifacts import ArtifactStore
+from e2e3d_stages.store.base import Storage
+from e2e3d_stages.store.opening import open_storage
 
-# By name and place, so that no backend's client library is imported before it is used.
+# By module and name, so that no backend's client library is imported before it is used.
 BACKENDS = {
     "local": ("airflow_provider_e2e3d.backends.local.backend", "LocalBackend"),
     "docker": ("airflow_provider_e2e3d.backends.docker.backend", "DockerBackend"),
@@ -37,7 +41,7 @@ Problem = tuple[tuple[str | int, ...], str]
 
 
 def backend_class(name: str | None) -> type[Backend]:
-    """The class that runs stages in that kind of place.
+    """The class that runs stages on that backend.
 
     :raises InvalidRequest: for an unknown name.
     """
@@ -164,6 +168,18 @@ class Profile(Model):
         if backend.machine not in self.prices or seconds is None:
             return None
         return round(self.prices[backend.machine] * seconds / 3600, 6)
+
+    def environment(self) -> dict[str, str]:
+        """The store's credentials as the environment variables that boto3 reads; secret, for private channels only."""
+        return StoreHook(self.store_conn_id).environment()
+
+    def open_store(self) -> ArtifactStore:
+        """The artifact store, with its credentials."""
+        return ArtifactStore.open(self.store, self.environment())
+
+    def open_capture(self, uri: str) -> Storage:
+        """What lies at a capture's address, read with the store's credentials."""
+        return open_storage(uri, self.environment())
 
     def address(self, uri: str) -> str:
         """Where a person opens a file of the store: on the web, if the profile says where that is."""

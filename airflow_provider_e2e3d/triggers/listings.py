@@ -15,10 +15,8 @@ from typing import Any
 from airflow.triggers.shared_stream import AdvanceItem, SharedStreamProducer
 
 from airflow_provider_e2e3d.captures.listing import Capture, captures_below
-from airflow_provider_e2e3d.hooks.store import StoreHook
 from airflow_provider_e2e3d.profiles.file import profile_named
 from e2e3d_stages.contract.messages import StageError
-from e2e3d_stages.store.opening import open_storage
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +84,7 @@ class CaptureListings(SharedStreamProducer):
 
     def _list(self) -> Listing:
         profile = profile_named(self.profile)
-        storage = open_storage(profile.admit(self.prefix, or_root=True), StoreHook(profile.store_conn_id).environment())
+        storage = profile.open_capture(profile.admit(self.prefix, or_root=True))
         # The clock first: what comes during the listing is then younger than it.
         return Listing(storage.clock(), list(captures_below(storage)))
 

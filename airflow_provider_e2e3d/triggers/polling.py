@@ -12,13 +12,11 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_provider_e2e3d.captures.completeness import Completeness
 from airflow_provider_e2e3d.captures.listing import capture_at
-from airflow_provider_e2e3d.hooks.store import StoreHook
 from airflow_provider_e2e3d.profiles.file import profile_named
 from airflow_provider_e2e3d.scenes.names import scene_of
 from airflow_provider_e2e3d.triggers.capture import described
 from e2e3d_stages.contract.messages import Failure, Infrastructure, InvalidRequest, StageError, now
 from e2e3d_stages.registry import STAGES
-from e2e3d_stages.store.opening import open_storage
 
 
 class NotReady(Exception):
@@ -90,7 +88,7 @@ class CaptureCompleteTrigger(PollingTrigger):
 
     def look(self) -> dict[str, Any]:
         profile = profile_named(self.profile)
-        storage = open_storage(profile.admit(self.capture), StoreHook(profile.store_conn_id).environment())
+        storage = profile.open_capture(profile.admit(self.capture))
         at = storage.clock()
         capture = capture_at(storage)
         if capture is None:
@@ -122,7 +120,7 @@ class ArtifactTrigger(PollingTrigger):
         if self.stage not in STAGES:
             raise InvalidRequest(f"There is no stage {self.stage!r}.", hint=f"Choose one of {', '.join(STAGES)}.")
         profile = profile_named(self.profile)
-        reference = StoreHook(profile.store_conn_id).open(profile.store).reference(self.stage, self.key)
+        reference = profile.open_store().reference(self.stage, self.key)
         if reference is None:
             raise NotReady(f"There is no artifact {self.stage} {self.key} in {profile.store}.")
         return reference.model_copy(update={"reused": True}).model_dump(mode="json")

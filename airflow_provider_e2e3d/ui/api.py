@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from airflow_provider_e2e3d.ui import gallery, runs
 from airflow_provider_e2e3d.ui.access import of_any_dag, of_run, of_scenes, of_task
 from airflow_provider_e2e3d.ui.files import answer, cached
-from airflow_provider_e2e3d.ui.stores import below, in_thread, places, scene_folder
+from airflow_provider_e2e3d.ui.stores import below, in_thread, scene_folder, stores
 from e2e3d_stages.contract.figures import SHOWN
 from e2e3d_stages.contract.messages import Infrastructure, StageError
 from e2e3d_stages.registry import STAGES
@@ -149,25 +149,25 @@ def _add_scenes(app: FastAPI) -> None:
         page: Annotated[int, Query(ge=1)] = 1,
         size: Annotated[int, Query(ge=1, le=100)] = 24,
     ) -> Any:
-        found, problems = await in_thread(lambda: gallery.cards(places()))
+        found, problems = await in_thread(lambda: gallery.cards(stores()))
         wanted = gallery.page_of(found, search=search, state=state, sort=sort, page=page, size=size)
         return {**wanted, "problems": problems}
 
     @app.get("/api/scenes/{scene}", dependencies=[of_scenes])
     async def scene_runs(scene: str, profile: Profile = None) -> Any:
-        found = await in_thread(lambda: gallery.runs_of(places(profile), scene))
+        found = await in_thread(lambda: gallery.runs_of(stores(profile), scene))
         if not found:
             raise NotFound(scene)
         return {"scene": scene, "runs": found}
 
     @app.get("/api/scenes/{scene}/{run}", dependencies=[of_scenes])
     async def scene_run(scene: str, run: str, profile: Profile = None) -> Any:
-        return (await in_thread(lambda: gallery.first_record(places(profile), scene, run)))[1]
+        return (await in_thread(lambda: gallery.first_record(stores(profile), scene, run)))[1]
 
     @app.get("/api/compare/{scene}", dependencies=[of_scenes])
     async def compare(scene: str, left: str, right: str) -> Any:
         def both() -> Any:
-            return gallery.comparison(*(gallery.first_record(places(), scene, run)[1] for run in (left, right)))
+            return gallery.comparison(*(gallery.first_record(stores(), scene, run)[1] for run in (left, right)))
 
         return await in_thread(both)
 
@@ -176,11 +176,11 @@ def _add_scenes(app: FastAPI) -> None:
         request: Request, scene: str, run: str, path: str, profile: Profile = None, v: str = ""
     ) -> Response:
         # Only what the run's own record names: nothing else that may lie there.
-        place, record = await in_thread(lambda: gallery.first_record(places(profile), scene, run))
+        source, record = await in_thread(lambda: gallery.first_record(stores(profile), scene, run))
         if path not in {*record["files"], "run.json"}:
             raise NotFound(path)
         where = below(scene_folder(scene, run), path)
-        return await answer(request, place.store, where, lasting=v == record["mark"])
+        return await answer(request, source.store, where, lasting=v == record["mark"])
 
 
 # Runs and tasks

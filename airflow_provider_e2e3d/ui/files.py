@@ -31,7 +31,7 @@ _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 async def answer(request: Request, store: ArtifactStore, path: str, *, lasting: bool) -> Response:
     """A file, a part of it, or word that the browser has it.
 
-    :param path: below the store's root, as `places.below` made it.
+    :param path: below the store's root, as `stores.below` made it.
     :param lasting: whether the request's own address changes when the file does.
     :raises NotFound: when there is none.
     """

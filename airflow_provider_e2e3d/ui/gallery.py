@@ -22,7 +22,7 @@ from sqlalchemy import select
 
 from airflow_provider_e2e3d.scenes.names import scene_of
 from airflow_provider_e2e3d.scenes.outcome import DAG_ID
-from airflow_provider_e2e3d.ui.stores import Place, below, scene_folder, side_by_side
+from airflow_provider_e2e3d.ui.stores import ProfileStore, below, scene_folder, side_by_side
 from e2e3d_stages.contract.figures import SHOWN
 from e2e3d_stages.contract.messages import StageError
 from e2e3d_stages.registry import STAGES
@@ -39,48 +39,48 @@ CARD = tuple(figure for figure in SHOWN if figure.card)
 Record = dict[str, Any]
 
 
-def record(place: Place, path: str) -> Record | None:
+def record(source: ProfileStore, path: str) -> Record | None:
     """A `run.json` or `latest.json`, with the profile whose store it is in and a mark of its content; None without."""
     try:
-        data = place.store.storage.read(path)
+        data = source.store.storage.read(path)
         found: Record = json.loads(data)
     except (NotFound, ValueError):
         return None
-    return {**found, "profile_of_store": place.profile, "mark": hashlib.sha256(data).hexdigest()[:12]}
+    return {**found, "profile_of_store": source.profile, "mark": hashlib.sha256(data).hexdigest()[:12]}
 
 
-def run_record(place: Place, scene: str, run: str) -> Record | None:
+def run_record(source: ProfileStore, scene: str, run: str) -> Record | None:
     """What is known of one run, by the names of its folders, whatever the record says."""
-    found = record(place, below(scene_folder(scene, run), "run.json"))
+    found = record(source, below(scene_folder(scene, run), "run.json"))
     return found and {**found, "scene": scene, "run": run}
 
 
-def first_record(places: Iterable[Place], scene: str, run: str) -> tuple[Place, Record]:
+def first_record(stores: Iterable[ProfileStore], scene: str, run: str) -> tuple[ProfileStore, Record]:
     """A run of a scene in the first store that has it.
 
     :raises NotFound: when none has.
     """
-    for place in places:
-        found = run_record(place, scene, run)
+    for source in stores:
+        found = run_record(source, scene, run)
         if found is not None:
-            return place, found
+            return source, found
     raise NotFound(f"There is no run {run} of the scene {scene}.")
 
 
-def runs_of(places: Iterable[Place], scene: str) -> list[Record]:
+def runs_of(stores: Iterable[ProfileStore], scene: str) -> list[Record]:
     """The runs of a scene that ended well, newest first."""
     found: list[Record | None] = []
-    for place in places:
-        names = list(place.store.storage.folders(scene_folder(scene)))[-MOST_RUNS:]
-        found += side_by_side(*(partial(run_record, place, scene, name) for name in names))
+    for source in stores:
+        names = list(source.store.storage.folders(scene_folder(scene)))[-MOST_RUNS:]
+        found += side_by_side(*(partial(run_record, source, scene, name) for name in names))
     return sorted(filter(None, found), key=lambda each: str(each.get("started")), reverse=True)
 
 
 class SceneCache:
     """The newest result of every scene of one store, as it was a moment ago."""
 
-    def __init__(self, place: Place) -> None:
-        self.place = place
+    def __init__(self, source: ProfileStore) -> None:
+        self.source = source
         self._scenes: dict[str, Record] | None = None
         self._problem = ""
         self._read = 0.0
@@ -105,14 +105,14 @@ class SceneCache:
 
     def _look(self) -> None:
         try:
-            names = list(self.place.store.storage.folders("scenes"))
-            read = side_by_side(*(partial(record, self.place, f"scenes/{name}/latest.json") for name in names))
+            names = list(self.source.store.storage.folders("scenes"))
+            read = side_by_side(*(partial(record, self.source, f"scenes/{name}/latest.json") for name in names))
             self._scenes = {
                 name: {**found, "scene": name} for name, found in zip(names, read, strict=True) if found is not None
             }
             self._problem = ""
         except StageError as error:
-            log.warning("The scenes of %s could not be read: %s", self.place.store.storage.uri, error.message)
+            log.warning("The scenes of %s could not be read: %s", self.source.store.storage.uri, error.message)
             self._problem = f"{error.message} {error.hint}".strip()
         self._read = time.monotonic()
 
@@ -121,20 +121,20 @@ _caches: dict[str, SceneCache] = {}
 _caches_lock = threading.Lock()
 
 
-def cache_of(place: Place) -> SceneCache:
+def cache_of(source: ProfileStore) -> SceneCache:
     """The one shelf of a store."""
     with _caches_lock:
-        shelf = _caches.setdefault(place.store.storage.uri, SceneCache(place))
+        shelf = _caches.setdefault(source.store.storage.uri, SceneCache(source))
         # Credentials may have been renewed since.
-        shelf.place = place
+        shelf.source = source
         return shelf
 
 
 def under_way() -> dict[str, Record]:
     """By scene, the newest run of `reconstruct` that is not done or failed: one query by the index on DAG and state."""
     query = (
-        select(DagRun.run_id, DagRun._state, DagRun.conf, DagRun.start_date, DagRun.queued_at)
-        .where(DagRun.dag_id == DAG_ID, DagRun._state.in_(("queued", "running", "failed")))
+        select(DagRun.run_id, DagRun.state, DagRun.conf, DagRun.start_date, DagRun.queued_at)
+        .where(DagRun.dag_id == DAG_ID, DagRun.state.in_(("queued", "running", "failed")))
         .order_by(DagRun.id.desc())
         .limit(MOST_STATES)
     )
@@ -157,13 +157,13 @@ def scene_asked(conf: Record) -> str | None:
     return scene_of(str(conf["capture"])) if conf.get("capture") else None
 
 
-def cards(places: Iterable[Place]) -> tuple[list[Record], list[str]]:
+def cards(stores: Iterable[ProfileStore]) -> tuple[list[Record], list[str]]:
     """A card for every scene, and what could not be read."""
     running = under_way()
     found: list[Record] = []
     problems: list[str] = []
-    for place in places:
-        scenes, problem = cache_of(place).scenes()
+    for source in stores:
+        scenes, problem = cache_of(source).scenes()
         found += [card(latest, running.get(scene)) for scene, latest in scenes.items()]
         problems += [problem] if problem else []
     shown = {each["scene"] for each in found}

@@ -19,7 +19,7 @@ from sqlalchemy import and_, select
 from airflow_provider_e2e3d.operators.stage import ARTIFACT
 from airflow_provider_e2e3d.scenes.outcome import DAG_ID, FAILURE, FOLDER
 from airflow_provider_e2e3d.ui.gallery import run_record, scene_asked
-from airflow_provider_e2e3d.ui.stores import Place, place_of, refuse_link, side_by_side
+from airflow_provider_e2e3d.ui.stores import ProfileStore, refuse_link, side_by_side, store_of
 from e2e3d_stages.contract.messages import Manifest, StageError
 from e2e3d_stages.registry import STAGES
 from e2e3d_stages.store.base import NotFound
@@ -84,6 +84,8 @@ def read_run(dag_id: str, run_id: str, task_id: str | None = None) -> Run:
     :raises NotFound: when there is none.
     """
     ti, kept, told = TaskInstance, TaskStateStoreModel, XComModel
+    # A hybrid property, of which mypy knows only what an instance has.
+    display_name: Any = ti.task_display_name
     same_run = and_(ti.dag_id == DagRun.dag_id, ti.run_id == DagRun.run_id)
     if task_id is not None:
         same_run = and_(same_run, ti.task_id == task_id)
@@ -93,8 +95,8 @@ def read_run(dag_id: str, run_id: str, task_id: str | None = None) -> Run:
 
     query = (
         select(
-            DagRun._state, DagRun.start_date, DagRun.end_date, DagRun.conf,
-            ti.task_id, ti.map_index, ti._task_display_property_value, ti.state, ti.try_number,
+            DagRun.state, DagRun.start_date, DagRun.end_date, DagRun.conf,
+            ti.task_id, ti.map_index, display_name, ti.state, ti.try_number,
             ti.start_date, ti.end_date, ti.operator, kept.value, told.key, told.value,
         )
         .select_from(DagRun)
@@ -113,7 +115,7 @@ def read_run(dag_id: str, run_id: str, task_id: str | None = None) -> Run:
             continue
         found = tasks.setdefault(
             (task, index),
-            Task(task, index, name or task, state, tries, _iso(started), _iso(ended), operator, _place(artifact)),
+            Task(task, index, name or task, state, tries, _iso(started), _iso(ended), operator, _artifact_of(artifact)),
         )
         if key is not None:
             found.told[key] = value
@@ -125,7 +127,7 @@ def _iso(moment: Any) -> str | None:
     return moment.isoformat() if moment is not None else None
 
 
-def _place(value: str | None) -> dict[str, Any] | None:
+def _artifact_of(value: str | None) -> dict[str, Any] | None:
     """What a task remembered; None where a state store of the site's own keeps it elsewhere."""
     with suppress(ValueError, TypeError):
         found = json.loads(value or "")
@@ -135,21 +137,21 @@ def _place(value: str | None) -> dict[str, Any] | None:
 
 
 @lru_cache(512)
-def _manifest(place: Place, stage: str, key: str) -> Manifest:
+def _manifest(source: ProfileStore, stage: str, key: str) -> Manifest:
     """A manifest never changes, so it is read once.
 
     :raises NotFound: while there is none; that is asked again.
     """
-    found = place.store.manifest(stage, key)
+    found = source.store.manifest(stage, key)
     if found is None:
         raise NotFound(key)
     return found
 
 
-def manifest_of(place: Place, stage: str, key: str) -> Manifest | None:
+def manifest_of(source: ProfileStore, stage: str, key: str) -> Manifest | None:
     """A stage's manifest, or None while there is none or after it was removed."""
     try:
-        return _manifest(place, stage, key)
+        return _manifest(source, stage, key)
     except NotFound:
         return None
 
@@ -210,19 +212,19 @@ def _stage_view(task: Task) -> dict[str, Any]:
 def _stored(task: Task) -> dict[str, Any]:
     """What the store tells of a stage: its figures when it is done, how far it is before."""
     assert task.artifact is not None
-    place, stage, key = place_of(task.artifact["profile"]), task.artifact["stage"], task.artifact["key"]
-    manifest = manifest_of(place, stage, key) if task.state in _DONE else None
+    source, stage, key = store_of(task.artifact["profile"]), task.artifact["stage"], task.artifact["key"]
+    manifest = manifest_of(source, stage, key) if task.state in _DONE else None
     if manifest is not None:
         return {
             "seconds": manifest.usage.wall_seconds,
-            "result": STAGES[stage].result_text(_metrics(place, manifest)) if stage in STAGES else "",
+            "result": STAGES[stage].result_text(_metrics(source, manifest)) if stage in STAGES else "",
             "size": manifest.total_bytes,
             "warnings": [warning.model_dump() for warning in manifest.warnings],
         }
-    attempt = task.artifact["attempt"] or place.store.last_attempt(stage, key)
+    attempt = task.artifact["attempt"] or source.store.last_attempt(stage, key)
     if not attempt or task.state in _DONE:
         return {}
-    progress = place.store.progress(stage, key, attempt)
+    progress = source.store.progress(stage, key, attempt)
     return {
         "attempt": attempt,
         "waits_for_another": task.artifact["attempt"] is None,
@@ -230,9 +232,9 @@ def _stored(task: Task) -> dict[str, Any]:
     }
 
 
-def _metrics(place: Place, manifest: Manifest) -> dict[str, Any]:
+def _metrics(source: ProfileStore, manifest: Manifest) -> dict[str, Any]:
     """An artifact's metrics and its inputs', by stage."""
-    inputs = {name: manifest_of(place, name, each.key) for name, each in manifest.inputs.items()}
+    inputs = {name: manifest_of(source, name, each.key) for name, each in manifest.inputs.items()}
     return {manifest.stage: manifest.metrics} | {name: made.metrics for name, made in inputs.items() if made}
 
 
@@ -255,8 +257,8 @@ def _training(task: Task) -> dict[str, Any] | None:
     if task.stage != "train" or task.artifact is None or task.state is None:
         return None
     try:
-        place, folder = _attempt_folder(task)
-        curve, preview = side_by_side(partial(_curve, place, folder), partial(_tag, place, f"{folder}/preview.jpg"))
+        source, folder = _attempt_folder(task)
+        curve, preview = side_by_side(partial(_curve, source, folder), partial(_tag, source, f"{folder}/preview.jpg"))
     except (StageError, NotFound, ValueError):
         return None
     if not curve and not preview:
@@ -264,47 +266,47 @@ def _training(task: Task) -> dict[str, Any] | None:
     return {"task_id": task.task_id, "map_index": task.map_index, "curve": curve, "preview": preview}
 
 
-def _attempt_folder(task: Task) -> tuple[Place, str]:
+def _attempt_folder(task: Task) -> tuple[ProfileStore, str]:
     if task.artifact is None:
         raise NotFound(f"{task.task_id} has no artifact.")
-    place, stage, key = place_of(task.artifact["profile"]), task.artifact["stage"], task.artifact["key"]
-    attempt = task.artifact["attempt"] or place.store.last_attempt(stage, key)
-    return place, place.store.attempt_folder(stage, key, attempt)
+    source, stage, key = store_of(task.artifact["profile"]), task.artifact["stage"], task.artifact["key"]
+    attempt = task.artifact["attempt"] or source.store.last_attempt(stage, key)
+    return source, source.store.attempt_folder(stage, key, attempt)
 
 
-def _curve(place: Place, folder: str) -> list[dict[str, Any]]:
+def _curve(source: ProfileStore, folder: str) -> list[dict[str, Any]]:
     with suppress(NotFound, ValueError):
-        found: list[dict[str, Any]] = json.loads(place.store.storage.read(f"{folder}/curve.json"))
+        found: list[dict[str, Any]] = json.loads(source.store.storage.read(f"{folder}/curve.json"))
         return found
     return []
 
 
-def _tag(place: Place, path: str) -> str | None:
-    refuse_link(place.store, path)
-    entry = next(iter(place.store.storage.list(path)), None)
+def _tag(source: ProfileStore, path: str) -> str | None:
+    refuse_link(source.store, path)
+    entry = next(iter(source.store.storage.list(path)), None)
     return entry.tag if entry and entry.path == path else None
 
 
-def preview_path(run: Run, map_index: int) -> tuple[Place, str]:
+def preview_path(run: Run, map_index: int) -> tuple[ProfileStore, str]:
     """Where the newest preview of a training is.
 
     :raises NotFound: when the task has none.
     """
     for task in run.tasks:
         if task.map_index == map_index:
-            place, folder = _attempt_folder(task)
-            return place, f"{folder}/preview.jpg"
+            source, folder = _attempt_folder(task)
+            return source, f"{folder}/preview.jpg"
     raise NotFound("There is no such task.")
 
 
 def _result(tasks: list[Task]) -> dict[str, Any] | None:
     """The record of what the run laid out for people."""
     for task in tasks:
-        folder, place = task.told.get(FOLDER), task.artifact
-        if task.state == "success" and isinstance(folder, str) and place is not None:
+        folder = task.told.get(FOLDER)
+        if task.state == "success" and isinstance(folder, str) and task.artifact is not None:
             _, scene, run = folder.split("/")
             with suppress(NotFound, StageError):
-                return run_record(place_of(place["profile"]), scene, run)
+                return run_record(store_of(task.artifact["profile"]), scene, run)
     return None
 
 
@@ -324,11 +326,11 @@ def task_view(run: Run, task_id: str, map_index: int) -> dict[str, Any]:
 
 def _artifact_view(artifact: dict[str, Any]) -> dict[str, Any]:
     """What an artifact is made of, and every attempt at it."""
-    place, stage, key = place_of(artifact["profile"]), artifact["stage"], artifact["key"]
-    store = place.store
+    source, stage, key = store_of(artifact["profile"]), artifact["stage"], artifact["key"]
+    store = source.store
     last = store.last_attempt(stage, key)
-    manifest = manifest_of(place, stage, key)
-    attempts = side_by_side(*(partial(_attempt, place, stage, key, number) for number in range(1, last + 1)))
+    manifest = manifest_of(source, stage, key)
+    attempts = side_by_side(*(partial(_attempt, source, stage, key, number) for number in range(1, last + 1)))
     request = store.read_request(f"{store.attempt_folder(stage, key, last)}/request.json") if last else None
     asked = manifest or request
     inputs = asked.inputs if asked else {}
@@ -337,15 +339,15 @@ def _artifact_view(artifact: dict[str, Any]) -> dict[str, Any]:
         "capture": asked.capture if asked else None,
         "params": asked.params if asked else None,
         "degraded_from": asked.degraded_from if asked else None,
-        "inputs": side_by_side(*(partial(_input, place, name, each.key) for name, each in inputs.items())),
-        "written": manifest and _written(place, manifest),
+        "inputs": side_by_side(*(partial(_input, source, name, each.key) for name, each in inputs.items())),
+        "written": manifest and _written(source, manifest),
         "attempts": attempts,
     }
 
 
-def _attempt(place: Place, stage: str, key: str, number: int) -> dict[str, Any]:
-    claim = place.store.read_claim(stage, key, number)
-    failure, job = place.store.failure(stage, key, number), place.store.job(stage, key, number)
+def _attempt(source: ProfileStore, stage: str, key: str, number: int) -> dict[str, Any]:
+    claim = source.store.read_claim(stage, key, number)
+    failure, job = source.store.failure(stage, key, number), source.store.job(stage, key, number)
     return {
         "attempt": number,
         "owner": claim.owner if claim else None,
@@ -355,8 +357,8 @@ def _attempt(place: Place, stage: str, key: str, number: int) -> dict[str, Any]:
     }
 
 
-def _input(place: Place, stage: str, key: str) -> dict[str, Any]:
-    manifest = manifest_of(place, stage, key)
+def _input(source: ProfileStore, stage: str, key: str) -> dict[str, Any]:
+    manifest = manifest_of(source, stage, key)
     return {
         "stage": stage,
         "key": key,
@@ -365,8 +367,8 @@ def _input(place: Place, stage: str, key: str) -> dict[str, Any]:
     }
 
 
-def _written(place: Place, manifest: Manifest) -> dict[str, Any]:
-    claim = place.store.read_claim(manifest.stage, manifest.key, manifest.attempt)
+def _written(source: ProfileStore, manifest: Manifest) -> dict[str, Any]:
+    claim = source.store.read_claim(manifest.stage, manifest.key, manifest.attempt)
     return {
         "attempt": manifest.attempt,
         "by": claim.owner if claim else None,

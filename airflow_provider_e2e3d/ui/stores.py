@@ -13,7 +13,6 @@ from typing import TypeVar
 import anyio
 import anyio.to_thread
 
-from airflow_provider_e2e3d.hooks.store import StoreHook
 from airflow_provider_e2e3d.profiles.file import load_profiles
 from airflow_provider_e2e3d.profiles.profile import Profile
 from airflow_provider_e2e3d.scenes.names import SLUG
@@ -41,7 +40,7 @@ _stores: dict[tuple[str, str | None], tuple[float, ArtifactStore]] = {}
 
 
 @dataclass(frozen=True)
-class Place:
+class ProfileStore:
     """A store by the name of the first profile that has it."""
 
     profile: str
@@ -82,14 +81,14 @@ def _open(profile: Profile) -> ArtifactStore:
     with _lock:
         opened, store = _stores.get(name, (0.0, None))
     if store is None or time.monotonic() - opened > STORE_SECONDS:
-        store = StoreHook(profile.store_conn_id).open(profile.store)
+        store = profile.open_store()
         store.storage.patience_seconds = PATIENCE_SECONDS
         with _lock:
             _stores[name] = (time.monotonic(), store)
     return store
 
 
-def place_of(profile: str) -> Place:
+def store_of(profile: str) -> ProfileStore:
     """The store of a profile.
 
     :raises NotFound: when there is no such profile.
@@ -97,17 +96,17 @@ def place_of(profile: str) -> Place:
     known = profiles()
     if profile not in known:
         raise NotFound(f"There is no profile {profile!r}.")
-    return Place(profile, _open(known[profile]))
+    return ProfileStore(profile, _open(known[profile]))
 
 
-def places(profile: str | None = None) -> list[Place]:
+def stores(profile: str | None = None) -> list[ProfileStore]:
     """Every store once, or only that of a profile."""
     if profile is not None:
-        return [place_of(profile)]
+        return [store_of(profile)]
     first: dict[tuple[str, str | None], str] = {}
     for name, values in profiles().items():
         first.setdefault((values.store.rstrip("/"), values.store_conn_id), name)
-    return [place_of(name) for name in first.values()]
+    return [store_of(name) for name in first.values()]
 
 
 def scene_folder(scene: str, run: str = "") -> str:

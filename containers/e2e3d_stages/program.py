@@ -36,7 +36,7 @@ from e2e3d_stages.contract.messages import (
     now,
 )
 from e2e3d_stages.registry import STAGES, stage_named
-from e2e3d_stages.runtime.context import InputArtifact, Job, thread_count
+from e2e3d_stages.runtime.context import InputArtifact, StageContext, thread_count
 from e2e3d_stages.store.artifacts import ArtifactStore
 from e2e3d_stages.store.captures import fetch_capture
 
@@ -52,7 +52,7 @@ def run(request_uri: str, *, ends: Callable[[Failure], bool] = lambda _failure: 
     Everything a stage lets out becomes `failure.json` and an exit status; nothing is raised.
 
     :param ends: hears of a failure, and says whether the attempt ends with it. It does not where the place starts
-        the same job again; then nothing is stored.
+        the same context again; then nothing is stored.
     """
     root, _, path = request_uri.partition("/artifacts/")
     try:
@@ -86,24 +86,24 @@ def _run(store: ArtifactStore, request: Request) -> None:
     # Named after its process: what a killed one leaves can be told from what is in use.
     with tempfile.TemporaryDirectory(prefix=f"e2e3d-{request.stage}-{os.getpid()}-") as name:
         folder = Path(name)
-        job = Job(store=store, request=request, params=params, inputs={}, capture=None, folder=folder)
+        context = StageContext(store=store, request=request, params=params, inputs={}, capture=None, folder=folder)
         try:
             for stage in request.inputs:
-                job.inputs[stage] = _fetch_input(store, request, job, stage, folder)
+                context.inputs[stage] = _fetch_input(store, request, context, stage, folder)
             if request.capture:
-                job.capture = fetch_capture(
-                    request.capture, folder / "capture", partial(job.transfer, "fetching photos")
+                context.capture = fetch_capture(
+                    request.capture, folder / "capture", partial(context.transfer, "fetching photos")
                 )
-            with _on_sigterm(job.stop):
+            with _on_sigterm(context.stop):
                 stage_clock = time.monotonic()
-                metrics = _work(request.stage, job)
+                metrics = _work(request.stage, context)
                 stage_seconds = time.monotonic() - stage_clock
-                job.check_stop()
+                context.check_stop()
             files = store.upload(
-                job.output, request.stage, request.key, request.attempt, partial(job.transfer, "storing")
+                context.output, request.stage, request.key, request.attempt, partial(context.transfer, "storing")
             )
         finally:
-            job.close()
+            context.close()
         manifest = Manifest(
             stage=request.stage,
             stage_version=request.stage_version,
@@ -115,7 +115,7 @@ def _run(store: ArtifactStore, request: Request) -> None:
             degraded_from=request.degraded_from,
             files=files,
             metrics=metrics,
-            warnings=tuple(job.warnings),
+            warnings=tuple(context.warnings),
             usage=_usage(started, clock, stage_seconds),
             program=_program(),
         )
@@ -126,10 +126,10 @@ def _run(store: ArtifactStore, request: Request) -> None:
     store.drop_checkpoints(request.stage, request.key)
 
 
-def _work(stage: StageName, job: Job) -> dict[str, Any]:
+def _work(stage: StageName, context: StageContext) -> dict[str, Any]:
     """The stage's own code, with the libraries that only it needs; returns its metrics."""
     try:
-        metrics: dict[str, Any] = importlib.import_module(f"e2e3d_stages.{stage}.stage").run(job)
+        metrics: dict[str, Any] = importlib.import_module(f"e2e3d_stages.{stage}.stage").run(context)
         return metrics
     except ModuleNotFoundError as error:
         container = STAGES[stage].container
@@ -170,7 +170,9 @@ def _check(request: Request) -> StageParams:
     return stage.validate(request.params)
 
 
-def _fetch_input(store: ArtifactStore, request: Request, job: Job, stage: StageName, folder: Path) -> InputArtifact:
+def _fetch_input(
+    store: ArtifactStore, request: Request, context: StageContext, stage: StageName, folder: Path
+) -> InputArtifact:
     wanted = request.inputs[stage]
     manifest = store.manifest(stage, wanted.key, digest=wanted.digest)
     if manifest is None:
@@ -178,7 +180,7 @@ def _fetch_input(store: ArtifactStore, request: Request, job: Job, stage: StageN
             f"What {stage} made ({wanted.key}) is no longer in the store.",
             hint=f"Clear the run's task {stage}, and it is made again.",
         )
-    files = store.fetch(manifest, folder / "inputs" / stage, partial(job.transfer, f"fetching {stage}"))
+    files = store.fetch(manifest, folder / "inputs" / stage, partial(context.transfer, f"fetching {stage}"))
     return InputArtifact(files, manifest, wanted.digest, STAGES[stage])
 
 

@@ -26,7 +26,6 @@ import boto3
 import botocore.session
 import docker
 import requests
-from botocore.model import Shape
 from docker.errors import APIError, NotFound
 from docker.types import Mount
 
@@ -272,7 +271,7 @@ def _model(service: str) -> Any:
     return botocore.session.get_session().get_service_model(service)
 
 
-def _problems(value: Any, shape: Shape, place: str) -> Iterator[str]:
+def _problems(value: Any, shape: Any, place: str) -> Iterator[str]:
     """What botocore's description of the API does not allow, whether or not botocore's client checks it."""
     if shape.type_name == "structure":
         yield from (f"{place}.{name} is missing" for name in set(shape.required_members) - set(value))
@@ -291,7 +290,7 @@ def _problems(value: Any, shape: Shape, place: str) -> Iterator[str]:
     yield from _limits(value, shape, place)
 
 
-def _limits(value: Any, shape: Shape, place: str) -> Iterator[str]:
+def _limits(value: Any, shape: Any, place: str) -> Iterator[str]:
     limits = shape.metadata
     if shape.type_name == "string":
         if shape.enum and value not in shape.enum:

@@ -15,7 +15,7 @@ from airflow_provider_e2e3d.backends.base import Backend, BackendSettings, Curso
 from airflow_provider_e2e3d.profiles import profile as profiles
 from e2e3d_stages import program
 from e2e3d_stages.contract.messages import Failure, FailureCode, OutOfMemory, UnreadableCapture
-from e2e3d_stages.runtime.context import Job
+from e2e3d_stages.runtime.context import StageContext
 from tests.backends.places import Place
 from tests.conftest import until
 
@@ -35,7 +35,7 @@ class ScriptedJob:
         self.exit_code: int | None = None
         self.at_work = threading.Event()
         self._go_on = threading.Event()
-        self._runtime: Job | None = None
+        self._runtime: StageContext | None = None
         self._thread = threading.Thread(target=self._run, args=(spec.request_uri,), daemon=True)
         self._thread.start()
 
@@ -55,7 +55,7 @@ class ScriptedJob:
             self._runtime.stop()
         self.go_on()
 
-    def work(self, stage: str, job: Job) -> dict[str, Any]:
+    def work(self, stage: str, job: StageContext) -> dict[str, Any]:
         """Stands for the stage's own code."""
         self._runtime = job
         resumed = job.latest_checkpoint()

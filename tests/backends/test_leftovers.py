@@ -88,6 +88,7 @@ def test_what_the_profile_says_to_keep_is_kept(make_place: Callable[[str], Docke
     assert len(place.left()) == 1
 
 
+@pytest.mark.slow
 def test_scratch_that_a_killed_program_left_goes_and_a_running_ones_stays(
     make_place: Callable[[str], LocalPlace], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
@@ -30,7 +31,6 @@ from kubernetes.client import ApiClient
 
 from airflow_provider_e2e3d.backends.aws import client as aws_account
 from airflow_provider_e2e3d.backends.base import Backend, JobSpec, JobStatus, Orphan
-from airflow_provider_e2e3d.backends.docker import backend as docker
 from airflow_provider_e2e3d.backends.ecs import status as ecs_status
 from airflow_provider_e2e3d.backends.kubernetes import status as kubernetes_status
 from airflow_provider_e2e3d.backends.sagemaker import status as sagemaker_status
@@ -158,7 +158,7 @@ AT_ALL: list[Answer] = [(status, {"message": "no"}) for status in (400, 401, 403
 def engine(api_of: Callable[[dict[str, Answer]], ScriptedApi], monkeypatch: pytest.MonkeyPatch) -> ScriptedApi:
     """An engine with one container."""
     # Whoever ends a cancelled container is a process of its own.
-    monkeypatch.setattr(docker.subprocess, "Popen", lambda *_, **__: None)
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: None)
     return api_of(dict(ENGINE))
 
 
@@ -175,7 +175,7 @@ def on_docker(engine: ScriptedApi) -> dict[str, Ask]:
         "cancel": lambda: asked.cancel(handle),
         "clean_up": lambda: asked.clean_up(handle, succeeded=True),
         "orphans": lambda: list(asked.orphans("s3://scenes")),
-        "discard": lambda: asked.discard(Orphan(handle=handle, **LEFT)),
+        "discard": lambda: asked.remove_orphan(Orphan(handle=handle, **LEFT)),
     }
 
 
@@ -390,7 +390,7 @@ def on_kubernetes(cluster: ScriptedApi, tmp_path: Path) -> dict[str, Ask]:
         "cancel": lambda: asked.cancel(handle),
         "clean_up": lambda: asked.clean_up(handle, succeeded=True),
         "orphans": lambda: list(asked.orphans("s3://scenes")),
-        "discard": lambda: asked.discard(Orphan(handle=handle, **LEFT)),
+        "discard": lambda: asked.remove_orphan(Orphan(handle=handle, **LEFT)),
     }
 
 

@@ -21,13 +21,13 @@ from e2e3d_stages import __main__ as entry_point
 from e2e3d_stages.contract.messages import Infrastructure, OutOfMemory, UnreadableCapture
 from e2e3d_stages.program import run
 from e2e3d_stages.registry import STAGES
-from e2e3d_stages.runtime.context import Job
+from e2e3d_stages.runtime.context import StageContext
 
 SCRIPT = Path(os.environ["E2E3D_TEST_SCRIPT"])
 PHOTOS = [{"source": f"{n}.jpg", "supported": n < 2, "reason": "no overlap" if n > 1 else None} for n in range(10)]
 
 
-def capture_words(job: Job, stage: str) -> dict[str, str]:
+def capture_words(job: StageContext, stage: str) -> dict[str, str]:
     """What the capture itself says, handed on from stage to stage; under `capture` its name."""
     before = [artifact.folder / "told.json" for artifact in job.inputs.values()]
     if job.capture is not None:
@@ -51,7 +51,7 @@ def script_word(stage: str) -> str:
     return words[min(number, len(words)) - 1]
 
 
-def metrics(stage: str, word: str, job: Job) -> dict[str, Any]:
+def metrics(stage: str, word: str, job: StageContext) -> dict[str, Any]:
     """Numbers that the later stages and the gate read."""
     if stage == "ingest":
         return {"files_given": 10, "photos": 10, "long_side": 4000}
@@ -69,16 +69,16 @@ def metrics(stage: str, word: str, job: Job) -> dict[str, Any]:
     return {"word": word, "params": job.params.model_dump(mode="json")}
 
 
-def fail(error: Exception) -> Callable[[Job, str], None]:
+def fail(error: Exception) -> Callable[[StageContext, str], None]:
     """A word that ends the program so."""
 
-    def word(_job: Job, _stage: str) -> None:
+    def word(_job: StageContext, _stage: str) -> None:
         raise error
 
     return word
 
 
-def die(job: Job, _stage: str) -> None:
+def die(job: StageContext, _stage: str) -> None:
     """Be gone after a checkpoint, without a word."""
     with job.checkpoint(120) as folder:
         (folder / "state").write_text("x")
@@ -87,7 +87,7 @@ def die(job: Job, _stage: str) -> None:
     os._exit(128 + signal.SIGKILL)
 
 
-def wait(job: Job, _stage: str) -> None:
+def wait(job: StageContext, _stage: str) -> None:
     """Work until told to go on."""
     for moment in range(1, 1800):
         job.progress(moment, 1800, "moments", at=time.time())
@@ -101,38 +101,38 @@ def wait(job: Job, _stage: str) -> None:
         time.sleep(0.1)
 
 
-def work(job: Job, _stage: str) -> None:
+def work(job: StageContext, _stage: str) -> None:
     """Take a few seconds."""
     for second in range(6):
         job.progress(second, 6, "seconds")
         time.sleep(1)
 
 
-def chatter(_job: Job, _stage: str) -> None:
+def chatter(_job: StageContext, _stage: str) -> None:
     """Write a long log."""
     for number in range(15_000):
         print(f"line {number} {'x' * 50}")
 
 
-def fill_the_disk(job: Job, _stage: str) -> None:
+def fill_the_disk(job: StageContext, _stage: str) -> None:
     """Write more than a small scratch folder holds."""
     (job.scratch / "much").write_bytes(bytes(100 << 20))
 
 
-def write_much(job: Job, _stage: str) -> None:
+def write_much(job: StageContext, _stage: str) -> None:
     """Leave a checkpoint and a file that goes to a bucket in parts."""
     with job.checkpoint(10) as folder:
         (folder / "state").write_bytes(bytes(1 << 20))
     (job.output / "much").write_bytes(bytes(range(256)) * 36_000)
 
 
-def eat_memory(job: Job, stage: str) -> None:
+def eat_memory(job: StageContext, stage: str) -> None:
     """Need too much memory for what was asked at first, and little for anything smaller."""
     if job.params == STAGES[stage].resolve("draft", {}):
         print(len([bytes(range(256)) * 40_000 for _ in range(1000)]))
 
 
-WORDS: dict[str, Callable[[Job, str], None]] = {
+WORDS: dict[str, Callable[[StageContext, str], None]] = {
     "unreadable": fail(UnreadableCapture("There are only 2 photos.", hint="Take at least 3.")),
     "out of memory": fail(OutOfMemory("The GPU's memory ran out.")),
     "infrastructure": fail(Infrastructure("The bucket did not answer.")),
@@ -147,7 +147,7 @@ WORDS: dict[str, Callable[[Job, str], None]] = {
 }
 
 
-def program(stage: str, job: Job) -> dict[str, Any]:
+def program(stage: str, job: StageContext) -> dict[str, Any]:
     """One stage's program."""
     word = script_word(stage)
     word = capture_words(job, stage).get(stage, word)

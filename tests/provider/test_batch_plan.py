@@ -199,7 +199,7 @@ def test_what_still_arrives_waits_for_a_later_batch(batches: Batches) -> None:
     batches.put("tower/_READY", "")
     assert states(batches.plan(marker="_READY")) == {"statue": "arriving", "tower": "run"}
     batches.put("statue/2.jpg")
-    assert states(batches.plan(least_photos=2)) == {"statue": "run", "tower": "arriving"}
+    assert states(batches.plan(min_photos=2)) == {"statue": "run", "tower": "arriving"}
 
 
 @pytest.mark.parametrize("force", ["none", "all"])

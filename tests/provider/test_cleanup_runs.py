@@ -50,6 +50,7 @@ def files_below(folder: Path) -> dict[str, bytes]:
     return {str(file): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
+@pytest.mark.slow
 def test_it_only_says_what_it_would_remove_until_it_is_told_to(
     run: Run, clean_up_after: Callable[..., Outcome], script: Script, tmp_path: Path
 ) -> None:
@@ -75,6 +76,7 @@ def test_it_only_says_what_it_would_remove_until_it_is_told_to(
     assert {path.name for path in left if path.parts[0] != "history"} == {"estimate.json"}
 
 
+@pytest.mark.slow
 def test_after_years_a_scene_is_as_it_was_and_all_of_it_is_reused(
     run: Run, clean_up_after: Callable[..., Outcome], script: Script, tmp_path: Path
 ) -> None:

@@ -34,8 +34,7 @@ from airflow_provider_e2e3d.pipelines.batch.notifier import BatchEnded
 from airflow_provider_e2e3d.scenes.names import scene_of
 from airflow_provider_e2e3d.sensors.artifact import ArtifactSensor
 from airflow_provider_e2e3d.triggers.capture import described
-from airflow_provider_e2e3d.ui import gallery
-from airflow_provider_e2e3d.ui import stores as places
+from airflow_provider_e2e3d.ui import gallery, stores
 from airflow_provider_e2e3d.ui.runs import read_run, run_view, task_view
 from e2e3d_stages.store.base import Storage
 from e2e3d_stages.store.opening import open_storage
@@ -75,7 +74,7 @@ def place(store_uri: str, tmp_path: Path, airflow_home: Path, monkeypatch: pytes
     file.write_text(yaml.safe_dump({"local": {**profile, "stages": {"default": {"backend": "local"}}}}))
     monkeypatch.setenv("AIRFLOW__E2E3D__PROFILES_FILE", str(file))
     monkeypatch.setenv("AIRFLOW_CONN_X", json.dumps({"conn_type": "http", "password": PASSWORD}))
-    places.forget()
+    stores.forget()
     gallery._caches.clear()
     storage = open_storage(store_uri)
     for number in range(3):
@@ -120,7 +119,7 @@ def pages(outcome: Outcome, dag_id: str) -> str:
     """What the pages inside Airflow show of a run."""
     found = read_run(dag_id, outcome.run_id)
     tasks = [task_view(found, each.task_id, each.map_index) for each in found.tasks]
-    return json.dumps([run_view(found), tasks, gallery.cards(places.places())], default=str, ensure_ascii=False)
+    return json.dumps([run_view(found), tasks, gallery.cards(stores.stores())], default=str, ensure_ascii=False)
 
 
 def asked(outcome: Outcome) -> list[dict[str, Any]]:

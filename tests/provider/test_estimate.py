@@ -178,6 +178,7 @@ def test_history_of_two_writers_at_once_is_whole_and_does_not_grow(store: Artifa
     assert remembered(store.storage, "gpu") == []
 
 
+@pytest.mark.slow
 def test_a_run_tells_stores_and_hands_on_its_estimate_and_learns(run: Run, script: Script, tmp_path: Path) -> None:
     first = run("publish")
     assert first.state == "success", first.log[-3000:]

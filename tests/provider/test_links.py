@@ -39,6 +39,7 @@ def edit(profiles: Path, old: str, new: str) -> None:
     profiles.write_text(profiles.read_text().replace(old, new))
 
 
+@pytest.mark.slow
 def test_tasks_lead_to_their_artifacts_and_jobs_and_the_last_one_to_the_scene(
     run: Run, profiles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

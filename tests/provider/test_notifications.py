@@ -21,7 +21,14 @@ from airflow.sdk import Connection
 
 from airflow_provider_e2e3d.get_provider_info import get_provider_info
 from airflow_provider_e2e3d.notifications import channels as news_module
-from airflow_provider_e2e3d.notifications.channels import News, address_of, configured, email_page, slack_message, tell
+from airflow_provider_e2e3d.notifications.channels import (
+    Notification,
+    address_of,
+    configured_channels,
+    email_page,
+    notify,
+    slack_message,
+)
 from airflow_provider_e2e3d.pipelines.batch.notifier import BatchEnded
 from airflow_provider_e2e3d.pipelines.batch.plan import BatchFolder, Ledger, Record
 from airflow_provider_e2e3d.scenes.outcome import QUALITY_GATE, UNKNOWN, Reason
@@ -36,7 +43,7 @@ from tests.web import Web
 Run = Callable[..., Outcome]
 TOKEN = "T0HUSH/B0HUSH/verysecret"
 PASSWORD = "hush-hush-password"
-NEWS = News(
+NOTIFICATION = Notification(
     what="scene",
     state="failed",
     name="statue",
@@ -108,12 +115,13 @@ def mail(monkeypatch: pytest.MonkeyPatch) -> Iterator[Mail]:
 
 def tell_now() -> None:
     """Tell without a picture."""
-    tell(NEWS, lambda: None)
+    notify(NOTIFICATION, lambda: None)
 
 
 # A scene
 
 
+@pytest.mark.slow
 def test_a_scene_is_told_every_way_with_picture_figures_and_link_and_stays_a_success_when_nobody_listens(
     run: Run,
     profiles: Path,
@@ -202,12 +210,12 @@ def test_a_request_that_is_refused_is_told_unless_the_run_is_to_be_quiet(run: Ru
 
 
 def test_nobody_is_told_until_somebody_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert configured() == {}
+    assert configured_channels() == {}
     options = get_provider_info()["config"]["e2e3d"]["options"]
     for way in ("webhook", "slack", "email"):
         assert options[f"notify_{way}_conn_id"]["default"] == ""
         monkeypatch.setenv(f"AIRFLOW__E2E3D__NOTIFY_{way.upper()}_CONN_ID", "one")
-    assert list(configured()) == ["webhook", "slack", "email"]
+    assert list(configured_channels()) == ["webhook", "slack", "email"]
 
 
 # What goes wrong
@@ -253,7 +261,7 @@ def test_a_server_that_does_not_answer_holds_nobody_up_and_no_other_way(
     assert time.monotonic() - started < 5
     assert "by slack did not arrive within 3 s" in caplog.text
     assert len(mail.letters) == 1
-    assert f"Told by email: {NEWS.headline}" in caplog.text
+    assert f"Told by email: {NOTIFICATION.headline}" in caplog.text
 
 
 def test_e_mail_to_nobody_says_what_to_set(
@@ -286,10 +294,10 @@ def test_a_slack_connection_may_hold_its_url_in_any_of_the_usual_ways(
 
 
 def test_words_of_a_capture_are_no_mark_up() -> None:
-    message = slack_message(NEWS)
+    message = slack_message(NOTIFICATION)
     assert message["text"].endswith("It is &lt;too&gt; dark.")
     assert message["attachments"][0]["fields"][1]["value"] == "Wait for the sun &amp; try again."
-    page = email_page(NEWS, with_picture=False)
+    page = email_page(NOTIFICATION, with_picture=False)
     assert "It is &lt;too&gt; dark." in page
     assert "<too>" not in page
     assert "<img" not in page
@@ -298,7 +306,7 @@ def test_words_of_a_capture_are_no_mark_up() -> None:
 def test_the_docs_show_what_a_webhook_gets() -> None:
     page = (ROOT / "docs" / "notifications.md").read_text()
     made, reason = (json.loads(block) for block in re.findall(r"```json\n(.*?)```", page, re.DOTALL))
-    News.model_validate(made)
+    Notification.model_validate(made)
     Reason.model_validate(reason)
     assert all(code in page for code in (*(code.value for code in FailureCode), QUALITY_GATE, UNKNOWN))
     connections = re.findall(r"AIRFLOW_CONN_\w+='(.*?)'`", page)
@@ -360,16 +368,16 @@ def test_a_batch_that_failed_names_its_scenes(batch: Callable[..., Outcome], cap
 
 
 def test_a_batch_that_goes_on_leaves_the_word_to_its_last_page() -> None:
-    def news(next_page: str) -> News | None:
+    def notification(next_page: str) -> Notification | None:
         ti = SimpleNamespace(
             dag_id="reconstruct_batch",
             get_task_states=lambda **_: {"manual__1": {"next_page": next_page}},
             xcom_pull=lambda **_: {"counts": {"succeeded": 2, "waiting": 3}},
         )
         context: Any = {"ti": ti, "run_id": "manual__1", "params": {"captures": "s3://uploads"}}
-        return BatchEnded("succeeded").news(context)
+        return BatchEnded("succeeded").notification(context)
 
-    assert news("success") is None
-    last = news("skipped")
+    assert notification("success") is None
+    last = notification("skipped")
     assert last is not None
     assert last.headline == "Batch of s3://uploads: 2 succeeded, 3 waits its turn"

@@ -50,6 +50,7 @@ def test_the_same_again_reuses_every_stage_and_says_so(run: Run, script: Script,
     assert len(runs) == 2
 
 
+@pytest.mark.slow
 def test_another_training_parameter_reuses_ingest_and_sfm_and_the_record_says_so(
     run: Run, script: Script, captures: Path, tmp_path: Path
 ) -> None:
@@ -70,6 +71,7 @@ def test_another_training_parameter_reuses_ingest_and_sfm_and_the_record_says_so
     assert 0 < record["seconds"] < 600
 
 
+@pytest.mark.slow
 def test_force_makes_a_stage_and_what_follows_anew_and_keeps_the_older(run: Run, script: Script) -> None:
     first = run("compress")
     script.forget()

@@ -32,6 +32,7 @@ def test_a_bucket_that_is_not_there_is_told_without_a_retry(
     assert script.calls == []
 
 
+@pytest.mark.slow
 def test_a_run_on_a_bucket_uses_the_connection_and_shows_no_secret(
     airflow_home: Path,
     s3_root: str,

@@ -134,6 +134,7 @@ def go_away_in(place: Place, script: Script, stages: list[str], seconds: float) 
     threading.Thread(target=wait_and_go, daemon=True).start()
 
 
+@pytest.mark.slow
 def test_a_scene_succeeds_with_correct_digests_though_requests_fail(place: Place, script: Script) -> None:
     runs_with_faults(place, script, scenes=1, outage=4)
 

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -37,6 +38,7 @@ from e2e3d_stages.registry import STAGES
 from e2e3d_stages.store.artifacts import ArtifactStore
 from e2e3d_stages.store.base import NotFound
 from tests.airflow_runs import Outcome
+from tests.conftest import until
 from tests.provider.airflow_rows import Row, put_run, remove_runs
 from tests.provider.conftest import Script
 
@@ -516,14 +518,16 @@ def test_five_hundred_scenes_come_by_page_in_under_300_ms(
 def test_an_old_look_is_answered_at_once_and_renewed_behind_it(
     viewer: Browser, own_store: ArtifactStore, runs: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(gallery, "FRESH_SECONDS", 3600)
     assert viewer.json("/api/scenes")["total"] == 1
     lay_scene(own_store, "barn")
     assert viewer.json("/api/scenes")["total"] == 1
+    look, looked_at = gallery.SceneCache._look, threading.Event()
+    monkeypatch.setattr(gallery.SceneCache, "_look", lambda cache: looked_at.wait(60) and look(cache))
     monkeypatch.setattr(gallery, "FRESH_SECONDS", 0)
     assert viewer.json("/api/scenes")["total"] == 1
-    deadline = time.monotonic() + 10
-    while viewer.json("/api/scenes")["total"] != 2:
-        assert time.monotonic() < deadline
+    looked_at.set()
+    until(lambda: viewer.json("/api/scenes")["total"] == 2)
 
 
 def test_a_store_that_is_away_is_told_and_hides_no_other(

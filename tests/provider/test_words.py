@@ -17,7 +17,8 @@ from e2e3d_stages.contract.messages import Failure, FailureCode, InvalidRequest,
 from e2e3d_stages.registry import STAGES
 from tests.conftest import ROOT
 
-KINDS = {"QualityGateFailed", "Unavailable", *(kind.__name__ for kind in (StageError, *StageError.__subclasses__()))}
+ERRORS: list[type[StageError]] = [StageError, *StageError.__subclasses__()]
+KINDS = {"QualityGateFailed", "Unavailable", *(kind.__name__ for kind in ERRORS)}
 FILES = sorted([*(ROOT / "airflow_provider_e2e3d").rglob("*.py"), *(ROOT / "containers/e2e3d_stages").rglob("*.py")])
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import moto.core
+import moto.core.models
 import moto.s3.models
 import psutil
 import pytest
@@ -262,7 +262,7 @@ def test_sixty_captures_of_which_six_are_broken_and_then_again(
 def test_five_thousand_captures_in_a_bucket_are_planned_within_seconds(s3_root: str, tmp_path: Path) -> None:
     bucket, _, prefix = s3_root.removeprefix("s3://").partition("/")
     # The server's own memory: 20,000 uploads would take longer than all that is measured.
-    shelf = moto.s3.models.s3_backends[moto.core.DEFAULT_ACCOUNT_ID]["aws"]
+    shelf = moto.s3.models.s3_backends[moto.core.models.DEFAULT_ACCOUNT_ID]["aws"]
     for scene in range(5000):
         for photo in range(4):
             shelf.put_object(bucket, f"{prefix}/captures/scene-{scene:04}/{photo}.jpg", f"{scene}".encode())

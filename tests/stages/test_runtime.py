@@ -33,13 +33,13 @@ from e2e3d_stages.contract.spec import PRESETS
 from e2e3d_stages.program import run
 from e2e3d_stages.registry import STAGES, stage_named
 from e2e3d_stages.runtime import context
-from e2e3d_stages.runtime.context import Job
+from e2e3d_stages.runtime.context import StageContext
 from e2e3d_stages.store.artifacts import ArtifactStore
 from tests.conftest import until
 
 KEY = "0123456789abcdef" * 2
 
-StageProgram = Callable[[Job], dict[str, Any]]
+StageProgram = Callable[[StageContext], dict[str, Any]]
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def ask(store: ArtifactStore, **changes: Any) -> str:
 def test_a_stage_leaves_files_metrics_warnings_and_what_it_took(
     store: ArtifactStore, play: Callable[[StageProgram], None]
 ) -> None:
-    def program(job: Job) -> dict[str, Any]:
+    def program(job: StageContext) -> dict[str, Any]:
         (job.output / "images").mkdir()
         (job.output / "images" / "a.jpg").write_bytes(b"jpeg")
         time.sleep(0.01)
@@ -108,7 +108,7 @@ def test_a_failure_says_what_happened_and_its_exit_status_says_whether_to_retry(
     code: FailureCode,
     exit_code: int,
 ) -> None:
-    def program(job: Job) -> dict[str, Any]:
+    def program(job: StageContext) -> dict[str, Any]:
         raise error
 
     play(program)
@@ -177,12 +177,12 @@ def test_the_second_of_two_attempts_leaves_the_firsts_artifact(
 def test_a_retry_resumes_from_the_checkpoint_and_a_commit_clears_it(
     store: ArtifactStore, play: Callable[[StageProgram], None]
 ) -> None:
-    def dies(job: Job) -> dict[str, Any]:
+    def dies(job: StageContext) -> dict[str, Any]:
         with job.checkpoint(40) as folder:
             (folder / "state").write_text("forty")
         raise RuntimeError("killed")
 
-    def resumes(job: Job) -> dict[str, Any]:
+    def resumes(job: StageContext) -> dict[str, Any]:
         step, folder = job.latest_checkpoint() or (0, Path())
         return {"from": step, "state": (folder / "state").read_text()}
 
@@ -205,7 +205,7 @@ def test_progress_never_goes_back_and_tells_rate_and_eta(
     store = ArtifactStore.open(tmp_path.as_uri())
     seen = []
 
-    def program(job: Job) -> dict[str, Any]:
+    def program(job: StageContext) -> dict[str, Any]:
         for done in (0, 10, 5, 20):
             job.progress(done, 100, "steps", psnr=done / 2)
             clock[0] += 0.3
@@ -234,7 +234,7 @@ def test_the_time_left_goes_by_what_happened_of_late(
     store = ArtifactStore.open(tmp_path.as_uri())
     told = []
 
-    def program(job: Job) -> dict[str, Any]:
+    def program(job: StageContext) -> dict[str, Any]:
         for done in range(601):
             job.progress(done, 1000, "steps")
             # Ten steps a second, then one.
@@ -260,7 +260,7 @@ def test_every_part_of_the_work_tells_how_far_it_is(
     for number in range(4):
         capture.write(f"{number}.jpg", bytes(300_000))
 
-    def program(job: Job) -> dict[str, Any]:
+    def program(job: StageContext) -> dict[str, Any]:
         job.progress(1, 1, "photos", phase="preparing photos")
         until(lambda: told and told[-1].phase == "preparing photos")
         (job.output / "model").write_bytes(bytes(500_000))
@@ -278,7 +278,7 @@ def test_every_part_of_the_work_tells_how_far_it_is(
 def test_what_a_stage_shows_lies_beside_its_progress_and_is_no_part_of_the_artifact(
     store: ArtifactStore, play: Callable[[StageProgram], None]
 ) -> None:
-    def program(job: Job) -> dict[str, Any]:
+    def program(job: StageContext) -> dict[str, Any]:
         job.show("preview.jpg", b"first")
         job.show("preview.jpg", b"last")
         return {}
@@ -297,7 +297,7 @@ def test_what_cannot_be_shown_ends_no_work(
     def broken(*_: object) -> None:
         raise Infrastructure("The bucket did not answer.")
 
-    def program(job: Job) -> dict[str, Any]:
+    def program(job: StageContext) -> dict[str, Any]:
         job.show("preview.jpg", b"picture")
         return {}
 
@@ -360,7 +360,7 @@ def test_a_stopped_stage_is_ended_after_the_grace_period_unless_it_left_in_time(
     monkeypatch.setattr(context, "GRACE_SECONDS", 60 if in_time else 0.1)
     monkeypatch.setattr(os, "_exit", exits.append)
 
-    def program(job: Job) -> dict[str, Any]:
+    def program(job: StageContext) -> dict[str, Any]:
         job.stop()
         until(lambda: in_time or exits)
         job.check_stop()
@@ -376,7 +376,7 @@ def test_a_stopped_stage_is_ended_after_the_grace_period_unless_it_left_in_time(
 def test_sagemaker_is_told_why_an_attempt_ends(
     tmp_path: Path, play: Callable[[StageProgram], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def program(job: Job) -> dict[str, Any]:
+    def program(job: StageContext) -> dict[str, Any]:
         raise UnreadableCapture("There are only 2 photos.", hint="Take more. " * 1000)
 
     play(program)
@@ -392,7 +392,7 @@ def test_sagemaker_is_told_why_an_attempt_ends(
 def test_an_interruption_ends_no_attempt_on_sagemaker_which_starts_the_job_again(
     tmp_path: Path, play: Callable[[StageProgram], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def program(job: Job) -> dict[str, Any]:
+    def program(job: StageContext) -> dict[str, Any]:
         raise Interrupted("The stage was stopped.")
 
     play(program)
@@ -406,7 +406,7 @@ def test_an_interruption_ends_no_attempt_on_sagemaker_which_starts_the_job_again
 def test_a_folder_of_sagemaker_that_cannot_be_written_changes_nothing(
     tmp_path: Path, play: Callable[[StageProgram], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def program(job: Job) -> dict[str, Any]:
+    def program(job: StageContext) -> dict[str, Any]:
         raise OutOfMemory("No memory left.")
 
     play(program)

@@ -108,8 +108,8 @@ class DockerBackend(Backend):
                     attempt=(labels["e2e3d.stage"], labels["e2e3d.key"], int(labels["e2e3d.attempt"])),
                 )
 
-    def discard(self, leftover: Orphan) -> None:
-        self._engine.remove(leftover.handle["container"])
+    def remove_orphan(self, orphan: Orphan) -> None:
+        self._engine.remove(orphan.handle["container"])
 
     @cached_property
     def _engine(self) -> Engine:

@@ -92,8 +92,8 @@ class KubernetesBackend(Backend):
                     attempt=(labels["e2e3d.stage"], labels["e2e3d.key"], int(labels["e2e3d.attempt"])),
                 )
 
-    def discard(self, leftover: Orphan) -> None:
-        self._cluster.delete(leftover.handle)
+    def remove_orphan(self, orphan: Orphan) -> None:
+        self._cluster.delete(orphan.handle)
 
     @cached_property
     def _cluster(self) -> Cluster:

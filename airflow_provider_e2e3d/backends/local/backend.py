@@ -107,24 +107,24 @@ class LocalBackend(Backend):
     def orphans(self, store_uri: str) -> Iterator[Orphan]:
         """Scratch and logs on this machine that no running program writes to, whichever store it was for."""
         scratch = (Path(tempfile.gettempdir()).glob(f"e2e3d-{stage}-*-*") for stage in STAGES)
-        for place in chain(*scratch, _log_file("").parent.glob("*.log")):
+        for path in chain(*scratch, _log_file("").parent.glob("*.log")):
             with contextlib.suppress(OSError):
-                inside = [place.stat(), *(each.lstat() for each in place.rglob("*"))]
-                if inside[0].st_uid == os.getuid() and not (place.is_dir() and _is_program(place.name.split("-")[2])):
+                inside = [path.stat(), *(each.lstat() for each in path.rglob("*"))]
+                if inside[0].st_uid == os.getuid() and not (path.is_dir() and _is_program(path.name.split("-")[2])):
                     changed = max(told.st_mtime for told in inside)
                     yield Orphan(
-                        what=f"scratch {place}",
-                        handle={"place": str(place)},
+                        what=f"scratch {path}",
+                        handle={"path": str(path)},
                         since=dt.datetime.fromtimestamp(changed, dt.timezone.utc),
                         size=sum(told.st_size for told in inside),
                     )
 
-    def discard(self, leftover: Orphan) -> None:
-        place = Path(leftover.handle["place"])
-        if place.is_dir():
-            shutil.rmtree(place, ignore_errors=True)
+    def remove_orphan(self, orphan: Orphan) -> None:
+        path = Path(orphan.handle["path"])
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
         else:
-            place.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
 
 
 def _is_program(number: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from airflow_provider_e2e3d.notifications.channels import News
+from airflow_provider_e2e3d.notifications.channels import Notification
 from airflow_provider_e2e3d.notifications.notifiers import EndNotifier, reason_of, run_on_the_web
 from airflow_provider_e2e3d.pipelines.batch.plan import NEXT_TASK, OWN_TASKS, REPORT_TASK, State
 from airflow_provider_e2e3d.pipelines.batch.report import WORDS
@@ -24,7 +24,7 @@ class BatchEnded(EndNotifier):
         super().__init__()
         self.state = state
 
-    def news(self, context: Context) -> News | None:
+    def notification(self, context: Context) -> Notification | None:
         """How many scenes ended how; nothing while another page goes on, nor when nothing was new."""
         ti, run, captures = context["ti"], context["run_id"], context["params"]["captures"]
         states = ti.get_task_states(dag_id=ti.dag_id, run_ids=[run]).get(run, {})
@@ -34,7 +34,7 @@ class BatchEnded(EndNotifier):
             return None
         lines = {WORDS[State(state)].capitalize(): str(number) for state, number in counts.items()}
         summary = ", ".join(f"{number} {WORDS[State(state)]}" for state, number in counts.items())
-        return News(
+        return Notification(
             what="batch",
             state=self.state,
             name=captures,

@@ -47,7 +47,7 @@ class BatchRequest(Model):
     limit: int | None = None
     marker: str | None = None
     quiet_seconds: float = 60
-    least_photos: int = 0
+    min_photos: int = 0
     continues: str | None = None
 
 
@@ -231,7 +231,7 @@ class _Planner:
         self.versions = {stage.name: stage.version for stage in STAGES.values()}
         self.digests: dict[bytes, str] = {}
         self._digest_of(self.common)
-        self.complete = Completeness(request.marker or "", request.quiet_seconds, request.least_photos)
+        self.complete = Completeness(request.marker or "", request.quiet_seconds, request.min_photos)
 
     def named(self, wanted: list[SceneRequest]) -> Iterable[tuple[str, SceneRequest]]:
         """Every scene with a name of its own, the same in every batch."""

@@ -12,7 +12,6 @@ from airflow.sdk import Asset, Param, get_current_context, task
 from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, DagRunTriggerException
 
-from airflow_provider_e2e3d.hooks.store import StoreHook
 from airflow_provider_e2e3d.jobs.retries import batch_retries, retry_policy
 from airflow_provider_e2e3d.operators.scene import OUTCOME, ReconstructSceneOperator
 from airflow_provider_e2e3d.pipelines.batch.notifier import BatchEnded
@@ -107,7 +106,7 @@ def batch_params() -> dict[str, Param]:
             description="Seconds in which nothing came, where there is no marker. At least 0.",
             section="When a capture is complete",
         ),
-        "least_photos": Param(
+        "min_photos": Param(
             0,
             type="integer",
             minimum=0,
@@ -151,7 +150,7 @@ def _request() -> BatchRequest:
 
 def _opener(profile: Profile) -> Callable[[str], Storage]:
     """Opens places with the profile's credentials, which are asked for once."""
-    environment = cache(StoreHook(profile.store_conn_id).environment)
+    environment = cache(profile.environment)
     return lambda uri: open_storage(uri, environment())
 
 

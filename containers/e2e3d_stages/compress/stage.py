@@ -13,7 +13,7 @@ import numpy as np
 from e2e3d_stages.compress import cleaning, splat_transform
 from e2e3d_stages.compress.params import Params
 from e2e3d_stages.contract.messages import StageError
-from e2e3d_stages.runtime.context import Job
+from e2e3d_stages.runtime.context import StageContext
 from e2e3d_stages.splats import sog
 from e2e3d_stages.splats.gaussians import Floats, Gaussians, read_ply, write_ply
 
@@ -28,16 +28,16 @@ NOTABLE_INVISIBLE = 0.25
 NOTABLE_FLOATING = 0.001
 
 
-def run(job: Job) -> dict[str, Any]:
+def run(context: StageContext) -> dict[str, Any]:
     """Compress `train`'s scene.ply into scene.sog, and scene.spz where asked for; compression.json tells the rest.
 
     :raises StageError: when no Gaussian is worth keeping, or splat-transform is missing or fails.
     """
-    params: Params = job.params
-    job.progress(0, 1, "scene", phase="cleaning")
+    params: Params = context.params
+    context.progress(0, 1, "scene", phase="cleaning")
     if params.spz:
         splat_transform.command()  # a missing program is worth knowing before the work
-    source = job.inputs["train"].folder / "scene.ply"
+    source = context.inputs["train"].folder / "scene.ply"
     trained = read_ply(source)
     kept, removals = cleaning.clean(
         limit_sh(trained, params.sh_degree),
@@ -45,7 +45,7 @@ def run(job: Job) -> dict[str, Any]:
         floater_distance=params.floater_distance,
         max_floaters=params.max_floaters,
     )
-    _warn_of(job, removals, len(trained))
+    _warn_of(context, removals, len(trained))
     if len(kept) == 0:
         raise StageError(
             f"None of the scene's {len(trained)} Gaussians is worth keeping.",
@@ -54,13 +54,13 @@ def run(job: Job) -> dict[str, Any]:
             details={"removals": [asdict(removal) for removal in removals]},
         )
 
-    encoding = _write_sog(job, kept, job.output / "scene.sog")
-    errors = measure(kept.select(encoding.order), sog.decode(job.output / "scene.sog"))
-    spz_bytes = _write_spz(job, kept) if params.spz else 0
+    encoding = _write_sog(context, kept, context.output / "scene.sog")
+    errors = measure(kept.select(encoding.order), sog.decode(context.output / "scene.sog"))
+    spz_bytes = _write_spz(context, kept) if params.spz else 0
 
     sizes = {
         "ply_bytes": source.stat().st_size,
-        "sog_bytes": (job.output / "scene.sog").stat().st_size,
+        "sog_bytes": (context.output / "scene.sog").stat().st_size,
         "spz_bytes": spz_bytes,
     }
     removed = {f"removed_{removal.reason}": removal.count if removal.removed else 0 for removal in removals}
@@ -76,7 +76,7 @@ def run(job: Job) -> dict[str, Any]:
         **errors,
     }
     report = {"removals": [asdict(removal) for removal in removals], "sog_files": encoding.image_bytes, **metrics}
-    (job.output / "compression.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    (context.output / "compression.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     return metrics
 
 
@@ -108,34 +108,34 @@ def measure(original: Gaussians, decoded: Gaussians) -> dict[str, float]:
     }
 
 
-def _write_sog(job: Job, gaussians: Gaussians, path: Path) -> sog.Encoding:
+def _write_sog(context: StageContext, gaussians: Gaussians, path: Path) -> sog.Encoding:
     total = 7 if gaussians.sh_degree else 5
     written: set[str] = set()
 
     def progress(name: str) -> None:
-        job.check_stop()
+        context.check_stop()
         if name != "shN":  # a clustering has ended, no file yet
             written.add(name)
-        job.progress(len(written), total, "files", phase="SOG")
+        context.progress(len(written), total, "files", phase="SOG")
 
-    params: Params = job.params
-    job.progress(0, total, "files", phase="SOG")
+    params: Params = context.params
+    context.progress(0, total, "files", phase="SOG")
     return sog.encode(
         gaussians,
         path,
         max_colour_error=params.max_colour_error,
         seed=params.seed,
-        threads=job.threads,
+        threads=context.threads,
         progress=progress,
     )
 
 
-def _write_spz(job: Job, gaussians: Gaussians) -> int:
+def _write_spz(context: StageContext, gaussians: Gaussians) -> int:
     """Size in bytes of scene.spz; 0, with a warning, where the scene does not fit the format."""
-    job.check_stop()
+    context.check_stop()
     farthest = float(np.abs(gaussians.means).max())
     if farthest >= SPZ_LIMIT:
-        job.warn(
+        context.warn(
             "spz_range",
             f"The scene reaches {farthest:.0f} units from its origin and SPZ ends at {SPZ_LIMIT:.0f}: "
             "no SPZ file was written.",
@@ -144,44 +144,44 @@ def _write_spz(job: Job, gaussians: Gaussians) -> int:
         return 0
     extent = float(np.ptp(gaussians.means, axis=0).max())
     if SPZ_STEP > SPZ_COARSE * extent > 0:
-        job.warn(
+        context.warn(
             "spz_coarse",
             f"The scene is only {extent:.3g} units wide and SPZ places Gaussians in steps of 1/4096: "
             "its SPZ file looks coarse.",
             "Use the SOG file.",
         )
-    job.progress(0, 1, "files", phase="SPZ")
-    write_ply(job.scratch / "cleaned.ply", gaussians)
-    splat_transform.convert(job.scratch / "cleaned.ply", job.output / "scene.spz")
-    job.progress(1, 1, "files", phase="SPZ")
-    return (job.output / "scene.spz").stat().st_size
+    context.progress(0, 1, "files", phase="SPZ")
+    write_ply(context.scratch / "cleaned.ply", gaussians)
+    splat_transform.convert(context.scratch / "cleaned.ply", context.output / "scene.spz")
+    context.progress(1, 1, "files", phase="SPZ")
+    return (context.output / "scene.spz").stat().st_size
 
 
-def _warn_of(job: Job, removals: list[cleaning.Removal], total: int) -> None:
+def _warn_of(context: StageContext, removals: list[cleaning.Removal], total: int) -> None:
     """Warn of what is more than ordinary tidying, and log the rest."""
     for removal in removals:
         log.info("%s: %d of %d, removed: %s", removal.reason, removal.count, total, removal.removed)
     broken, invisible, floating = (removal.count for removal in removals)
     if broken:
-        job.warn(
+        context.warn(
             "broken_gaussians",
             f"{broken} of {total} Gaussians had values that are no numbers and were removed.",
             "Training was unstable: if the scene looks damaged, train again with another seed.",
         )
     if invisible > NOTABLE_INVISIBLE * total:
-        job.warn(
+        context.warn(
             "many_invisible_gaussians",
             f"{invisible} of {total} Gaussians were too transparent to be seen and were removed.",
             "A lower limit on the number of Gaussians trains faster for the same picture.",
         )
     if not removals[2].removed:
-        job.warn(
+        context.warn(
             "background_kept",
             f"{floating} of {total} Gaussians lie far outside the scene; so many are a background and were kept.",
             "Raise max_floaters to remove them.",
         )
     elif floating > NOTABLE_FLOATING * total:
-        job.warn(
+        context.warn(
             "floating_gaussians",
             f"{floating} of {total} Gaussians floated far outside the scene and were removed.",
             "Raise floater_distance to keep them.",

@@ -325,7 +325,7 @@ class JobRecord(Model):
 
     profile: str
     backend: str
-    handle: dict[str, Any] = Field(description="What identifies it in its place.")
+    handle: dict[str, Any] = Field(description="What identifies it on its backend.")
     machine: str | None = Field(default=None, description="What it ran on, by its name in the profile's `prices`.")
     billable_seconds: float | None = None
     price: float | None = Field(default=None, description="Estimated from the profile's `prices`, in US dollars.")

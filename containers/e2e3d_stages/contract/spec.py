@@ -73,7 +73,7 @@ class StageSpec:
     :param version: raised when the same parameters would give another result; part of the artifact key.
     :param params: its parameter model.
     :param presets: by preset, the parameters that are not the model's defaults.
-    :param longest: what it may take, so that a place that bills may end what hangs.
+    :param longest: what it may take, so that a backend that bills may end what hangs.
     :param rough_seconds: what its work takes, within a factor of a few, before there is any history.
     :param deliverables: what people get of its artifact.
     :param result: the figure that tells its success.

@@ -22,7 +22,7 @@ from e2e3d_stages.evaluate.pictures import (
     save,
     save_thumbnail,
 )
-from e2e3d_stages.runtime.context import Job
+from e2e3d_stages.runtime.context import StageContext
 from e2e3d_stages.splats import sog
 from e2e3d_stages.splats.camera import fitted_size
 from e2e3d_stages.splats.gaussians import read_ply
@@ -39,16 +39,16 @@ TRAINING_VIEWS = 4
 SUFFIXES = ("", "_400", "_full")
 
 
-def run(job: Job) -> dict[str, Any]:
+def run(context: StageContext) -> dict[str, Any]:
     """Measure and draw the views that were held out; without any, only what compression costs.
 
     :returns: means over the held-out views, None where there are none; `compression_loss_db` over whatever was viewed.
     :raises StageError: when there is no view at all.
     """
-    params: Params = job.params
-    use_threads(job.threads)
-    views = json.loads((job.inputs["sfm"].folder / "views.json").read_text(encoding="utf-8"))
-    training = json.loads((job.inputs["train"].folder / "training.json").read_text(encoding="utf-8"))
+    params: Params = context.params
+    use_threads(context.threads)
+    views = json.loads((context.inputs["sfm"].folder / "views.json").read_text(encoding="utf-8"))
+    training = json.loads((context.inputs["train"].folder / "training.json").read_text(encoding="utf-8"))
     if not views:
         raise StageError(
             "There is no photo with a known camera to compare with.",
@@ -56,30 +56,30 @@ def run(job: Job) -> dict[str, Any]:
         )
     held_out = [view for view in views if view["name"] in set(training["holdout"])]
     if not held_out:
-        job.warn(
+        context.warn(
             "no_held_out_views",
             "Every photo was used for training, so how good the scene is from new places was not measured.",
             "For PSNR and SSIM give at least 8 photos and leave the train stage's parameter holdout above 0.",
         )
     shown = held_out or _evenly(views, TRAINING_VIEWS)
-    job.progress(0, len(shown), "photos", phase="comparing")
-    trained = Renderer(read_ply(job.inputs["train"].folder / "scene.ply")).image
-    compressed = Renderer(sog.decode(job.inputs["compress"].folder / "scene.sog")).image
-    photos = job.inputs["sfm"].folder / "images"
+    context.progress(0, len(shown), "photos", phase="comparing")
+    trained = Renderer(read_ply(context.inputs["train"].folder / "scene.ply")).image
+    compressed = Renderer(sog.decode(context.inputs["compress"].folder / "scene.sog")).image
+    photos = context.inputs["sfm"].folder / "images"
 
     records = []
     for done, view in enumerate(shown, start=1):
-        job.check_stop()
+        context.check_stop()
         records.append(measure(view, inside(photos, view["name"]), trained, compressed, training["long_side"]))
-        job.progress(done, len(shown), "photos", phase="comparing")
-    opening = _draw(job, params, views, shown, records, trained, compressed)
+        context.progress(done, len(shown), "photos", phase="comparing")
+    opening = _draw(context, params, views, shown, records, trained, compressed)
     report = {
         "basis": "held-out" if held_out else "training",
         "long_side": training["long_side"],
         "opening_view": opening,
         "views": records,
     }
-    (job.output / "evaluation.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    (context.output / "evaluation.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return summary(records, held_out=len(held_out))
 
 
@@ -123,7 +123,7 @@ def summary(records: list[dict[str, Any]], held_out: int) -> dict[str, Any]:
 
 
 def _draw(
-    job: Job,
+    context: StageContext,
     params: Params,
     views: list[View],
     shown: list[View],
@@ -132,13 +132,13 @@ def _draw(
     compressed: Render,
 ) -> dict[str, Any]:
     """Write the pictures and name them in the records; returns where the scene opens."""
-    folder = job.output / "pictures"
+    folder = context.output / "pictures"
     folder.mkdir()
     ranking = sorted(range(len(shown)), key=lambda i: records[i]["psnr"])
     drawn_views = sorted(_evenly(ranking, params.pictures))
     for done, i in enumerate(drawn_views):
-        job.progress(done, len(drawn_views) + 1, "pictures", phase="drawing")
-        photo = read_photo(inside(job.inputs["sfm"].folder / "images", shown[i]["name"]))
+        context.progress(done, len(drawn_views) + 1, "pictures", phase="drawing")
+        photo = read_photo(inside(context.inputs["sfm"].folder / "images", shown[i]["name"]))
         size = fitted_size(*photo.size, params.picture_size)
         truth, render = resized(photo, *size), trained(shown[i], *size)
         stem = Path(shown[i]["name"]).stem
@@ -146,12 +146,12 @@ def _draw(
         for kind, picture in drawn.items():
             save(picture, folder / f"{stem}-{kind}.jpg", params.picture_size)
         records[i]["pictures"] = {kind: f"pictures/{stem}-{kind}.jpg" for kind in drawn}
-    job.progress(len(drawn_views), len(drawn_views) + 1, "pictures", phase="drawing")
-    with np.load(job.inputs["sfm"].folder / "points.npz") as points:
+    context.progress(len(drawn_views), len(drawn_views) + 1, "pictures", phase="drawing")
+    with np.load(context.inputs["sfm"].folder / "points.npz") as points:
         index, depth = opening_view(views, points["xyz"], points["view"], points["point"])
     view = views[index]
-    save_thumbnail(compressed(view, view["width"], view["height"]), job.output / "thumbnail.jpg")
-    job.progress(len(drawn_views) + 1, len(drawn_views) + 1, "pictures", phase="drawing")
+    save_thumbnail(compressed(view, view["width"], view["height"]), context.output / "thumbnail.jpg")
+    context.progress(len(drawn_views) + 1, len(drawn_views) + 1, "pictures", phase="drawing")
     return {"name": view["name"], "depth": round(depth, 4)}
 
 

@@ -22,7 +22,7 @@ from e2e3d_stages.ingest.capture import list_capture
 from e2e3d_stages.ingest.exif import Exif, read_exif
 from e2e3d_stages.ingest.params import Params
 from e2e3d_stages.ingest.poses import refuse_turned, take_poses
-from e2e3d_stages.runtime.context import Job
+from e2e3d_stages.runtime.context import StageContext
 from e2e3d_stages.store.captures import UNSAFE_NAME, Refused, Source
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF")
@@ -69,21 +69,21 @@ class Prepared:
     exif: Exif
 
 
-def run(job: Job) -> dict[str, Any]:
+def run(context: StageContext) -> dict[str, Any]:
     """Write `images/` and `photos.json`; also `poses/`, the capture's own COLMAP model, when there is to be one.
 
     :return: counts of photos given, usable and dropped, cameras, photos with GPS and focal length, median blur score.
     :raises UnreadableCapture: fewer than three usable photos, a zip that is refused, or poses that cannot fit.
     """
-    assert job.capture is not None
-    sources, dropped = list_capture(job.capture, job.scratch)
-    if job.params.poses:
-        take_poses(job.capture, job.params.poses, job.output / "poses")
-        dropped = [item for item in dropped if not item.source.startswith(f"{job.params.poses}/")]
+    assert context.capture is not None
+    sources, dropped = list_capture(context.capture, context.scratch)
+    if context.params.poses:
+        take_poses(context.capture, context.params.poses, context.output / "poses")
+        dropped = [item for item in dropped if not item.source.startswith(f"{context.params.poses}/")]
     prepared = []
     seen: dict[str, str] = {}
-    for done, result in enumerate(_prepare_all(job, sources), start=1):
-        job.progress(done, len(sources), "photos", phase="preparing photos")
+    for done, result in enumerate(_prepare_all(context, sources), start=1):
+        context.progress(done, len(sources), "photos", phase="preparing photos")
         if isinstance(result, Prepared):
             result = _refuse_copy(result, seen)
         if isinstance(result, Prepared):
@@ -92,21 +92,21 @@ def run(job: Job) -> dict[str, Any]:
             dropped.append(result)
     if len(prepared) < MIN_PHOTOS:
         raise _too_few(prepared, dropped)
-    if job.params.poses:
+    if context.params.poses:
         refuse_turned(prepared)
-    _warn_about(dropped, job)
-    return _write(job, prepared, dropped)
+    _warn_about(dropped, context)
+    return _write(context, prepared, dropped)
 
 
-def _prepare_all(job: Job, sources: list[Source]) -> Iterator[Prepared | Refused]:
+def _prepare_all(context: StageContext, sources: list[Source]) -> Iterator[Prepared | Refused]:
     """Results in the sources' order; Pillow works outside Python's lock, so that threads are enough."""
-    pool = ThreadPoolExecutor(min(job.threads, MAX_WORKERS))
-    folder = job.scratch / "prepared"
+    pool = ThreadPoolExecutor(min(context.threads, MAX_WORKERS))
+    folder = context.scratch / "prepared"
     folder.mkdir()
     try:
         targets = [folder / f"{place}.jpg" for place in range(len(sources))]
-        for result in pool.map(lambda source, target: prepare(source, target, job.params), sources, targets):
-            job.check_stop()
+        for result in pool.map(lambda source, target: prepare(source, target, context.params), sources, targets):
+            context.check_stop()
             yield result
     finally:
         pool.shutdown(cancel_futures=True)
@@ -208,11 +208,11 @@ def _too_few(prepared: list[Prepared], dropped: list[Refused]) -> UnreadableCapt
     )
 
 
-def _warn_about(dropped: list[Refused], job: Job) -> None:
+def _warn_about(dropped: list[Refused], context: StageContext) -> None:
     for reason, count in Counter(item.reason for item in dropped).items():
         names = [item.source for item in dropped if item.reason == reason]
         more = f" and {count - NAMED_IN_WARNING} more" if count > NAMED_IN_WARNING else ""
-        job.warn(
+        context.warn(
             f"photos_{reason}",
             f"{count} {'file was' if count == 1 else 'files were'} left out because they {REASONS[reason]}: "
             f"{', '.join(names[:NAMED_IN_WARNING])}{more}.",
@@ -220,8 +220,8 @@ def _warn_about(dropped: list[Refused], job: Job) -> None:
         )
 
 
-def _write(job: Job, prepared: list[Prepared], dropped: list[Refused]) -> dict[str, Any]:
-    folder = job.output / "images"
+def _write(context: StageContext, prepared: list[Prepared], dropped: list[Refused]) -> dict[str, Any]:
+    folder = context.output / "images"
     folder.mkdir()
     cameras: dict[tuple[Any, ...], int] = {}
     photos = []
@@ -249,7 +249,9 @@ def _write(job: Job, prepared: list[Prepared], dropped: list[Refused]) -> dict[s
         ],
         "dropped": [vars(item) for item in dropped],
     }
-    (job.output / "photos.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    (context.output / "photos.json").write_text(
+        json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
     return {
         "files_given": len(prepared) + len(dropped),
         "photos": len(photos),

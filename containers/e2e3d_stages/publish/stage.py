@@ -12,45 +12,45 @@ from e2e3d_stages.publish.params import Params
 from e2e3d_stages.publish.report import report_page
 from e2e3d_stages.publish.spec import PAGE, REPORT, THUMBNAIL
 from e2e3d_stages.publish.viewer_page import viewer_page, viewer_settings
-from e2e3d_stages.runtime.context import Job
+from e2e3d_stages.runtime.context import StageContext
 
 NOTABLE_PAGE_BYTES = 100e6
 
 
-def run(job: Job) -> dict[str, Any]:
+def run(context: StageContext) -> dict[str, Any]:
     """Write index.html, report.html and thumbnail.jpg.
 
     :raises StageError: when the viewer is not in this installation.
     """
-    params: Params = job.params
-    evaluated = job.inputs["evaluate"].folder
+    params: Params = context.params
+    evaluated = context.inputs["evaluate"].folder
     opening = json.loads((evaluated / "evaluation.json").read_text(encoding="utf-8"))["opening_view"]
-    views = json.loads((job.inputs["sfm"].folder / "views.json").read_text(encoding="utf-8"))
+    views = json.loads((context.inputs["sfm"].folder / "views.json").read_text(encoding="utf-8"))
     view = next((view for view in views if view["name"] == opening["name"]), None)
     if view is None:
         raise StageError(
             f"The opening view {opening['name']} is not among sfm's views.",
             hint="Trigger again with evaluate under Re-run stages (force).",
         )
-    sog = (job.inputs["compress"].folder / "scene.sog").read_bytes()
+    sog = (context.inputs["compress"].folder / "scene.sog").read_bytes()
 
-    job.progress(0, 2, "pages")
+    context.progress(0, 2, "pages")
     page = viewer_page(params.title, sog, viewer_settings(view, opening["depth"])).encode()
-    (job.output / PAGE).write_bytes(page)
+    (context.output / PAGE).write_bytes(page)
     if len(page) > NOTABLE_PAGE_BYTES:
-        job.warn(
+        context.warn(
             "large_page",
             f"The viewer page has {as_size(len(page))}: phones may fail to open it.",
             "Lower max_gaussians of the train stage, or sh_degree of the compress stage.",
         )
-    job.progress(1, 2, "pages")
-    report = report_page(params.title, job.inputs, job.warnings).encode()
-    (job.output / REPORT).write_bytes(report)
-    shutil.copyfile(evaluated / THUMBNAIL, job.output / THUMBNAIL)
-    job.progress(2, 2, "pages")
+    context.progress(1, 2, "pages")
+    report = report_page(params.title, context.inputs, context.warnings).encode()
+    (context.output / REPORT).write_bytes(report)
+    shutil.copyfile(evaluated / THUMBNAIL, context.output / THUMBNAIL)
+    context.progress(2, 2, "pages")
     return {
         "page_bytes": len(page),
         "report_bytes": len(report),
         "opening_view": view["name"],
-        "warnings": sum(len(artifact.manifest.warnings) for artifact in job.inputs.values()),
+        "warnings": sum(len(artifact.manifest.warnings) for artifact in context.inputs.values()),
     }

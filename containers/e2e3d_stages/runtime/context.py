@@ -52,7 +52,7 @@ class InputArtifact:
     spec: StageSpec
 
 
-class Job:
+class StageContext:
     """What a stage is given to do its work with.
 
     :param params: the stage's parameters.
@@ -104,17 +104,17 @@ class Job:
         self._reporter.show(name, data)
 
     def transfer(self, phase: str, total: int) -> Callable[[int], None]:
-        """Report a transfer of so many bytes; returns what hears of each part that was moved."""
+        """Report a transfer of so many bytes; returns what is called with the size of each part that was moved."""
         lock, moved = threading.Lock(), 0
 
-        def hear(count: int) -> None:
+        def report(count: int) -> None:
             nonlocal moved
             with lock:
                 moved += count
                 self.progress(round(moved / 1e6, 1), round(total / 1e6, 1), "MB", phase=phase)
 
-        hear(0)
-        return hear
+        report(0)
+        return report
 
     def warn(self, code: str, message: str, advice: str = "") -> None:
         """Add a warning for the report, in a photographer's words."""
@@ -232,7 +232,7 @@ class _Reporter:
                 log.warning("Progress could not be stored: %s", error)
 
     def _log(self) -> None:
-        """Tell what is new, once."""
+        """Log what is new, once."""
         if self._latest is not None and self._latest is not self._logged:
             log.info("%s", self._latest)
             self._logged = self._latest

@@ -12,7 +12,7 @@ from typing import Any
 
 from e2e3d_stages.contract.messages import Failure, OutOfMemory, StageError, UnreadableCapture
 from e2e3d_stages.contract.paths import safe_path
-from e2e3d_stages.runtime.context import Job
+from e2e3d_stages.runtime.context import StageContext
 
 CHILD = "e2e3d_stages.sfm.reconstruct"
 POLL_SECONDS = 0.2
@@ -21,7 +21,7 @@ NAMED_IN_WARNING = 10
 SECOND_MODEL_SHARE = 0.3
 
 
-def run(job: Job) -> dict[str, Any]:
+def run(context: StageContext) -> dict[str, Any]:
     """Write undistorted photos, the sparse model, `views.json`, `points.npz`, `photos.json` and `georef.json`.
 
     Poses that came with the capture are taken over as they are.
@@ -33,56 +33,56 @@ def run(job: Job) -> dict[str, Any]:
     :raises UnreadableCapture: the poses that came with the capture are no model.
     :raises StageError: the child ended in any other way.
     """
-    record = json.loads((job.inputs["ingest"].folder / "photos.json").read_text(encoding="utf-8"))
+    record = json.loads((context.inputs["ingest"].folder / "photos.json").read_text(encoding="utf-8"))
     for photo in record["photos"]:
         # COLMAP joins them to the photos' folder.
         safe_path(photo["name"])
-    poses = job.inputs["ingest"].folder / "poses"
+    poses = context.inputs["ingest"].folder / "poses"
     task = {
-        "images": str(job.inputs["ingest"].folder / "images"),
+        "images": str(context.inputs["ingest"].folder / "images"),
         "photos": record["photos"],
         "poses": str(poses) if poses.is_dir() else None,
-        "params": job.params.model_dump(),
-        "threads": job.threads,
-        "output": str(job.output),
-        "scratch": str(job.scratch),
+        "params": context.params.model_dump(),
+        "threads": context.threads,
+        "output": str(context.output),
+        "scratch": str(context.scratch),
     }
-    (job.scratch / "task.json").write_text(json.dumps(task), encoding="utf-8")
-    supervise([sys.executable, "-m", CHILD, str(job.scratch / "task.json")], job)
-    metrics: dict[str, Any] = json.loads((job.scratch / "metrics.json").read_text(encoding="utf-8"))
-    _warn(job, metrics)
+    (context.scratch / "task.json").write_text(json.dumps(task), encoding="utf-8")
+    supervise([sys.executable, "-m", CHILD, str(context.scratch / "task.json")], context)
+    metrics: dict[str, Any] = json.loads((context.scratch / "metrics.json").read_text(encoding="utf-8"))
+    _warn(context, metrics)
     return metrics
 
 
-def supervise(command: list[str], job: Job) -> None:
+def supervise(command: list[str], context: StageContext) -> None:
     """Run the child to its end: pass its progress on, stop it when the stage is stopped, name how it failed.
 
     pycolmap ends the whole process on some errors, out of any `except`'s reach; hence a process of its own.
     """
-    log_path, events = job.scratch / "child.log", _Events(job.scratch / "events.jsonl", job)
+    log_path, events = context.scratch / "child.log", _Events(context.scratch / "events.jsonl", context)
     with log_path.open("wb") as log:
         child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
         try:
-            while child.poll() is None and not job.stopping:
+            while child.poll() is None and not context.stopping:
                 time.sleep(POLL_SECONDS)
                 events.pass_on()
         finally:
             if child.poll() is None:
                 child.kill()
             child.wait()
-    job.check_stop()
+    context.check_stop()
     events.pass_on()
     if child.returncode:
-        raise _failure(child.returncode, log_path, job.scratch / "failure.json")
+        raise _failure(child.returncode, log_path, context.scratch / "failure.json")
 
 
 class _Events:
     """The child's progress, one JSON object a line, read as it grows."""
 
-    def __init__(self, path: Path, job: Job) -> None:
+    def __init__(self, path: Path, context: StageContext) -> None:
         path.touch()
         self._file = path.open(encoding="utf-8")
-        self._job = job
+        self._context = context
         self._rest = ""
 
     def pass_on(self) -> None:
@@ -90,7 +90,7 @@ class _Events:
         self._rest = lines.pop()
         for line in lines:
             event = json.loads(line)
-            self._job.progress(event["done"], event["total"], event["unit"], phase=event["phase"])
+            self._context.progress(event["done"], event["total"], event["unit"], phase=event["phase"])
 
 
 def _failure(returncode: int, log_path: Path, told: Path) -> StageError:
@@ -115,25 +115,25 @@ def _failure(returncode: int, log_path: Path, told: Path) -> StageError:
     )
 
 
-def _warn(job: Job, metrics: dict[str, Any]) -> None:
-    photos = json.loads((job.output / "photos.json").read_text(encoding="utf-8"))
+def _warn(context: StageContext, metrics: dict[str, Any]) -> None:
+    photos = json.loads((context.output / "photos.json").read_text(encoding="utf-8"))
     unused = [photo for photo in photos if not photo["supported"]]
     if unused:
         named = "; ".join(f"{photo['source']}: {photo['reason']}" for photo in unused[:NAMED_IN_WARNING])
         more = f"; and {len(unused) - NAMED_IN_WARNING} more" if len(unused) > NAMED_IN_WARNING else ""
-        job.warn(
+        context.warn(
             "photos_not_used",
             f"{len(unused)} of {len(photos)} photos are not used. {named}{more}.",
             "Take sharp photos in small steps, so that each shows most of what its neighbours show.",
         )
     if metrics["second_model_photos"] >= SECOND_MODEL_SHARE * max(metrics["photos_registered"], 1):
-        job.warn(
+        context.warn(
             "capture_in_parts",
             f"The photos fall into {metrics['models']} parts that do not connect; only the largest is used.",
             "Add photos that show the way from one part to the other.",
         )
     if metrics["gps_problem"] and metrics["gps_photos"]:
-        job.warn(
+        context.warn(
             "gps_not_used",
             f"GPS was not used to place the scene: {metrics['gps_problem']}.",
             "The scene is upright by its photos and has no scale in metres; nothing else depends on GPS.",

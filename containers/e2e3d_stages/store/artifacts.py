@@ -64,12 +64,12 @@ class _Read(Model):
     read: dt.datetime
 
 
-# Told how many bytes a transfer has; returns what hears of each part that was moved.
-Tell = Callable[[int], Callable[[int], None]]
+# Called with the bytes of a transfer in all; returns what is called with the size of each part that was moved.
+TransferProgress = Callable[[int], Callable[[int], None]]
 
 
-def untold(_total: int) -> Callable[[int], None]:
-    """Nobody is told."""
+def unreported(_total: int) -> Callable[[int], None]:
+    """Nobody asks how far it is."""
     return lambda _count: None
 
 
@@ -194,25 +194,29 @@ class ArtifactStore:
             raise NotFound(f"{manifest.stage} {manifest.key} has no {path}")
         return f"{self.attempt_folder(manifest.stage, manifest.key, manifest.attempt)}/files/{path}"
 
-    def fetch(self, manifest: Manifest, into: Path, tell: Tell = untold) -> Path:
+    def fetch(self, manifest: Manifest, into: Path, progress: TransferProgress = unreported) -> Path:
         """A local folder with the artifact's files, every digest verified; to be read only.
 
         A store on this machine's disk gives its own folder, without copies.
 
-        :param tell: is told how many bytes there are in all, and returns what hears of those that are there.
+        :param progress: called with the bytes in all; what it returns is called with each part that was moved.
         :raises Infrastructure: when a file is missing or is not what the manifest says.
         """
         base = f"{self.attempt_folder(manifest.stage, manifest.key, manifest.attempt)}/files"
-        return self._fetch(base, manifest.files, into, tell)
+        return self._fetch(base, manifest.files, into, progress)
 
-    def upload(self, source: Path, stage: str, key: str, attempt: int, tell: Tell = untold) -> tuple[StoredFile, ...]:
-        """Store every file below a folder as the attempt's files; `tell` as for `fetch`."""
-        return self._upload(source, f"{self.attempt_folder(stage, key, attempt)}/files", tell)
+    def upload(
+        self, source: Path, stage: str, key: str, attempt: int, progress: TransferProgress = unreported
+    ) -> tuple[StoredFile, ...]:
+        """Store every file below a folder as the attempt's files; `progress` as for `fetch`."""
+        return self._upload(source, f"{self.attempt_folder(stage, key, attempt)}/files", progress)
 
-    def _fetch(self, base: str, files: Sequence[StoredFile], into: Path, tell: Tell = untold) -> Path:
+    def _fetch(
+        self, base: str, files: Sequence[StoredFile], into: Path, progress: TransferProgress = unreported
+    ) -> Path:
         in_place = self.storage.local_path(base)
         folder = in_place or into
-        hear = tell(sum(file.size for file in files))
+        moved = progress(sum(file.size for file in files))
 
         def fetch_one(file: StoredFile) -> None:
             target = inside(folder, file.path)
@@ -232,20 +236,20 @@ class ArtifactStore:
                     hint="Clear the task to try again; if it stays so, trigger again with the stage that made it under "
                     "Re-run stages (force).",
                 )
-            hear(file.size)
+            moved(file.size)
 
         in_parallel(fetch_one, files)
         return folder
 
-    def _upload(self, source: Path, base: str, tell: Tell = untold) -> tuple[StoredFile, ...]:
+    def _upload(self, source: Path, base: str, progress: TransferProgress = unreported) -> tuple[StoredFile, ...]:
         found = sorted(file for file in source.rglob("*") if file.is_file())
-        hear = tell(sum(file.stat().st_size for file in found))
+        moved = progress(sum(file.stat().st_size for file in found))
 
         def upload_one(file: Path) -> StoredFile:
             path = file.relative_to(source).as_posix()
             stored = StoredFile(path=path, size=file.stat().st_size, sha256=file_digest(file))
             self.storage.upload(file, f"{base}/{path}")
-            hear(stored.size)
+            moved(stored.size)
             return stored
 
         return tuple(in_parallel(upload_one, found))

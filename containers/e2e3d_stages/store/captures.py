@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from e2e3d_stages.contract.captures import is_hidden
 from e2e3d_stages.contract.messages import InvalidRequest, UnreadableCapture, canonical
 from e2e3d_stages.contract.paths import UnsafePath, safe_path, shown
-from e2e3d_stages.store.artifacts import Tell, in_parallel, untold
+from e2e3d_stages.store.artifacts import TransferProgress, in_parallel, unreported
 from e2e3d_stages.store.base import Entry, Storage
 from e2e3d_stages.store.opening import open_storage
 
@@ -116,10 +116,10 @@ def capture_digest(storage: Storage) -> str:
     return hashlib.sha256(canonical(listing)).hexdigest()
 
 
-def fetch_capture(uri: str, into: Path, tell: Tell = untold) -> LocalCapture:
+def fetch_capture(uri: str, into: Path, progress: TransferProgress = unreported) -> LocalCapture:
     """The capture's files on this machine's disk, under names of our own; a local capture is used in place.
 
-    :param tell: as in `ArtifactStore.fetch`.
+    :param progress: as in `ArtifactStore.fetch`.
     :raises UnreadableCapture: when there is nothing.
     """
     storage = open_storage(uri)
@@ -127,14 +127,14 @@ def fetch_capture(uri: str, into: Path, tell: Tell = untold) -> LocalCapture:
     remote = storage.local_path("") is None
     if remote:
         into.mkdir(parents=True)
-    hear = (tell if remote else untold)(sum(entry.size for entry in found.entries))
+    moved = (progress if remote else unreported)(sum(entry.size for entry in found.entries))
 
     def fetch_one(place: int, entry: Entry) -> Source:
         path = storage.local_path(entry.path)
         if path is None:
             path = into / f"fetched-{place:05d}"
             storage.download(entry.path, path)
-            hear(entry.size)
+            moved(entry.size)
         return Source(entry.path or found.name, path)
 
     files = in_parallel(lambda numbered: fetch_one(*numbered), list(enumerate(found.entries)))

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from e2e3d_stages.contract.messages import OutOfMemory, StageError
-from e2e3d_stages.runtime.context import Job
+from e2e3d_stages.runtime.context import StageContext
 from e2e3d_stages.splats.camera import fitted_size
 from e2e3d_stages.splats.gaussians import write_ply
 from e2e3d_stages.splats.rasterizer import best_device, render, use_threads
@@ -43,27 +43,27 @@ PLATEAU_DB = 0.05  # less gain than this between two tenths of the training is a
 GPU_DRIVER = Path("/dev/nvidiactl")
 
 
-def run(job: Job) -> dict[str, Any]:
+def run(context: StageContext) -> dict[str, Any]:
     """Train, and write `scene.ply`, `training.json` and `preview.jpg`.
 
     :raises OutOfMemory: when the GPU's memory is too small.
     :raises StageError: when the training diverges.
     """
-    job.progress(0, 3, "parts", phase="getting ready")
-    use_threads(job.threads)
-    scene = load_scene(job.inputs["sfm"].folder, job.params.long_side, job.params.holdout)
-    job.progress(1, 3, "parts", phase="getting ready")
+    context.progress(0, 3, "parts", phase="getting ready")
+    use_threads(context.threads)
+    scene = load_scene(context.inputs["sfm"].folder, context.params.long_side, context.params.holdout)
+    context.progress(1, 3, "parts", phase="getting ready")
     device = best_device()
     if device.type == "cpu" and GPU_DRIVER.exists():
-        job.warn(
+        context.warn(
             "gpu_unused",
             "This machine has an NVIDIA GPU, but training ran on the CPU.",
             "Build the 3dgs image for the GPU (make images CUDA_ARCHITECTURES=...), or update the GPU's driver.",
         )
     try:
-        trainer = Trainer(job, scene, device)
+        trainer = Trainer(context, scene, device)
         # The third part is the first step, before which the rasteriser is compiled.
-        job.progress(2, 3, "parts", phase="getting ready")
+        context.progress(2, 3, "parts", phase="getting ready")
         return trainer.train()
     except torch.OutOfMemoryError as error:
         raise OutOfMemory(
@@ -76,9 +76,9 @@ def run(job: Job) -> dict[str, Any]:
 class Trainer:
     """One training: its model, its random state and its records."""
 
-    def __init__(self, job: Job, scene: Scene, device: torch.device) -> None:
-        self.job, self.scene, self.device = job, scene, device
-        self.params: Params = job.params
+    def __init__(self, context: StageContext, scene: Scene, device: torch.device) -> None:
+        self.context, self.scene, self.device = context, scene, device
+        self.params: Params = context.params
         self.rng = np.random.default_rng(self.params.seed)
         tensors, self.filled = seed(scene, self.params.max_gaussians, self.params.sh_degree, self.rng)
         self.model = TrainableSplats(tensors, scene.extent, device)
@@ -98,9 +98,9 @@ class Trainer:
         """Run to the end, the plateau, or the order to stop; returns the stage's metrics."""
         params, started, first = self.params, time.monotonic(), self.step
         while self.step < params.iterations and not self._at_plateau():
-            if self.job.stopping:
+            if self.context.stopping:
                 self._checkpoint()
-                self.job.check_stop()
+                self.context.check_stop()
             loss = self._iterate()
             if self.step % REFINE_EVERY == 0:
                 self._refine()
@@ -112,7 +112,7 @@ class Trainer:
                 self._show_preview()
             if time.monotonic() >= self.next_psnr:
                 self.psnr, self.next_psnr = self._psnr(), time.monotonic() + PSNR_SECONDS
-            self.job.progress(
+            self.context.progress(
                 self.step, params.iterations, "steps", psnr=round(self.psnr, 2), gaussians=len(self.model)
             )
         seconds = time.monotonic() - started
@@ -129,7 +129,7 @@ class Trainer:
             "long_side": max(max(view.photo.shape[:2]) for view in self.scene.views),
             "device": torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu",
             "peak_gpu_memory_bytes": torch.cuda.max_memory_allocated() if self.device.type == "cuda" else None,
-            "threads": self.job.threads,
+            "threads": self.context.threads,
             "steps_per_second": round((self.step - first) / max(seconds, 1e-9), 2),
         }
 
@@ -204,13 +204,13 @@ class Trainer:
             "curve": self.curve,
             "rng": json.dumps(self.rng.bit_generator.state),
         }
-        with self.job.checkpoint(self.step) as folder:
+        with self.context.checkpoint(self.step) as folder:
             torch.save(state, folder / "state.pt")
         ended = time.monotonic()
         self.next_checkpoint = ended + (ended - started) / CHECKPOINT_SHARE
 
     def _resume(self) -> None:
-        latest = self.job.latest_checkpoint()
+        latest = self.context.latest_checkpoint()
         if latest is None:
             return
         self.step, folder = latest
@@ -225,14 +225,14 @@ class Trainer:
         log.info("resuming from step %d of %d", self.step, self.params.iterations)
 
     def _show_curve(self) -> None:
-        self.job.show("curve.json", json.dumps(self.curve).encode())
+        self.context.show("curve.json", json.dumps(self.curve).encode())
 
     def _show_preview(self) -> None:
         """Let people see how far the scene is: always the same view, seldom enough to cost next to nothing."""
         started = time.monotonic()
         file = io.BytesIO()
         self._preview(PREVIEW_LONG_SIDE).save(file, "JPEG", quality=85)
-        self.job.show("preview.jpg", file.getvalue())
+        self.context.show("preview.jpg", file.getvalue())
         ended = time.monotonic()
         self.next_preview = ended + max(PREVIEW_SECONDS, (ended - started) / PREVIEW_SHARE)
 
@@ -245,8 +245,8 @@ class Trainer:
         return Image.fromarray((image.clamp(0, 1) * 255).round().byte().cpu().numpy())
 
     def _write_results(self) -> None:
-        write_ply(self.job.output / "scene.ply", self.model.gaussians())
-        self._preview(self.params.long_side).save(self.job.output / "preview.jpg", quality=90)
+        write_ply(self.context.output / "scene.ply", self.model.gaussians())
+        self._preview(self.params.long_side).save(self.context.output / "preview.jpg", quality=90)
         record = {
             "long_side": self.params.long_side,
             "holdout": self.scene.heldout,
@@ -254,4 +254,4 @@ class Trainer:
             "curve": self.curve,
             "resumed_from": self.resumed_from,
         }
-        (self.job.output / "training.json").write_text(json.dumps(record, indent=1))
+        (self.context.output / "training.json").write_text(json.dumps(record, indent=1))

@@ -23,7 +23,7 @@ class Train:
 
 @dataclass
 class FakeJob:
-    """The part of runtime.Job that the stage uses."""
+    """The part of runtime.StageContext that the stage uses."""
 
     params: Params
     inputs: dict[str, Train]
@@ -65,13 +65,13 @@ def opaque(gaussians: Gaussians) -> Gaussians:
 
 
 def test_a_scene_becomes_sog_and_a_report_whose_figures_match_the_files(make_gaussians: Any, make_job: MakeJob) -> None:
-    job = make_job(opaque(make_gaussians(2000, 1)), max_colour_error=0.02)
+    context = make_job(opaque(make_gaussians(2000, 1)), max_colour_error=0.02)
 
-    metrics = stage.run(job)
+    metrics = stage.run(context)
 
-    report = json.loads((job.output / "compression.json").read_text())
-    sog_bytes = (job.output / "scene.sog").stat().st_size
-    assert {path.name for path in job.output.iterdir()} == {"scene.sog", "compression.json"}
+    report = json.loads((context.output / "compression.json").read_text())
+    sog_bytes = (context.output / "scene.sog").stat().st_size
+    assert {path.name for path in context.output.iterdir()} == {"scene.sog", "compression.json"}
     assert (metrics["gaussians_in"], metrics["gaussians"], metrics["sog_bytes"]) == (2000, 2000, sog_bytes)
     assert metrics["ratio"] == pytest.approx(metrics["ply_bytes"] / sog_bytes, abs=0.01)
     assert metrics["ratio"] > 3.5
@@ -79,10 +79,10 @@ def test_a_scene_becomes_sog_and_a_report_whose_figures_match_the_files(make_gau
     assert 0 < metrics["palette_size"] < 2000
     assert {name: report[name] for name in metrics} == metrics
     assert [removal["count"] for removal in report["removals"]] == [0, 0, 0]
-    assert job.warnings == []
-    assert job.steps[-1] == ("SOG", 7, 7)
-    assert job.steps[0] == ("cleaning", 0, 1)
-    assert job.steps[1:] == sorted(job.steps[1:])
+    assert context.warnings == []
+    assert context.steps[-1] == ("SOG", 7, 7)
+    assert context.steps[0] == ("cleaning", 0, 1)
+    assert context.steps[1:] == sorted(context.steps[1:])
 
 
 @pytest.mark.slow
@@ -91,11 +91,11 @@ def test_spz_is_written_beside_sog(make_gaussians: Any, make_job: MakeJob) -> No
         splat_transform.command()
     except StageError as missing:
         pytest.skip(missing.message)  # test_splat_transform.py fails in CI
-    job = make_job(opaque(make_gaussians(300, 1)), spz=True)
+    context = make_job(opaque(make_gaussians(300, 1)), spz=True)
 
-    metrics = stage.run(job)
+    metrics = stage.run(context)
 
-    assert metrics["spz_bytes"] == (job.output / "scene.spz").stat().st_size > 0
+    assert metrics["spz_bytes"] == (context.output / "scene.spz").stat().st_size > 0
 
 
 def test_spz_without_its_program_fails_before_the_work(
@@ -103,12 +103,12 @@ def test_spz_without_its_program_fails_before_the_work(
 ) -> None:
     monkeypatch.setattr("sys.executable", str(tmp_path / "python"))
     monkeypatch.setenv("PATH", str(tmp_path))
-    job = make_job(make_gaussians(30, 0), spz=True)
+    context = make_job(make_gaussians(30, 0), spz=True)
 
     with pytest.raises(StageError, match="splat-transform"):
-        stage.run(job)
+        stage.run(context)
 
-    assert list(job.output.iterdir()) == []
+    assert list(context.output.iterdir()) == []
 
 
 def test_a_scene_too_wide_for_spz_says_so_and_keeps_its_sog(
@@ -116,13 +116,13 @@ def test_a_scene_too_wide_for_spz_says_so_and_keeps_its_sog(
 ) -> None:
     monkeypatch.setattr(splat_transform, "command", lambda: ["never started"])
     given = opaque(make_gaussians(300, 0))
-    job = make_job(replace(given, means=given.means * 1000), spz=True)
+    context = make_job(replace(given, means=given.means * 1000), spz=True)
 
-    metrics = stage.run(job)
+    metrics = stage.run(context)
 
-    assert job.warnings == ["spz_range"]
+    assert context.warnings == ["spz_range"]
     assert metrics["spz_bytes"] == 0
-    assert (job.output / "scene.sog").exists()
+    assert (context.output / "scene.sog").exists()
 
 
 def test_broken_and_floating_gaussians_are_removed_and_said(make_gaussians: Any, make_job: MakeJob) -> None:
@@ -130,12 +130,12 @@ def test_broken_and_floating_gaussians_are_removed_and_said(make_gaussians: Any,
     given.means[0] = np.nan
     given.means[1:4] = 1e6
 
-    job = make_job(given)
-    metrics = stage.run(job)
+    context = make_job(given)
+    metrics = stage.run(context)
 
     assert (metrics["gaussians"], metrics["removed_not_finite"], metrics["removed_floating"]) == (996, 1, 3)
-    assert job.warnings == ["broken_gaussians", "floating_gaussians"]
-    assert np.abs(sog.decode(job.output / "scene.sog").means).max() < 100
+    assert context.warnings == ["broken_gaussians", "floating_gaussians"]
+    assert np.abs(sog.decode(context.output / "scene.sog").means).max() < 100
 
 
 @pytest.mark.parametrize(
@@ -163,9 +163,9 @@ def test_the_seed_changes_the_palette(make_gaussians: Any, make_job: MakeJob) ->
     given = opaque(make_gaussians(2000, 1))
     files = []
     for seed in (0, 0, 1):
-        job = make_job(given, f"job{len(files)}", seed=seed, max_colour_error=0.02)
-        stage.run(job)
-        files.append((job.output / "scene.sog").read_bytes())
+        context = make_job(given, f"job{len(files)}", seed=seed, max_colour_error=0.02)
+        stage.run(context)
+        files.append((context.output / "scene.sog").read_bytes())
 
     assert files[0] == files[1] != files[2]
 
@@ -180,11 +180,11 @@ def test_an_invisible_scene_fails_with_advice(make_gaussians: Any, make_job: Mak
 
 
 def test_a_stop_is_heeded_between_files(make_gaussians: Any, make_job: MakeJob) -> None:
-    job = make_job(opaque(make_gaussians(100, 0)))
-    job.stopped = True
+    context = make_job(opaque(make_gaussians(100, 0)))
+    context.stopped = True
 
     with pytest.raises(Interrupted):
-        stage.run(job)
+        stage.run(context)
 
 
 @pytest.mark.parametrize("name", ["draft", "standard", "high"])

@@ -12,7 +12,7 @@ from ingest_photos import Ingest, Ingested, picture, save
 from e2e3d_stages.contract.messages import Request
 from e2e3d_stages.ingest import stage
 from e2e3d_stages.ingest.params import Params
-from e2e3d_stages.runtime.context import Job
+from e2e3d_stages.runtime.context import StageContext
 from e2e3d_stages.store.artifacts import ArtifactStore
 from e2e3d_stages.store.captures import fetch_capture
 
@@ -36,11 +36,13 @@ def ingest(tmp_path: Path) -> Ingest:
         store = ArtifactStore.open((tmp_path / "store").as_uri())
         request = Request(stage="ingest", stage_version=1, key="k", attempt=1, params=params)
         photos = fetch_capture(capture.as_uri() if isinstance(capture, Path) else capture, folder / "capture")
-        job = Job(store=store, request=request, params=Params(**params), inputs={}, capture=photos, folder=folder)
+        context = StageContext(
+            store=store, request=request, params=Params(**params), inputs={}, capture=photos, folder=folder
+        )
         try:
-            metrics = stage.run(job)
+            metrics = stage.run(context)
         finally:
-            job.close()
-        return Ingested(job, metrics, json.loads((job.output / "photos.json").read_text()))
+            context.close()
+        return Ingested(context, metrics, json.loads((context.output / "photos.json").read_text()))
 
     return run

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import ExifTags, Image
 
-from e2e3d_stages.runtime.context import Job
+from e2e3d_stages.runtime.context import StageContext
 
 
 def picture(seed: int, width: int = 400, height: int = 300) -> Image.Image:
@@ -40,7 +40,7 @@ def save(
 class Ingested:
     """What a run of the stage left."""
 
-    job: Job
+    context: StageContext
     metrics: dict[str, Any]
     record: dict[str, Any]
 
@@ -50,7 +50,7 @@ class Ingested:
 
     def image(self, source: str) -> Image.Image:
         """The prepared photo."""
-        return Image.open(self.job.output / "images" / self.photo(source)["name"])
+        return Image.open(self.context.output / "images" / self.photo(source)["name"])
 
     @property
     def dropped(self) -> dict[str, str]:

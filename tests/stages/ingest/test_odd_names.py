@@ -72,7 +72,7 @@ def test_a_key_with_an_empty_step_writes_nowhere_and_costs_only_its_photo(
     assert victim.read_bytes() == b"before"
     assert [photo["source"] for photo in result.record["photos"]] == ["IMG_1.jpg", "IMG_2.jpg", "IMG_10.jpg"]
     assert result.dropped == {str(victim): UNSAFE, "/IMG_11.jpg": UNSAFE}
-    (warning,) = [warning for warning in result.job.warnings if warning.code == f"photos_{UNSAFE}"]
+    (warning,) = [warning for warning in result.context.warnings if warning.code == f"photos_{UNSAFE}"]
     assert "2 files were left out because they have names that no file can have" in warning.message
 
 

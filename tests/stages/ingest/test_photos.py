@@ -30,7 +30,7 @@ def test_photos_come_out_in_natural_order_with_unique_sorted_names(capture: Path
     ]
     assert names == sorted(set(names))
     assert all(name.isascii() for name in names)
-    assert {path.name for path in (result.job.output / "images").iterdir()} == set(names)
+    assert {path.name for path in (result.context.output / "images").iterdir()} == set(names)
 
 
 @pytest.mark.parametrize(
@@ -222,7 +222,7 @@ def test_useless_files_are_left_out_by_name_with_the_reason(
         "IMG_3.HEIC": "unsupported_format",
     }
     assert [photo["source"] for photo in result.record["photos"]] == ["IMG_1.jpg", "IMG_2.jpg", "IMG_10.jpg"]
-    told = {warning.code: warning.message for warning in result.job.warnings}
+    told = {warning.code: warning.message for warning in result.context.warnings}
     assert "junk.jpg" in told["photos_unreadable"]
     details = {photo["source"]: photo["detail"] for photo in result.record["dropped"]}
     assert details["junk.jpg"] == "damaged, or none of JPEG, PNG, WEBP, TIFF"
@@ -262,6 +262,6 @@ def test_damaged_exif_does_not_cost_the_photo(capture: Path, ingest: Ingest) -> 
 
 
 def test_the_record_is_plain_json(capture: Path, ingest: Ingest) -> None:
-    text = (ingest(capture).job.output / "photos.json").read_text()
+    text = (ingest(capture).context.output / "photos.json").read_text()
     assert "NaN" not in text
     assert set(json.loads(text)) == {"photos", "cameras", "dropped"}

@@ -1,4 +1,4 @@
-"""A job for a stage, without a request in a store, and what a run of `sfm` leaves."""
+"""A context for a stage, without a request in a store, and what a run of `sfm` leaves."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from e2e3d_stages.contract.messages import Advice, Request
 from e2e3d_stages.registry import STAGES
-from e2e3d_stages.runtime.context import Job
+from e2e3d_stages.runtime.context import StageContext
 from e2e3d_stages.store.artifacts import ArtifactStore
 from e2e3d_stages.store.captures import fetch_capture
 
@@ -23,15 +23,15 @@ LONG_SIDE = 400
 
 def make_job(
     folder: Path, stage: Any, params: dict[str, Any], *, capture: Path | None = None, ingest: Path | None = None
-) -> Job:
-    """A job as the runtime makes it, its input a plain folder."""
+) -> StageContext:
+    """A context as the runtime makes it, its input a plain folder."""
     folder.mkdir()
     store = ArtifactStore.open((folder / "store").as_uri())
     request = Request(stage=stage, stage_version=1, key="k", attempt=1, params=params)
     inputs: dict[Any, Any] = {"ingest": SimpleNamespace(folder=ingest)} if ingest else {}
     checked = STAGES[stage].validate(params)
     photos = fetch_capture(capture.as_uri(), folder / "capture") if capture else None
-    return Job(store=store, request=request, params=checked, inputs=inputs, capture=photos, folder=folder)
+    return StageContext(store=store, request=request, params=checked, inputs=inputs, capture=photos, folder=folder)
 
 
 @dataclass

@@ -11,58 +11,60 @@ import pytest
 from sfm_runs import make_job
 
 from e2e3d_stages.contract.messages import Interrupted, OutOfMemory, StageError
-from e2e3d_stages.runtime.context import Job
+from e2e3d_stages.runtime.context import StageContext
 from e2e3d_stages.sfm import stage
 from e2e3d_stages.sfm.stage import supervise
 
 
 @pytest.fixture
-def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Job]:
+def context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StageContext]:
     monkeypatch.setattr(stage, "POLL_SECONDS", 0.01)
-    job = make_job(tmp_path / "job", "sfm", {})
-    yield job
-    job.close()
+    context = make_job(tmp_path / "job", "sfm", {})
+    yield context
+    context.close()
 
 
 def python(code: str) -> list[str]:
     return [sys.executable, "-c", f"import os, sys, time\n{code}"]
 
 
-def test_a_killed_child_means_out_of_memory(job: Job) -> None:
+def test_a_killed_child_means_out_of_memory(context: StageContext) -> None:
     with pytest.raises(OutOfMemory, match="out of memory") as error:
-        supervise(python("os.kill(os.getpid(), 9)"), job)
+        supervise(python("os.kill(os.getpid(), 9)"), context)
     assert "fewer features" in error.value.hint
 
 
-def test_a_failed_allocation_means_out_of_memory(job: Job) -> None:
+def test_a_failed_allocation_means_out_of_memory(context: StageContext) -> None:
     with pytest.raises(OutOfMemory):
-        supervise(python('print("what(): std::bad_alloc", flush=True); os.abort()'), job)
+        supervise(python('print("what(): std::bad_alloc", flush=True); os.abort()'), context)
 
 
-def test_an_abort_is_reported_with_the_last_lines_of_the_log(job: Job) -> None:
+def test_an_abort_is_reported_with_the_last_lines_of_the_log(context: StageContext) -> None:
     with pytest.raises(StageError, match=r"SIGABRT: Check failed: x > 0") as error:
-        supervise(python("print('start'); print('Check failed: x > 0', flush=True); os.abort()"), job)
+        supervise(python("print('start'); print('Check failed: x > 0', flush=True); os.abort()"), context)
     assert not isinstance(error.value, OutOfMemory)
     assert error.value.details["log"] == ["start", "Check failed: x > 0"]
 
 
-def test_an_exception_in_the_child_is_a_stage_error(job: Job) -> None:
+def test_an_exception_in_the_child_is_a_stage_error(context: StageContext) -> None:
     with pytest.raises(StageError, match="status 1: ValueError: bad"):
-        supervise(python("raise ValueError('bad')"), job)
+        supervise(python("raise ValueError('bad')"), context)
 
 
-def test_a_stopped_stage_stops_its_child_at_once(job: Job) -> None:
-    threading.Timer(0.1, job.stop).start()
+def test_a_stopped_stage_stops_its_child_at_once(context: StageContext) -> None:
+    threading.Timer(0.1, context.stop).start()
     started = time.monotonic()
     with pytest.raises(Interrupted):
-        supervise(python("time.sleep(60)"), job)
+        supervise(python("time.sleep(60)"), context)
     assert time.monotonic() - started < 3
     assert not psutil.Process().children()
 
 
-def test_the_childs_progress_is_passed_on(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_childs_progress_is_passed_on(context: StageContext, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    monkeypatch.setattr(job, "progress", lambda done, total, unit, *, phase: seen.append((phase, done, total, unit)))
+    monkeypatch.setattr(
+        context, "progress", lambda done, total, unit, *, phase: seen.append((phase, done, total, unit))
+    )
     lines = '{"phase": "matching", "done": 3, "total": 9, "unit": "pairs"}\\n'
-    supervise(python(f"open({str(job.scratch / 'events.jsonl')!r}, 'a').write('{lines}')"), job)
+    supervise(python(f"open({str(context.scratch / 'events.jsonl')!r}, 'a').write('{lines}')"), context)
     assert seen == [("matching", 3, 9, "pairs")]

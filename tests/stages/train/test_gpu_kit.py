@@ -25,6 +25,7 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return prepared.write_artifact(tmp_path_factory.mktemp("prepared") / "sfm")
 
 
+@pytest.mark.slow
 def test_the_prepared_sample_trains(artifact: Path, tmp_path: Path) -> None:
     job = FakeJob(artifact, tmp_path, iterations=20, max_gaussians=20_000, sh_degree=1, long_side=160, holdout=8)
     metrics = stage.run(job)
