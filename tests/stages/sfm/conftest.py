@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from sfm_runs import LONG_SIDE, Run, make_job
+from sfm_runs import LONG_SIDE, Run, make_context
 
 from e2e3d_stages.sfm import stage
 
@@ -30,18 +30,18 @@ def sfm(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Run]:
         (folder / "capture").mkdir()
         for name, image in pictures.items():
             image.save(folder / "capture" / name, quality=92, exif=image.info.get("exif", b""))
-        prepared = make_job(folder / "ingest", "ingest", {"max_size": LONG_SIDE}, capture=folder / "capture")
+        prepared = make_context(folder / "ingest", "ingest", {"max_size": LONG_SIDE}, capture=folder / "capture")
         ingest.run(prepared)
         prepared.close()
         if edit:
             record = json.loads((prepared.output / "photos.json").read_text())
             edit(record)
             (prepared.output / "photos.json").write_text(json.dumps(record))
-        job = make_job(folder / "sfm", "sfm", {"first_octave": 0, **params}, ingest=prepared.output)
+        context = make_context(folder / "sfm", "sfm", {"first_octave": 0, **params}, ingest=prepared.output)
         try:
-            return Run(job.output, stage.run(job), job.warnings)
+            return Run(context.output, stage.run(context), context.warnings)
         finally:
-            job.close()
+            context.close()
 
     return run
 

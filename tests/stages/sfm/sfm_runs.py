@@ -21,7 +21,7 @@ from e2e3d_stages.store.captures import fetch_capture
 LONG_SIDE = 400
 
 
-def make_job(
+def make_context(
     folder: Path, stage: Any, params: dict[str, Any], *, capture: Path | None = None, ingest: Path | None = None
 ) -> StageContext:
     """A context as the runtime makes it, its input a plain folder."""

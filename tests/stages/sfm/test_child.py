@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from sfm_runs import make_job
+from sfm_runs import make_context
 
 from e2e3d_stages.contract.messages import Interrupted, OutOfMemory, StageError
 from e2e3d_stages.runtime.context import StageContext
@@ -19,7 +19,7 @@ from e2e3d_stages.sfm.stage import supervise
 @pytest.fixture
 def context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StageContext]:
     monkeypatch.setattr(stage, "POLL_SECONDS", 0.01)
-    context = make_job(tmp_path / "job", "sfm", {})
+    context = make_context(tmp_path / "context", "sfm", {})
     yield context
     context.close()
 

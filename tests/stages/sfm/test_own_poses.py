@@ -12,7 +12,7 @@ import pycolmap
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
-from sfm_runs import Run, make_job
+from sfm_runs import Run, make_context
 
 from e2e3d_stages.contract.messages import InvalidRequest, UnreadableCapture
 from e2e3d_stages.ingest import stage as ingest
@@ -36,26 +36,26 @@ def own(scene: Run, tmp_path: Path) -> Path:
 def childless(monkeypatch: pytest.MonkeyPatch) -> None:
     """The stage's work without the process around it, which takes longer to start than the work takes."""
     monkeypatch.setattr(
-        sfm, "supervise", lambda command, _job: reconstruct.find_scene(reconstruct.Task.read(Path(command[-1])))
+        sfm, "supervise", lambda command, _context: reconstruct.find_scene(reconstruct.Task.read(Path(command[-1])))
     )
 
 
 def ingested(capture: Path, folder: Path, **params: Any) -> Path:
-    job = make_job(folder, "ingest", {"poses": "sparse/0", "max_size": 320, **params}, capture=capture)
+    context = make_context(folder, "ingest", {"poses": "sparse/0", "max_size": 320, **params}, capture=capture)
     try:
-        ingest.run(job)
+        ingest.run(context)
     finally:
-        job.close()
-    assert not job.warnings
-    return job.output
+        context.close()
+    assert not context.warnings
+    return context.output
 
 
 def taken_over(prepared: Path, folder: Path) -> Run:
-    job = make_job(folder, "sfm", {}, ingest=prepared)
+    context = make_context(folder, "sfm", {}, ingest=prepared)
     try:
-        return Run(job.output, sfm.run(job), job.warnings)
+        return Run(context.output, sfm.run(context), context.warnings)
     finally:
-        job.close()
+        context.close()
 
 
 def distances(run: Run) -> NDArray[np.float64]:
@@ -95,14 +95,29 @@ def test_photos_that_the_model_does_not_know_or_that_have_another_shape_are_left
     (own / "images" / names[0]).rename(own / "images" / "stranger.jpg")
     with Image.open(own / "images" / names[1]) as image:
         image.crop((0, 0, image.width, image.height - 40)).save(own / "images" / names[1])
-    job = make_job(tmp_path / "ingest", "ingest", {"poses": "sparse/0"}, capture=own)
-    ingest.run(job)
-    job.close()
-    run = taken_over(job.output, tmp_path / "sfm")
+    context = make_context(tmp_path / "ingest", "ingest", {"poses": "sparse/0"}, capture=own)
+    ingest.run(context)
+    context.close()
+    run = taken_over(context.output, tmp_path / "sfm")
     left_out = {name: photo["reason"] for name, photo in run.photos.items() if not photo["supported"]}
     assert set(left_out) == {"images/stranger.jpg", f"images/{names[1]}"}
     assert all("not in the capture's own poses" in reason for reason in left_out.values())
     assert run.metrics["photos_supported"] == 6
+
+
+def test_a_photo_for_which_no_points_speak_is_in_no_view_and_in_no_model(
+    own: Path, tmp_path: Path, childless: None
+) -> None:
+    model = pycolmap.Reconstruction(own / "sparse" / "0")
+    blind = min(model.images.values(), key=lambda image: image.name)
+    for place, point in enumerate(blind.points2D):
+        if point.has_point3D():
+            model.delete_observation(blind.image_id, place)
+    model.write(own / "sparse" / "0")
+    run = taken_over(ingested(own, tmp_path / "ingest"), tmp_path / "sfm")
+    assert [source for source, photo in run.photos.items() if not photo["supported"]] == [f"images/{blind.name}"]
+    written = pycolmap.Reconstruction(run.output / "sparse" / "0")
+    assert len(run.views) == written.num_reg_images() == 7
 
 
 def test_a_model_that_is_not_all_there_is_refused(own: Path, tmp_path: Path) -> None:
@@ -144,9 +159,9 @@ def test_poses_lie_in_the_capture(own: Path, tmp_path: Path, poses: str) -> None
 
 
 def test_without_the_parameter_a_model_in_the_capture_is_not_looked_at(own: Path, tmp_path: Path) -> None:
-    job = make_job(tmp_path / "ingest", "ingest", {}, capture=own)
-    ingest.run(job)
-    job.close()
-    assert not (job.output / "poses").exists()
-    record = json.loads((job.output / "photos.json").read_text())
+    context = make_context(tmp_path / "ingest", "ingest", {}, capture=own)
+    ingest.run(context)
+    context.close()
+    assert not (context.output / "poses").exists()
+    record = json.loads((context.output / "photos.json").read_text())
     assert any(item["source"].startswith("sparse/") for item in record["dropped"])
