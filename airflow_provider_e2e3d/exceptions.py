@@ -19,6 +19,10 @@ class StageRefused(StageFailed, AirflowFailException):
     """What was asked cannot work, or the capture cannot become a scene: never retried."""
 
 
+class StageCaptureChanged(StageFailed):
+    """The capture is no longer what it was when the task began: the retry takes it as it is then."""
+
+
 class StageOutOfMemory(StageFailed):
     """Memory ran out: the retry asks for less and says so in the manifest."""
 
@@ -47,6 +51,7 @@ class QualityGateFailed(AirflowFailException):
 _BY_CODE: dict[FailureCode, type[StageFailed]] = {
     FailureCode.INVALID_REQUEST: StageRefused,
     FailureCode.UNREADABLE_CAPTURE: StageRefused,
+    FailureCode.CAPTURE_CHANGED: StageCaptureChanged,
     FailureCode.OUT_OF_MEMORY: StageOutOfMemory,
     FailureCode.INFRASTRUCTURE: StageInfrastructureFailed,
     FailureCode.INTERRUPTED: StageInterrupted,

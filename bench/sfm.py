@@ -25,7 +25,8 @@ from e2e3d_stages.contract.messages import Request
 from e2e3d_stages.registry import STAGES
 from e2e3d_stages.runtime.context import StageContext
 from e2e3d_stages.store.artifacts import ArtifactStore
-from e2e3d_stages.store.captures import fetch_capture
+from e2e3d_stages.store.captures import fetch_capture, list_capture_files
+from e2e3d_stages.store.opening import open_storage
 
 ROOT = Path(__file__).parent.parent
 TARGET_RATIO = 0.8
@@ -144,7 +145,10 @@ def _context(
     request = Request(stage=stage, stage_version=1, key="bench", attempt=1, params=params.model_dump())
     inputs: dict[Any, Any] = {"ingest": SimpleNamespace(folder=prepared)} if prepared else {}
     store = ArtifactStore.open((folder / "store").as_uri())
-    photos = fetch_capture(capture.as_uri(), folder / "capture") if capture else None
+    photos = None
+    if capture:
+        storage = open_storage(capture.as_uri())
+        photos = fetch_capture(storage, list_capture_files(storage), folder / "capture")
     return StageContext(store=store, request=request, params=params, inputs=inputs, capture=photos, folder=folder)
 
 

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 from airflow_provider_e2e3d.backends.base import Backend, Handle, JobSpec, Unavailable
 from airflow_provider_e2e3d.jobs.attempt import Attempt, AttemptState, kept_alive, retry_while_unavailable
 from airflow_provider_e2e3d.profiles.profile import CaptureSize, Profile
+from e2e3d_stages.contract.formatting import as_size
 from e2e3d_stages.contract.messages import (
+    CaptureListing,
     Claim,
     Failure,
     FailureCode,
@@ -26,7 +28,7 @@ from e2e3d_stages.contract.messages import (
 )
 from e2e3d_stages.registry import STAGES
 from e2e3d_stages.store.artifacts import STALE_AFTER, ArtifactStore
-from e2e3d_stages.store.captures import capture_digest
+from e2e3d_stages.store.captures import list_capture_files
 from e2e3d_stages.store.opening import open_storage
 
 if TYPE_CHECKING:
@@ -72,7 +74,7 @@ class Making:
         """
         references = self._references(inputs)
         place = self.profile.admit(capture) if capture else None
-        digest = capture_digest(open_storage(place, self.environment)) if place else None
+        listing = self._listing(place) if place else None
         spec = STAGES[self.stage]
 
         def key_of(params: StageParams, generation: int) -> str:
@@ -81,7 +83,7 @@ class Making:
                 spec.version,
                 params.model_dump(mode="json"),
                 {name: reference.key for name, reference in references.items()},
-                capture_digest=digest,
+                capture_digest=listing.digest if listing else None,
                 generation=generation,
             )
 
@@ -103,8 +105,15 @@ class Making:
             params=params.model_dump(mode="json"),
             inputs={name: Input(key=value.key, digest=value.digest) for name, value in references.items()},
             capture=place,
+            listing=listing,
             degraded_from=None if params == asked else key(asked),
         )
+
+    def _listing(self, capture: str) -> CaptureListing:
+        self.log.info("Reading %s: what is made of it is named by its contents", capture)
+        listing = list_capture_files(open_storage(capture, self.environment))
+        self.log.info("%d files, %s", len(listing.files), as_size(sum(file.size for file in listing.files)))
+        return listing
 
     def _references(self, inputs: Mapping[str, Any]) -> dict[StageName, Reference]:
         expected = STAGES[self.stage].inputs

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import ExceptionRetryPolicy, RetryAction, RetryRule
 
 from airflow_provider_e2e3d.exceptions import (
+    StageCaptureChanged,
     StageCrashed,
     StageInfrastructureFailed,
     StageInterrupted,
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
     from airflow.sdk.definitions.retry_policy import RetryDecision
 
 # These say nothing about what was asked, so that the same may work another time.
-TRANSIENT = frozenset({FailureCode.INFRASTRUCTURE.value, FailureCode.INTERRUPTED.value})
+TRANSIENT = frozenset(
+    {FailureCode.CAPTURE_CHANGED.value, FailureCode.INFRASTRUCTURE.value, FailureCode.INTERRUPTED.value}
+)
 # The longest pause before infrastructure that failed is tried again: a store, or instances that are not to be had.
 LONGEST_DELAY = timedelta(minutes=30)
 # A worker that was killed asks no retry policy; its job runs on, and the next try should find it soon.
@@ -47,6 +50,11 @@ def retry_policy() -> StageRetryPolicy:
     return StageRetryPolicy(
         rules=[
             RetryRule(exception=StageRefused, action=RetryAction.FAIL, reason="what was asked cannot work"),
+            RetryRule(
+                exception=StageCaptureChanged,
+                retry_delay=timedelta(seconds=60),
+                reason="the capture changed: making its scene as it is now",
+            ),
             RetryRule(
                 exception=StageOutOfMemory, retry_delay=timedelta(seconds=5), reason="out of memory: asking for less"
             ),

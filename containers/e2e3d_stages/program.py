@@ -38,7 +38,8 @@ from e2e3d_stages.contract.messages import (
 from e2e3d_stages.registry import STAGES, stage_named
 from e2e3d_stages.runtime.context import InputArtifact, StageContext, thread_count
 from e2e3d_stages.store.artifacts import ArtifactStore
-from e2e3d_stages.store.captures import fetch_capture
+from e2e3d_stages.store.captures import LocalCapture, fetch_capture
+from e2e3d_stages.store.opening import open_storage
 
 log = logging.getLogger("e2e3d")
 
@@ -91,9 +92,7 @@ def _run(store: ArtifactStore, request: Request) -> None:
             for stage in request.inputs:
                 context.inputs[stage] = _fetch_input(store, request, context, stage, folder)
             if request.capture:
-                context.capture = fetch_capture(
-                    request.capture, folder / "capture", partial(context.transfer, "fetching photos")
-                )
+                context.capture = _fetch_capture(request, context, folder)
             with _on_sigterm(context.stop):
                 stage_clock = time.monotonic()
                 metrics = _work(request.stage, context)
@@ -168,6 +167,13 @@ def _check(request: Request) -> StageParams:
             hint="Whoever runs this Airflow must install the provider and the images of one release.",
         )
     return stage.validate(request.params)
+
+
+def _fetch_capture(request: Request, context: StageContext, folder: Path) -> LocalCapture:
+    if request.capture is None or request.listing is None:
+        raise InvalidRequest("The request does not say what its capture holds.", hint="Let Airflow write it.")
+    progress = partial(context.transfer, "fetching photos")
+    return fetch_capture(open_storage(request.capture), request.listing, folder / "capture", progress)
 
 
 def _fetch_input(

@@ -16,6 +16,8 @@ from e2e3d_stages import __version__
 from e2e3d_stages.contract.messages import Input, Request, StageName
 from e2e3d_stages.registry import STAGES
 from e2e3d_stages.store.artifacts import ArtifactStore
+from e2e3d_stages.store.captures import list_capture_files
+from e2e3d_stages.store.opening import open_storage
 from tests.conftest import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("images")]
@@ -153,6 +155,7 @@ def test_photos_become_a_page_through_the_three_images(sample: Path, tmp_path: P
             params=stage.resolve("draft", QUICK.get(name, {})).model_dump(mode="json"),
             inputs={before: Input(key=KEY, digest=digest(store, before)) for before in stage.inputs},
             capture=photos.as_uri() if name == "ingest" else None,
+            listing=list_capture_files(open_storage(photos.as_uri())) if name == "ingest" else None,
         )
         store.write_request(request)
         started = run_stage(request, store, tmp_path)

@@ -17,7 +17,7 @@ from airflow_provider_e2e3d.profiles.profile import Profile
 from airflow_provider_e2e3d.scenes.names import scene_of, scenes_of
 from e2e3d_stages.contract.messages import now
 from e2e3d_stages.store.base import Entry, Storage
-from e2e3d_stages.store.captures import capture_digest
+from e2e3d_stages.store.captures import list_capture_files
 from e2e3d_stages.store.file import FileStorage
 from e2e3d_stages.store.opening import open_storage
 from e2e3d_stages.store.s3 import S3Storage
@@ -69,7 +69,7 @@ def test_a_capture_whose_name_means_something_in_an_address_is_found_there(stora
     profile = Profile(store="file:///store", captures=(storage.uri,))
     admitted = open_storage(profile.admit(capture.uri))
     assert capture_at(admitted) == capture
-    assert capture_digest(admitted)
+    assert list_capture_files(admitted).digest
 
 
 ODD = ["/m/0.jpg", "//0.jpg", "../m/0.jpg", "./0.jpg", "a\x07b/0.jpg", f"{'x' * 256}/0.jpg", "\x1b[2J/0.jpg"]

@@ -13,10 +13,13 @@ from airflow.sdk.exceptions import ParamValidationError
 
 from airflow_provider_e2e3d.backends.base import Handle, JobSpec
 from airflow_provider_e2e3d.backends.local.backend import LocalBackend
+from airflow_provider_e2e3d.jobs import making
 from airflow_provider_e2e3d.pipelines.form import reconstruction_params
 from airflow_provider_e2e3d.pipelines.reconstruct import plan
-from e2e3d_stages.contract.messages import Infrastructure, InvalidRequest, Manifest, Reference
+from e2e3d_stages.contract.messages import CaptureListing, Infrastructure, InvalidRequest, Manifest, Reference
 from e2e3d_stages.store.artifacts import ArtifactStore
+from e2e3d_stages.store.base import Storage
+from e2e3d_stages.store.captures import list_capture_files
 from tests.airflow_runs import Outcome
 from tests.provider.conftest import Script
 
@@ -90,6 +93,22 @@ def test_other_photos_under_the_same_name_are_another_scene(run: Run, script: Sc
     (captures / "statue" / "1.jpg").write_bytes(b"another")
     run("sfm")
     assert script.calls == ["ingest", "sfm"]
+
+
+def test_a_capture_that_changes_while_ingest_starts_becomes_a_scene_as_it_is_then(
+    run: Run, script: Script, captures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def and_then_another_photo_comes(storage: Storage) -> CaptureListing:
+        listing = list_capture_files(storage)
+        (captures / "statue" / "1.jpg").write_bytes(b"a better photo")
+        return listing
+
+    monkeypatch.setattr(making, "list_capture_files", and_then_another_photo_comes)
+    outcome = run("ingest")
+    assert (outcome.state, outcome.tries["ingest"]) == ("success", 2)
+    assert "1 of the capture's 1 files changed" in outcome.log
+    # The program that met another capture left nothing.
+    assert script.calls == ["ingest"]
 
 
 def test_after_out_of_memory_the_retry_asks_for_less_and_says_so(run: Run, script: Script) -> None:

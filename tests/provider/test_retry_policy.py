@@ -28,6 +28,10 @@ def test_what_ended_for_a_passing_reason_is_tried_again_at_once_each_time(code: 
     assert delay(code, 1) == delay(code, 5) == 5
 
 
+def test_a_capture_that_changed_is_taken_again_after_a_minute() -> None:
+    assert delay(FailureCode.CAPTURE_CHANGED, 1) == delay(FailureCode.CAPTURE_CHANGED, 5) == 60
+
+
 @pytest.mark.parametrize("code", [FailureCode.INVALID_REQUEST, FailureCode.UNREADABLE_CAPTURE])
 def test_what_cannot_work_is_never_tried_again(code: FailureCode) -> None:
     decision = retry_policy().evaluate(stage_failed(Failure(code=code, message="")), 1, 10)

@@ -35,6 +35,7 @@ from e2e3d_stages.registry import STAGES, stage_named
 from e2e3d_stages.runtime import context
 from e2e3d_stages.runtime.context import StageContext
 from e2e3d_stages.store.artifacts import ArtifactStore
+from e2e3d_stages.store.captures import list_capture_files
 from tests.conftest import until
 
 KEY = "0123456789abcdef" * 2
@@ -267,7 +268,9 @@ def test_every_part_of_the_work_tells_how_far_it_is(
         return {}
 
     play(program)
-    assert run(ask(ArtifactStore.open(tmp_path.as_uri()), capture=capture.uri)) == 0
+    assert (
+        run(ask(ArtifactStore.open(tmp_path.as_uri()), capture=capture.uri, listing=list_capture_files(capture))) == 0
+    )
     last = {item.phase: (item.done, item.total, item.unit) for item in told}
     assert list(last) == ["fetching photos", "preparing photos", "storing"]
     assert last["preparing photos"] == (1, 1, "photos")

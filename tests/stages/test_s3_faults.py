@@ -13,7 +13,8 @@ from moto.s3.models import s3_backends
 
 from e2e3d_stages.contract.messages import Claim, Infrastructure, InvalidRequest
 from e2e3d_stages.store import s3
-from e2e3d_stages.store.artifacts import ArtifactStore, file_digest
+from e2e3d_stages.store.artifacts import ArtifactStore
+from e2e3d_stages.store.base import file_digest
 from e2e3d_stages.store.opening import open_storage
 from tests.clock import FastClock
 from tests.faulty_store import FaultyStore

@@ -24,7 +24,7 @@ from e2e3d_stages.contract.messages import (
 )
 from e2e3d_stages.store.artifacts import ArtifactStore
 from e2e3d_stages.store.base import NotFound
-from e2e3d_stages.store.captures import capture_digest
+from e2e3d_stages.store.captures import list_capture_files
 from e2e3d_stages.store.opening import open_storage
 
 KEY = "0123456789abcdef" * 2
@@ -175,15 +175,15 @@ def test_a_capture_has_one_digest_wherever_it_lies(tmp_path: Path, s3_root: str)
         storage.write("b/2.jpg", b"two")
         storage.write("1.jpg", b"one")
         storage.write(".DS_Store", b"left by a file manager" + storage.uri.encode())
-    digests = {capture_digest(storage) for storage in places}
+    digests = {list_capture_files(storage).digest for storage in places}
     assert len(digests) == 1
     places[0].write("1.jpg", b"0ne")
-    assert capture_digest(places[0]) not in digests
+    assert list_capture_files(places[0]).digest not in digests
 
 
 def test_an_empty_capture_is_refused(store_uri: str) -> None:
     with pytest.raises(UnreadableCapture, match="no capture"):
-        capture_digest(open_storage(store_uri))
+        list_capture_files(open_storage(store_uri))
 
 
 def test_a_bucket_that_does_not_exist_and_a_strange_address_are_told(s3_endpoint: str) -> None:

@@ -11,6 +11,10 @@ OTHER_MEDIA = frozenset(
     {".heic", ".heif", ".avif", ".gif", ".bmp", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".mp4", ".mov", ".avi"}
 )
 
+# What a run takes of one capture, a prefix as well as an unpacked zip.
+MAX_FILES = 20_000
+MAX_BYTES = 64 * 2**30
+
 # Why ingest leaves a file out that nobody took for a photo.
 NOT_A_PHOTO = "not_a_photo"
 

@@ -10,6 +10,7 @@ import datetime as dt
 import errno
 import hashlib
 import json
+from dataclasses import dataclass
 from enum import Enum
 from typing import Annotated, Any, ClassVar
 
@@ -50,6 +51,7 @@ class FailureCode(str, Enum):
 
     INVALID_REQUEST = "invalid_request"
     UNREADABLE_CAPTURE = "unreadable_capture"
+    CAPTURE_CHANGED = "capture_changed"
     OUT_OF_MEMORY = "out_of_memory"
     INFRASTRUCTURE = "infrastructure"
     INTERRUPTED = "interrupted"
@@ -64,6 +66,7 @@ class FailureCode(str, Enum):
 _EXIT_CODES = {
     FailureCode.INVALID_REQUEST: 2,
     FailureCode.UNREADABLE_CAPTURE: 2,
+    FailureCode.CAPTURE_CHANGED: 7,
     FailureCode.OUT_OF_MEMORY: 4,
     FailureCode.INFRASTRUCTURE: 5,
     FailureCode.INTERRUPTED: 6,
@@ -98,6 +101,12 @@ class UnreadableCapture(StageError):
     """The capture holds nothing that could become a scene."""
 
     code = FailureCode.UNREADABLE_CAPTURE
+
+
+class CaptureChanged(StageError):
+    """The capture's files are no longer those that the artifact's key was made of."""
+
+    code = FailureCode.CAPTURE_CHANGED
 
 
 class OutOfMemory(StageError):
@@ -136,6 +145,38 @@ class Input(Model):
     digest: str
 
 
+@dataclass(frozen=True)
+class Refused:
+    """A file that did not make it into the image set, and why."""
+
+    source: str
+    reason: str
+    detail: str
+
+
+class CaptureFile(Model):
+    """One file of a capture, as Airflow saw it."""
+
+    path: str = Field(description="Below the capture; empty where the capture is that one file.")
+    size: int
+    sha256: str
+
+
+class CaptureListing(Model):
+    """What a capture held when its artifact's key was made: `ingest` works on that and on nothing else."""
+
+    files: tuple[CaptureFile, ...]
+    left_out: tuple[Refused, ...] = Field(default=(), description="What is listed with it and cannot be a file of it.")
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over names, sizes and contents: the same wherever the capture lies."""
+        # What is left out is not read, and told in the artifact all the same.
+        listing = [[file.path, file.size, file.sha256] for file in self.files]
+        left_out = [[refused.source, refused.reason] for refused in self.left_out]
+        return hashlib.sha256(canonical([*listing, *left_out])).hexdigest()
+
+
 class Request(Model):
     """What a stage program is asked to make. Its URI is the program's only argument."""
 
@@ -147,6 +188,7 @@ class Request(Model):
     params: dict[str, Any]
     inputs: dict[StageName, Input] = Field(default_factory=dict)
     capture: str | None = Field(default=None, description="Where ingest finds the photos: a prefix or one zip.")
+    listing: CaptureListing | None = Field(default=None, description="The capture's files, which the key depends on.")
     degraded_from: str | None = Field(default=None, description="Key of what was asked before memory ran out.")
 
 
@@ -350,7 +392,7 @@ def artifact_key(
     :param params: all of the stage's parameters, resolved.
     :param inputs: artifact key of each input by name. Keys, not digests: structure from motion and training are
         not repeatable bit for bit, so digests of inputs would differ from machine to machine.
-    :param capture_digest: `ingest` only: digest of the capture's names, sizes and contents.
+    :param capture_digest: `ingest` only: `CaptureListing.digest`.
     :param generation: raised by `force`.
     """
     asked = {

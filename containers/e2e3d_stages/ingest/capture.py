@@ -10,9 +10,9 @@ import zlib
 from pathlib import Path, PurePosixPath
 
 from e2e3d_stages.contract.captures import NOT_A_PHOTO, OTHER_MEDIA, PHOTO_SUFFIXES, is_hidden, suffix_of
-from e2e3d_stages.contract.messages import UnreadableCapture
+from e2e3d_stages.contract.messages import Refused, UnreadableCapture
 from e2e3d_stages.contract.paths import UnsafePath, safe_path, shown
-from e2e3d_stages.store.captures import UNSAFE_NAME, LocalCapture, Refused, Source
+from e2e3d_stages.store.captures import UNSAFE_NAME, LocalCapture, Source
 
 MAX_ZIP_ENTRIES = 20_000
 MAX_ZIP_BYTES = 64 * 2**30

@@ -17,13 +17,13 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from e2e3d_stages.contract.captures import NOT_A_PHOTO
-from e2e3d_stages.contract.messages import UnreadableCapture
+from e2e3d_stages.contract.messages import Refused, UnreadableCapture
 from e2e3d_stages.ingest.capture import list_capture
 from e2e3d_stages.ingest.exif import Exif, read_exif
 from e2e3d_stages.ingest.params import Params
 from e2e3d_stages.ingest.poses import refuse_turned, take_poses
 from e2e3d_stages.runtime.context import StageContext
-from e2e3d_stages.store.captures import UNSAFE_NAME, Refused, Source
+from e2e3d_stages.store.captures import UNSAFE_NAME, Source
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF")
 JPEG_QUALITY = 95

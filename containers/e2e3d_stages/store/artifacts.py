@@ -37,14 +37,13 @@ from e2e3d_stages.contract.messages import (
     now,
 )
 from e2e3d_stages.contract.paths import inside
-from e2e3d_stages.store.base import NotFound, Storage
+from e2e3d_stages.store.base import NotFound, Storage, file_digest
 from e2e3d_stages.store.opening import open_storage
 
 PARALLEL_TRANSFERS = 8
 # An attempt that neither its program nor its owner touched for this long belongs to nobody.
 STALE_AFTER = dt.timedelta(seconds=90)
 READ_NOTED_EVERY = dt.timedelta(days=1)
-_CHUNK = 1 << 20
 
 AnyModel = TypeVar("AnyModel", bound=BaseModel)
 Item = TypeVar("Item")
@@ -71,15 +70,6 @@ TransferProgress = Callable[[int], Callable[[int], None]]
 def unreported(_total: int) -> Callable[[int], None]:
     """Nobody asks how far it is."""
     return lambda _count: None
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def in_parallel(work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+# How much of an object is in memory where all of it is read.
+CHUNK = 2**20
 
 
 class NotFound(Exception):
@@ -27,6 +31,15 @@ class Entry:
     size: int
     arrived: dt.datetime
     tag: str
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 class Storage(ABC):
@@ -58,6 +71,13 @@ class Storage(ABC):
     @abstractmethod
     def read_part(self, path: str, start: int, size: int) -> bytes:
         """Bytes from a place on: as many as asked for, fewer where the object ends.
+
+        :raises NotFound: when there is none.
+        """
+
+    @abstractmethod
+    def sha256(self, path: str) -> str:
+        """SHA-256 of the object's bytes, in hex; they are read a little at a time.
 
         :raises NotFound: when there is none.
         """

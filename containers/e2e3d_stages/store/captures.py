@@ -1,19 +1,28 @@
-"""A capture in its storage, as a prefix or as one zip: its digest, and its files fetched for a stage."""
+"""A capture in its storage, as a prefix or as one zip: its listing, and its files fetched for a stage."""
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from e2e3d_stages.contract.captures import is_hidden
-from e2e3d_stages.contract.messages import InvalidRequest, UnreadableCapture, canonical
+from e2e3d_stages.contract.captures import MAX_BYTES, MAX_FILES, is_hidden
+from e2e3d_stages.contract.formatting import as_size
+from e2e3d_stages.contract.messages import (
+    CaptureChanged,
+    CaptureFile,
+    CaptureListing,
+    InvalidRequest,
+    Refused,
+    UnreadableCapture,
+)
 from e2e3d_stages.contract.paths import UnsafePath, safe_path, shown
 from e2e3d_stages.store.artifacts import TransferProgress, in_parallel, unreported
-from e2e3d_stages.store.base import Entry, Storage
-from e2e3d_stages.store.opening import open_storage
+from e2e3d_stages.store.base import Entry, NotFound, Storage, file_digest
 
 UNSAFE_NAME = "unsafe_name"
+# How many changed files a failure names.
+NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -22,15 +31,6 @@ class Source:
 
     name: str
     path: Path
-
-
-@dataclass(frozen=True)
-class Refused:
-    """A file that did not make it into the image set, and why."""
-
-    source: str
-    reason: str
-    detail: str
 
 
 @dataclass(frozen=True)
@@ -49,50 +49,57 @@ class LocalCapture:
     left_out: tuple[Refused, ...] = ()
 
 
-@dataclass(frozen=True)
-class _Listing:
-    """What a capture's storage holds, without what is hidden."""
-
-    name: str
-    entries: list[Entry]
-    left_out: list[Refused]
-
-    @property
-    def single(self) -> bool:
-        """Whether the storage's root is one file."""
-        return [entry.path for entry in self.entries] == [""]
-
-
 def capture_name(storage: Storage) -> str:
     """The name of the folder or of the file that a storage's root is."""
     return (storage.local_path("") or PurePosixPath(storage.uri)).name
 
 
-def _listing(storage: Storage) -> _Listing:
-    """The files of a capture.
+def list_capture_files(storage: Storage) -> CaptureListing:
+    """The files of a capture with their digests; each is read once, a little at a time.
 
-    :raises UnreadableCapture: when there is nothing.
+    :raises UnreadableCapture: when there is nothing, or more than a run may take.
+    :raises CaptureChanged: when one of them goes away meanwhile.
     """
-    entries = [entry for entry in storage.list() if not is_hidden(entry.path)]
+    entries, left_out = _entries(storage)
+
+    def read(entry: Entry) -> CaptureFile:
+        try:
+            return CaptureFile(path=entry.path, size=entry.size, sha256=storage.sha256(entry.path))
+        except NotFound:
+            raise _changed([entry.path or capture_name(storage)], len(entries)) from None
+
+    files = in_parallel(read, entries)
+    return CaptureListing(files=tuple(files), left_out=tuple(left_out))
+
+
+def _entries(storage: Storage) -> tuple[list[Entry], list[Refused]]:
+    """What can be a file of a capture, and what cannot; nothing that is hidden."""
+    entries: list[Entry] = []
+    size = 0
+    for entry in storage.list():
+        if is_hidden(entry.path):
+            continue
+        entries.append(entry)
+        size += entry.size
+        if len(entries) > MAX_FILES or size > MAX_BYTES:
+            raise UnreadableCapture(
+                f"{storage.uri} holds more than {MAX_FILES} files or {as_size(MAX_BYTES)}.",
+                hint="Give a folder with the photos of one scene, or thin them out.",
+            )
     if not entries:
         raise UnreadableCapture(
             f"There is no capture at {storage.uri}.", hint="Check the address, and that the photos were uploaded."
         )
-    name = capture_name(storage)
-    found = _Listing(name, [], [])
-    for entry in entries:
-        refused = None if len(entries) == 1 and not entry.path else _refused(storage, name, entry.path)
-        if refused:
-            found.left_out.append(refused)
-        else:
-            found.entries.append(entry)
-    return found
+    if [entry.path for entry in entries] == [""]:
+        return entries, []
+    refused = {entry.path: _refused(storage, entry.path) for entry in entries}
+    return [entry for entry in entries if not refused[entry.path]], list(filter(None, refused.values()))
 
 
-def _refused(storage: Storage, capture: str, path: str) -> Refused | None:
+def _refused(storage: Storage, path: str) -> Refused | None:
     """What is no file of the capture, though it is listed with it: it may be meant to lie elsewhere."""
     if not path:
-        return Refused(shown(capture), UNSAFE_NAME, "An object that is called like the capture itself.")
+        return Refused(shown(capture_name(storage)), UNSAFE_NAME, "An object that is called like the capture itself.")
     try:
         safe_path(path)
         storage.local_path(path)
@@ -103,39 +110,43 @@ def _refused(storage: Storage, capture: str, path: str) -> Refused | None:
     return None
 
 
-def capture_digest(storage: Storage) -> str:
-    """SHA-256 over the names, sizes and contents of a capture's files: the same wherever they lie.
-
-    :raises UnreadableCapture: when there is nothing.
-    """
-    found = _listing(storage)
-    digests = in_parallel(lambda entry: hashlib.sha256(storage.read(entry.path)).hexdigest(), found.entries)
-    listing = [[entry.path, entry.size, digest] for entry, digest in zip(found.entries, digests, strict=True)]
-    # What is left out is not read, and told in the artifact all the same.
-    listing += [[refused.source, refused.reason] for refused in found.left_out]
-    return hashlib.sha256(canonical(listing)).hexdigest()
-
-
-def fetch_capture(uri: str, into: Path, progress: TransferProgress = unreported) -> LocalCapture:
-    """The capture's files on this machine's disk, under names of our own; a local capture is used in place.
+def fetch_capture(
+    storage: Storage, listing: CaptureListing, into: Path, progress: TransferProgress = unreported
+) -> LocalCapture:
+    """The listed files on this machine's disk, under names of our own; a local capture is used in place.
 
     :param progress: as in `ArtifactStore.fetch`.
-    :raises UnreadableCapture: when there is nothing.
+    :raises CaptureChanged: when one of them is not what it was when it was listed.
     """
-    storage = open_storage(uri)
-    found = _listing(storage)
     remote = storage.local_path("") is None
     if remote:
         into.mkdir(parents=True)
-    moved = (progress if remote else unreported)(sum(entry.size for entry in found.entries))
+    name = capture_name(storage)
+    moved = progress(sum(file.size for file in listing.files))
 
-    def fetch_one(place: int, entry: Entry) -> Source:
-        path = storage.local_path(entry.path)
-        if path is None:
-            path = into / f"fetched-{place:05d}"
-            storage.download(entry.path, path)
-            moved(entry.size)
-        return Source(entry.path or found.name, path)
+    def fetch_one(place: int, file: CaptureFile) -> Source | None:
+        path = storage.local_path(file.path)
+        try:
+            if path is None:
+                path = into / f"fetched-{place:05d}"
+                storage.download(file.path, path)
+            intact = path.stat().st_size == file.size and file_digest(path) == file.sha256
+        except (NotFound, FileNotFoundError):
+            return None
+        moved(file.size)
+        return Source(file.path or name, path) if intact else None
 
-    files = in_parallel(lambda numbered: fetch_one(*numbered), list(enumerate(found.entries)))
-    return LocalCapture(found.name, tuple(files), single=found.single, left_out=tuple(found.left_out))
+    files = in_parallel(lambda numbered: fetch_one(*numbered), list(enumerate(listing.files)))
+    changed = [file.path or name for file, found in zip(listing.files, files, strict=True) if found is None]
+    if changed:
+        raise _changed(changed, len(files))
+    single = [file.path for file in listing.files] == [""]
+    return LocalCapture(name, tuple(filter(None, files)), single=single, left_out=listing.left_out)
+
+
+def _changed(files: Sequence[str], of: int) -> CaptureChanged:
+    named = ", ".join(map(shown, files[:NAMED])) + (" and others" if len(files) > NAMED else "")
+    return CaptureChanged(
+        f"{len(files)} of the capture's {of} files changed or went away since the run began: {named}.",
+        hint="The next try takes the capture as it is then. Start a run when its upload is over.",
+    )

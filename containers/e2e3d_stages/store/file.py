@@ -13,7 +13,7 @@ from uuid import uuid4
 
 from e2e3d_stages.contract.messages import InvalidRequest, now
 from e2e3d_stages.contract.paths import UnsafePath, inside
-from e2e3d_stages.store.base import Entry, NotFound, Storage
+from e2e3d_stages.store.base import Entry, NotFound, Storage, file_digest
 
 # What a disk says of a name under which nothing can be read; outside its root a storage has nothing.
 _NOTHING_THERE = (FileNotFoundError, NotADirectoryError, IsADirectoryError, InvalidRequest)
@@ -53,6 +53,12 @@ class FileStorage(Storage):
             with self.local_path(path).open("rb") as file:
                 file.seek(start)
                 return file.read(size)
+        except _NOTHING_THERE:
+            raise NotFound(self.uri_of(path)) from None
+
+    def sha256(self, path: str) -> str:
+        try:
+            return file_digest(self.local_path(path))
         except _NOTHING_THERE:
             raise NotFound(self.uri_of(path)) from None
 

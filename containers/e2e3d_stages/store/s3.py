@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 import logging
 import random
 import time
@@ -26,7 +27,7 @@ from botocore.exceptions import (
 from urllib3.exceptions import HTTPError
 
 from e2e3d_stages.contract.messages import Infrastructure, InvalidRequest
-from e2e3d_stages.store.base import Entry, NotFound, Storage
+from e2e3d_stages.store.base import CHUNK, Entry, NotFound, Storage
 
 log = logging.getLogger("e2e3d")
 
@@ -141,6 +142,15 @@ class S3Storage(Storage):
                 raise
             return b""
         return data
+
+    def sha256(self, path: str) -> str:
+        return self._patiently(path, self._digest, self._key(path))
+
+    def _digest(self, key: str) -> str:
+        digest = hashlib.sha256()
+        for chunk in self._client.get_object(Bucket=self.bucket, Key=key)["Body"].iter_chunks(CHUNK):
+            digest.update(chunk)
+        return digest.hexdigest()
 
     def write(self, path: str, data: bytes) -> None:
         told = {"Key": self._key(path), "Body": data, **_content_type(path)}

@@ -14,7 +14,8 @@ from e2e3d_stages.ingest import stage
 from e2e3d_stages.ingest.params import Params
 from e2e3d_stages.runtime.context import StageContext
 from e2e3d_stages.store.artifacts import ArtifactStore
-from e2e3d_stages.store.captures import fetch_capture
+from e2e3d_stages.store.captures import fetch_capture, list_capture_files
+from e2e3d_stages.store.opening import open_storage
 
 
 @pytest.fixture
@@ -35,7 +36,8 @@ def ingest(tmp_path: Path) -> Ingest:
         folder.mkdir()
         store = ArtifactStore.open((tmp_path / "store").as_uri())
         request = Request(stage="ingest", stage_version=1, key="k", attempt=1, params=params)
-        photos = fetch_capture(capture.as_uri() if isinstance(capture, Path) else capture, folder / "capture")
+        storage = open_storage(capture.as_uri() if isinstance(capture, Path) else capture)
+        photos = fetch_capture(storage, list_capture_files(storage), folder / "capture")
         context = StageContext(
             store=store, request=request, params=Params(**params), inputs={}, capture=photos, folder=folder
         )

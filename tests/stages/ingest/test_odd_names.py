@@ -13,7 +13,7 @@ from PIL import Image
 
 from e2e3d_stages.contract.messages import UnreadableCapture
 from e2e3d_stages.store.base import Storage
-from e2e3d_stages.store.captures import capture_digest, fetch_capture
+from e2e3d_stages.store.captures import fetch_capture, list_capture_files
 from e2e3d_stages.store.opening import open_storage
 
 UNSAFE = "unsafe_name"
@@ -115,7 +115,7 @@ def test_a_capture_of_nothing_but_such_names_says_why(s3_root: str, ingest: Inge
 
 def test_what_is_fetched_lies_under_names_of_our_own(bucket: Storage, tmp_path: Path) -> None:
     bucket.write("deep/er/{{ x }}.jpg", b"x")
-    found = fetch_capture(bucket.uri, tmp_path / "in")
+    found = fetch_capture(bucket, list_capture_files(bucket), tmp_path / "in")
     assert sorted(path.name for path in (tmp_path / "in").rglob("*")) == [f"fetched-{n:05d}" for n in range(4)]
     assert {file.name for file in found.files} == {"IMG_1.jpg", "IMG_2.jpg", "IMG_10.jpg", "deep/er/{{ x }}.jpg"}
 
@@ -128,7 +128,7 @@ def test_on_a_disk_odd_names_and_links_to_elsewhere_cost_only_themselves(
     (capture / "same.jpg").symlink_to(capture / "IMG_1.jpg")
     (capture / "line\nbreak.jpg").write_bytes(jpeg(picture(11)))
     (Path(os.fsdecode(os.fsencode(capture) + b"/caf\xe9.jpg"))).write_bytes(jpeg(picture(12)))
-    before = capture_digest(open_storage(capture.as_uri()))
+    before = list_capture_files(open_storage(capture.as_uri())).digest
     result = ingest(capture)
     assert result.dropped == {
         "link.jpg": "outside",
@@ -138,13 +138,13 @@ def test_on_a_disk_odd_names_and_links_to_elsewhere_cost_only_themselves(
     }
     # What a link leads to elsewhere is not even hashed.
     (tmp_path / "private.jpg").write_bytes(b"another")
-    assert capture_digest(open_storage(capture.as_uri())) == before
+    assert list_capture_files(open_storage(capture.as_uri())).digest == before
 
 
 def test_an_odd_name_changes_the_digest_and_its_bytes_are_not_read(bucket: Storage) -> None:
-    without = capture_digest(bucket)
+    without = list_capture_files(bucket).digest
     bucket.write("/x.jpg", b"one")
-    assert capture_digest(bucket) != without
+    assert list_capture_files(bucket).digest != without
 
 
 def test_odd_names_in_a_zip_cost_only_themselves(capture: Path, ingest: Ingest, tmp_path: Path) -> None:

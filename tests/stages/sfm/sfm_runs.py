@@ -15,7 +15,8 @@ from e2e3d_stages.contract.messages import Advice, Request
 from e2e3d_stages.registry import STAGES
 from e2e3d_stages.runtime.context import StageContext
 from e2e3d_stages.store.artifacts import ArtifactStore
-from e2e3d_stages.store.captures import fetch_capture
+from e2e3d_stages.store.captures import fetch_capture, list_capture_files
+from e2e3d_stages.store.opening import open_storage
 
 # Of the photos that are reconstructed, in pixels.
 LONG_SIDE = 400
@@ -30,7 +31,10 @@ def make_context(
     request = Request(stage=stage, stage_version=1, key="k", attempt=1, params=params)
     inputs: dict[Any, Any] = {"ingest": SimpleNamespace(folder=ingest)} if ingest else {}
     checked = STAGES[stage].validate(params)
-    photos = fetch_capture(capture.as_uri(), folder / "capture") if capture else None
+    photos = None
+    if capture:
+        storage = open_storage(capture.as_uri())
+        photos = fetch_capture(storage, list_capture_files(storage), folder / "capture")
     return StageContext(store=store, request=request, params=checked, inputs=inputs, capture=photos, folder=folder)
 
 
