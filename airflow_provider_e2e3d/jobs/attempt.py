@@ -35,6 +35,8 @@ HEARTBEAT_SECONDS = 15.0
 PATIENCE_SECONDS = 90.0
 FOLLOW_PATIENCE_SECONDS = 600.0
 
+CHUNKS_A_LOOK = 32
+
 Result = TypeVar("Result")
 
 
@@ -140,7 +142,8 @@ class Attempt:
 
     def _look(self, write_line: Callable[[str], object]) -> JobStatus:
         status = self.backend.poll(self.state.handle)
-        while True:
+        # A log that grows faster than it is read would keep the look from ending.
+        for _ in range(CHUNKS_A_LOOK):
             lines, cursor = self.backend.logs(self.state.handle, self.state.cursor)
             for line in lines:
                 write_line(line)

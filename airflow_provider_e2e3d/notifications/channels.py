@@ -7,6 +7,7 @@ logged, since they may hold them.
 from __future__ import annotations
 
 import logging
+import re
 import tempfile
 import threading
 import time
@@ -21,6 +22,7 @@ from pydantic import Field
 
 from airflow_provider_e2e3d.scenes.outcome import Reason
 from e2e3d_stages.contract.messages import InvalidRequest, Model
+from e2e3d_stages.contract.paths import shown
 
 log = logging.getLogger(__name__)
 
@@ -187,11 +189,13 @@ def slack_message(notification: Notification) -> dict[str, Any]:
 
 
 def _plain(text: str) -> str:
-    """Text in which Slack finds no mark-up.
+    """Text in which Slack, Mattermost and Rocket.Chat find no mark-up: no link, and nobody to be called.
 
-    https://api.slack.com/reference/surfaces/formatting#escaping
+    https://api.slack.com/reference/surfaces/formatting#escaping; for the others, who read Markdown, an invisible
+    character stands between the signs.
     """
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    escaped = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"(@|\]\s*|https?://)(?=[\w(\[])", "\\1\u200b", escaped)
 
 
 # E-mail
@@ -216,7 +220,8 @@ def to_email(conn_id: str, notification: Notification, picture: Picture) -> None
         smtp.send_email_smtp(
             to=to,
             from_email=smtp.from_email or conf.get("email", "from_email", fallback=None),
-            subject=notification.headline,
+            # A header has one line.
+            subject=shown(notification.headline),
             html_content=email_page(notification, with_picture=bool(image)),
             files=[str(file) for file in files],
             mime_subtype="related",

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from airflow_provider_e2e3d.scenes.names import folder_of
-from airflow_provider_e2e3d.scenes.record import Run, record_of
+from airflow_provider_e2e3d.scenes.record import MalformedRecord, Run, read_record, record_of
 from airflow_provider_e2e3d.scenes.report import with_run
 from e2e3d_stages.contract.messages import InvalidRequest, Manifest
 from e2e3d_stages.contract.paths import path_problem
@@ -74,11 +74,11 @@ def _own_folder(store: ArtifactStore, run: Run) -> str:
 def _laid_before(store: ArtifactStore, folder: str, run: Run) -> set[str]:
     """The files that an earlier try of the same run laid out, as its record names them."""
     try:
-        record = json.loads(store.storage.read(f"{folder}/run.json"))
-        files = list(record["files"]) if record["run_id"] == run.id else []
-    except (NotFound, ValueError, TypeError, KeyError):
+        record = read_record(store.storage, f"{folder}/run.json")
+    except (NotFound, MalformedRecord):
         return set()
-    named = {name for name in files if isinstance(name, str) and not path_problem(name)}
+    files = record["files"] if record.get("run_id") == run.id else []
+    named = {name for name in files if not path_problem(name)}
     return named - {"owner", "run.json", "estimate.json"}
 
 
@@ -98,11 +98,10 @@ def _make_latest(store: ArtifactStore, scene: str, record: dict[str, Any]) -> No
 
 
 def _run(store: ArtifactStore, runs: str, name: str) -> dict[str, Any]:
-    """A run's record; nothing while it is being laid out."""
+    """A run's record; nothing while it is being laid out, and of what is none."""
     try:
-        record: dict[str, Any] = json.loads(store.storage.read(f"{runs}/{name}/run.json"))
-        return record
-    except NotFound:
+        return read_record(store.storage, f"{runs}/{name}/run.json")
+    except (NotFound, MalformedRecord):
         return {}
 
 
@@ -125,7 +124,7 @@ def _deliverables(store: ArtifactStore, manifests: Mapping[str, Manifest]) -> di
 def _is_older(store: ArtifactStore, run: Run) -> bool:
     """Whether a newer run is the scene's latest result."""
     try:
-        latest = json.loads(store.storage.read(f"scenes/{run.scene}/latest.json"))
-    except NotFound:
+        latest = read_record(store.storage, f"scenes/{run.scene}/latest.json")
+    except (NotFound, MalformedRecord):
         return False
     return dt.datetime.fromisoformat(latest["started"]) > run.started

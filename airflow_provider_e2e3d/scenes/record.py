@@ -13,10 +13,17 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from e2e3d_stages.contract.figures import key_metrics
-from e2e3d_stages.contract.messages import JobRecord, Manifest
+from pydantic import AwareDatetime, BaseModel, FiniteFloat, model_validator
+from typing_extensions import Self
+
+from e2e3d_stages.contract.figures import FIGURES, key_metrics
+from e2e3d_stages.contract.messages import Infrastructure, JobRecord, Manifest
 from e2e3d_stages.registry import STAGES
 from e2e3d_stages.store.artifacts import ArtifactStore
+from e2e3d_stages.store.base import Storage
+
+# A record of a thousand deliverables has a tenth of it.
+MOST_BYTES = 4 * 2**20
 
 
 @dataclass(frozen=True)
@@ -129,6 +136,62 @@ def _total(parts: list[float | None]) -> float | None:
     """The sum; nobody knows it where nobody knows one of its parts."""
     known = [part for part in parts if part is not None]
     return round(sum(known), 6) if len(known) == len(parts) else None
+
+
+class MalformedRecord(Infrastructure):
+    """Something that is no run's record lies where one should be."""
+
+
+class _Stage(BaseModel):
+    key: str | None = None
+    params: dict[str, Any] = {}
+    warnings: list[dict[str, Any]] = []
+
+
+class _Record(BaseModel):
+    """What readers of a record rely on; what else it has is shown and not reckoned with."""
+
+    started: AwareDatetime
+    run_id: str = ""
+    profile: str | None = None
+    preset: str | None = None
+    capture: str | None = None
+    conf: dict[str, Any] = {}
+    seconds: FiniteFloat | None = None
+    price: FiniteFloat | None = None
+    files: dict[str, int] = {}
+    metrics: dict[str, Any] = {}
+    stages: dict[str, _Stage] = {}
+
+    @model_validator(mode="after")
+    def _figures_are_numbers(self) -> Self:
+        for figure in FIGURES:
+            value = self.metrics.get(figure.name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
+                raise ValueError(f"its {figure.name} is no number")
+        return self
+
+
+def read_record(storage: Storage, path: str) -> dict[str, Any]:
+    """A `run.json` or `latest.json`; whoever may write to the store may have written it.
+
+    :raises NotFound: when there is none.
+    :raises MalformedRecord: when it cannot be what `record_of` made.
+    """
+    data = storage.read_part(path, 0, MOST_BYTES + 1)
+    try:
+        if len(data) > MOST_BYTES:
+            raise ValueError("it is too large")
+        record: dict[str, Any] = json.loads(data)
+        checked = _Record.model_validate(record)
+        # An endless number or half a character can be read, and told to no browser.
+        json.dumps(record, allow_nan=False, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
+        raise MalformedRecord(
+            f"{storage.uri_of(path)} is no record of a run: {str(error).splitlines()[0]}",
+            hint="Find out who wrote it; the scene's next run replaces it.",
+        ) from None
+    return {"files": {}, "metrics": {}, "stages": {}, **record, "started": _utc(checked.started)}
 
 
 def _utc(moment: dt.datetime) -> str:

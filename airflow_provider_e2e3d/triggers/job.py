@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import datetime as dt
 from collections.abc import AsyncIterator
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_provider_e2e3d.jobs.attempt import Attempt
+from airflow_provider_e2e3d.triggers.threads import in_thread, pause
 from e2e3d_stages.contract.messages import Failure, StageError, now
 
 
@@ -41,16 +41,16 @@ class JobTrigger(BaseTrigger):
 
     async def _follow(self) -> dict[str, Any]:
         """What `StageOperator.resume` is told, once there is something to tell."""
-        attempt = await asyncio.to_thread(Attempt.deserialize, self.attempt)
+        attempt = await in_thread(self.attempt["profile"], Attempt.deserialize, self.attempt)
         deadline = dt.datetime.fromisoformat(self.deadline) if self.deadline else None
-        while (status := await asyncio.to_thread(attempt.follow, self.log.info)).running:
+        while (status := await in_thread(self.attempt["profile"], attempt.follow, self.log.info)).running:
             if deadline and now() > deadline:
-                await asyncio.to_thread(attempt.cancel)
+                await in_thread(self.attempt["profile"], attempt.cancel)
                 return {"attempt": attempt.serialize(), "timed_out": True}
-            await asyncio.sleep(attempt.backend.settings.poll_seconds)
+            await pause(attempt.backend.settings.poll_seconds)
         return {"attempt": attempt.serialize(), "status": status.model_dump(mode="json")}
 
     async def on_kill(self) -> None:
         """A person marked the task or cleared it: stop paying for the job."""
-        attempt = await asyncio.to_thread(Attempt.deserialize, self.attempt)
-        await asyncio.to_thread(attempt.cancel)
+        attempt = await in_thread(self.attempt["profile"], Attempt.deserialize, self.attempt)
+        await in_thread(self.attempt["profile"], attempt.cancel)

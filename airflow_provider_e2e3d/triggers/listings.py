@@ -16,6 +16,7 @@ from airflow.triggers.shared_stream import AdvanceItem, SharedStreamProducer
 
 from airflow_provider_e2e3d.captures.listing import Capture, captures_below
 from airflow_provider_e2e3d.profiles.file import profile_named
+from airflow_provider_e2e3d.triggers.threads import in_thread
 from e2e3d_stages.contract.messages import StageError
 
 log = logging.getLogger(__name__)
@@ -62,14 +63,14 @@ class CaptureListings(SharedStreamProducer):
         """Each listing, for those who watch and for `advance`."""
         try:
             while True:
-                listing = await asyncio.to_thread(self._try, self._list)
+                listing = await in_thread(f"{self.profile} {self.prefix}", self._try, self._list)
                 if listing is not None:
                     yield listing, listing
                 await asyncio.sleep(self.poll_seconds)
                 if listing is not None and self.queue:
                     # By now all who watch have looked at the listing.
                     wait = partial(self._wait_for_message, listing.again - self.poll_seconds)
-                    await asyncio.to_thread(self._try, wait)
+                    await in_thread(f"{self.profile} {self.prefix}", self._try, wait)
         finally:
             self._closed = True
 

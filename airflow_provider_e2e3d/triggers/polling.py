@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import datetime as dt
 from abc import abstractmethod
 from collections.abc import AsyncIterator
@@ -15,6 +14,7 @@ from airflow_provider_e2e3d.captures.listing import capture_at
 from airflow_provider_e2e3d.profiles.file import profile_named
 from airflow_provider_e2e3d.scenes.names import scene_of
 from airflow_provider_e2e3d.triggers.capture import described
+from airflow_provider_e2e3d.triggers.threads import in_thread, pause
 from e2e3d_stages.contract.messages import Failure, Infrastructure, InvalidRequest, StageError, now
 from e2e3d_stages.registry import STAGES
 
@@ -55,7 +55,7 @@ class PollingTrigger(BaseTrigger):
         """What `StoreSensor.resume` is told."""
         while True:
             try:
-                return {"found": await asyncio.to_thread(self.look)}
+                return {"found": await in_thread(self.profile, self.look)}
             except NotReady as error:
                 missing = str(error)
             except Infrastructure as error:
@@ -65,7 +65,7 @@ class PollingTrigger(BaseTrigger):
             self.log.info(missing)
             if now() >= dt.datetime.fromisoformat(self.deadline):
                 return {"missing": missing}
-            await asyncio.sleep(self.poll_seconds)
+            await pause(self.poll_seconds)
 
 
 class CaptureCompleteTrigger(PollingTrigger):

@@ -187,7 +187,7 @@ def _add_scenes(app: FastAPI) -> None:
 
 
 def _add_runs(app: FastAPI) -> None:
-    @app.get("/api/run", dependencies=[of_run])
+    @app.get("/api/run", dependencies=[of_task])
     async def run(dag_id: str, run_id: str) -> Any:
         return await in_thread(lambda: runs.run_view(runs.read_run(dag_id, run_id)))
 

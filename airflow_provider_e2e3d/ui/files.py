@@ -25,7 +25,7 @@ _MADE = (
 )
 # What a browser shows; everything else it saves.
 _SHOWN = {"text/html", "image/jpeg", "image/png", "image/webp", "application/json"}
-_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+_RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 
 
 async def answer(request: Request, store: ArtifactStore, path: str, *, lasting: bool) -> Response:

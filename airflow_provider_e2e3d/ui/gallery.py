@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
-import json
 import logging
 import threading
 import time
@@ -22,9 +21,10 @@ from sqlalchemy import select
 
 from airflow_provider_e2e3d.scenes.names import scene_of
 from airflow_provider_e2e3d.scenes.outcome import DAG_ID
+from airflow_provider_e2e3d.scenes.record import MalformedRecord, read_record
 from airflow_provider_e2e3d.ui.stores import ProfileStore, below, scene_folder, side_by_side
 from e2e3d_stages.contract.figures import SHOWN
-from e2e3d_stages.contract.messages import StageError
+from e2e3d_stages.contract.messages import StageError, canonical
 from e2e3d_stages.registry import STAGES
 from e2e3d_stages.store.base import NotFound
 
@@ -40,19 +40,38 @@ Record = dict[str, Any]
 
 
 def record(source: ProfileStore, path: str) -> Record | None:
-    """A `run.json` or `latest.json`, with the profile whose store it is in and a mark of its content; None without."""
+    """A `run.json` or `latest.json`, with the profile whose store it is in and a mark of its content; None without.
+
+    :raises MalformedRecord: when it is none.
+    """
     try:
-        data = source.store.storage.read(path)
-        found: Record = json.loads(data)
-    except (NotFound, ValueError):
+        found = read_record(source.store.storage, path)
+    except NotFound:
         return None
-    return {**found, "profile_of_store": source.profile, "mark": hashlib.sha256(data).hexdigest()[:12]}
+    return {**found, "profile_of_store": source.profile, "mark": hashlib.sha256(canonical(found)).hexdigest()[:12]}
 
 
 def run_record(source: ProfileStore, scene: str, run: str) -> Record | None:
-    """What is known of one run, by the names of its folders, whatever the record says."""
-    found = record(source, below(scene_folder(scene, run), "run.json"))
+    """What is known of one run, by the names of its folders, whatever the record says.
+
+    :raises MalformedRecord: when it says nothing that can be understood.
+    """
+    try:
+        path = below(scene_folder(scene, run), "run.json")
+    except NotFound:
+        return None
+    found = record(source, path)
     return found and {**found, "scene": scene, "run": run}
+
+
+def _latest(source: ProfileStore, scene: str) -> Record | None:
+    """A scene's newest result; where its record cannot be read, why."""
+    try:
+        found = record(source, f"scenes/{scene}/latest.json")
+    except MalformedRecord as error:
+        log.warning("%s", error)
+        return {"scene": scene, "problem": f"{error.message} {error.hint}"}
+    return found and {**found, "scene": scene}
 
 
 def first_record(stores: Iterable[ProfileStore], scene: str, run: str) -> tuple[ProfileStore, Record]:
@@ -72,8 +91,16 @@ def runs_of(stores: Iterable[ProfileStore], scene: str) -> list[Record]:
     found: list[Record | None] = []
     for source in stores:
         names = list(source.store.storage.folders(scene_folder(scene)))[-MOST_RUNS:]
-        found += side_by_side(*(partial(run_record, source, scene, name) for name in names))
+        found += side_by_side(*(partial(_readable, source, scene, name) for name in names))
     return sorted(filter(None, found), key=lambda each: str(each.get("started")), reverse=True)
+
+
+def _readable(source: ProfileStore, scene: str, run: str) -> Record | None:
+    try:
+        return run_record(source, scene, run)
+    except MalformedRecord as error:
+        log.warning("%s", error)
+        return None
 
 
 class SceneCache:
@@ -106,14 +133,15 @@ class SceneCache:
     def _look(self) -> None:
         try:
             names = list(self.source.store.storage.folders("scenes"))
-            read = side_by_side(*(partial(record, self.source, f"scenes/{name}/latest.json") for name in names))
-            self._scenes = {
-                name: {**found, "scene": name} for name, found in zip(names, read, strict=True) if found is not None
-            }
+            read = side_by_side(*(partial(_latest, self.source, name) for name in names))
+            self._scenes = {name: found for name, found in zip(names, read, strict=True) if found is not None}
             self._problem = ""
         except StageError as error:
             log.warning("The scenes of %s could not be read: %s", self.source.store.storage.uri, error.message)
             self._problem = f"{error.message} {error.hint}".strip()
+        except Exception as error:  # a thread that ends without a word would leave the gallery stale for good
+            log.exception("The scenes of %s could not be read", self.source.store.storage.uri)
+            self._problem = f"{self.source.store.storage.uri} could not be read ({type(error).__name__})."
         self._read = time.monotonic()
 
 
@@ -175,6 +203,8 @@ def cards(stores: Iterable[ProfileStore]) -> tuple[list[Record], list[str]]:
 
 def card(latest: Record, run: Record | None) -> Record:
     """What a card of the gallery tells; None for what nobody knows. Its figures are where a run's record has them."""
+    if "problem" in latest:
+        return {"scene": latest["scene"], "state": "unreadable", "problem": latest["problem"], "under_way": run}
     newer = run if run and _moment(run["started"]) > _moment(latest.get("started")) else None
     return {
         "scene": latest.get("scene"),
@@ -252,7 +282,7 @@ def comparison(left: Record, right: Record) -> Record:
         }
         for each in (left, right)
     ]
-    params = [{stage: made["params"] for stage, made in each["stages"].items()} for each in (left, right)]
+    params = [{stage: made.get("params", {}) for stage, made in each["stages"].items()} for each in (left, right)]
     return {
         "left": left,
         "right": right,

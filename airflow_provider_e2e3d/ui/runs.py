@@ -1,4 +1,4 @@
-"""A DAG run and its tasks as the tabs show them: states by one query of Airflow's database, the rest from the store."""
+"""A DAG run and its tasks as the tabs show them: states from Airflow's database, the rest from the store."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from airflow.models.taskinstance import TaskInstance
 from airflow.models.xcom import XComModel
 from airflow.utils.session import create_session
 from pydantic import ValidationError
-from sqlalchemy import and_, select
+from sqlalchemy import Text, and_, cast, func, or_, select
+from sqlalchemy.orm import Session
 
 from airflow_provider_e2e3d.operators.stage import ARTIFACT
 from airflow_provider_e2e3d.scenes.outcome import DAG_ID, FAILURE, FOLDER
@@ -24,7 +25,9 @@ from e2e3d_stages.contract.messages import Manifest, StageError
 from e2e3d_stages.registry import STAGES
 from e2e3d_stages.store.base import NotFound
 
-RESULT = "return_value"
+RESULT, PLAN = "return_value", "plan"
+# Letters of what a task may have told: references and reasons have a few thousand.
+MOST_TOLD = 200_000
 # What a task of these was to make, before it says so.
 _OPERATORS = {f"{stage.capitalize()}Operator": stage for stage in STAGES}
 _DONE = {"success", "failed", "upstream_failed", "skipped", "removed"}
@@ -78,49 +81,65 @@ class Run:
 
 
 def read_run(dag_id: str, run_id: str, task_id: str | None = None) -> Run:
-    """A run with its tasks: one query, by indexes at every step.
+    """A run with its tasks, by indexes at every step; what tasks told only of a run with stages, and only of ours.
 
     :param task_id: only this task of it.
     :raises NotFound: when there is none.
     """
-    ti, kept, told = TaskInstance, TaskStateStoreModel, XComModel
+    ti, kept = TaskInstance, TaskStateStoreModel
     # A hybrid property, of which mypy knows only what an instance has.
     display_name: Any = ti.task_display_name
     same_run = and_(ti.dag_id == DagRun.dag_id, ti.run_id == DagRun.run_id)
     if task_id is not None:
         same_run = and_(same_run, ti.task_id == task_id)
-
-    def of_task(table: Any) -> Any:
-        return and_(table.dag_run_id == DagRun.id, table.task_id == ti.task_id, table.map_index == ti.map_index)
-
+    remembered = and_(
+        kept.dag_run_id == DagRun.id,
+        kept.task_id == ti.task_id,
+        kept.map_index == ti.map_index,
+        kept.key == ARTIFACT,
+    )
     query = (
         select(
-            DagRun.state, DagRun.start_date, DagRun.end_date, DagRun.conf,
+            DagRun.id, DagRun.state, DagRun.start_date, DagRun.end_date, DagRun.conf,
             ti.task_id, ti.map_index, display_name, ti.state, ti.try_number,
-            ti.start_date, ti.end_date, ti.operator, kept.value, told.key, told.value,
+            ti.start_date, ti.end_date, ti.operator, kept.value,
         )
         .select_from(DagRun)
         .outerjoin(ti, same_run)
-        .outerjoin(kept, and_(of_task(kept), kept.key == ARTIFACT))
-        .outerjoin(told, and_(of_task(told), told.key.in_((FAILURE, FOLDER, RESULT))))
+        .outerjoin(kept, remembered)
         .where(DagRun.dag_id == dag_id, DagRun.run_id == run_id)
     )  # fmt: skip
     with create_session(scoped=False) as session:
         rows = session.execute(query).all()
-    if not rows:
-        raise NotFound(f"There is no run {run_id} of {dag_id}.")
-    tasks: dict[tuple[str, int], Task] = {}
-    for _, _, _, _, task, index, name, state, tries, started, ended, operator, artifact, key, value in rows:
-        if task is None:
-            continue
-        found = tasks.setdefault(
-            (task, index),
-            Task(task, index, name or task, state, tries, _iso(started), _iso(ended), operator, _artifact_of(artifact)),
-        )
-        if key is not None:
-            found.told[key] = value
-    state, started, ended, conf = rows[0][:4]
-    return Run(dag_id, run_id, str(state), _iso(started), _iso(ended), conf or {}, list(tasks.values()))
+        if not rows:
+            raise NotFound(f"There is no run {run_id} of {dag_id}.")
+        number, state, started, ended, conf = rows[0][:5]
+        tasks = [
+            Task(task, index, name or task, state, tries, _iso(started), _iso(ended), operator, _artifact_of(artifact))
+            for _, _, _, _, _, task, index, name, state, tries, started, ended, operator, artifact in rows
+            if task is not None
+        ]
+        found = Run(dag_id, run_id, str(state), _iso(started), _iso(ended), conf or {}, tasks)
+        if found.ours:
+            _add_told(session, number, found.tasks)
+    return found
+
+
+def _add_told(session: Session, run: int, tasks: list[Task]) -> None:
+    """What tasks told: of any task why it failed, of stages and of the plan what they returned."""
+    by_place = {(task.task_id, task.map_index): task for task in tasks}
+    returned = {task.task_id for task in tasks if task.stage} | {PLAN}
+    told = XComModel
+    query = select(told.task_id, told.map_index, told.key, told.value).where(
+        told.dag_run_id == run,
+        told.task_id.in_({task.task_id for task in tasks}),
+        or_(told.key.in_((FAILURE, FOLDER)), and_(told.key == RESULT, told.task_id.in_(returned))),
+        # Of the site's own operators some return whole tables.
+        func.length(cast(told.value, Text)) <= MOST_TOLD,
+    )
+    for task_id, index, key, value in session.execute(query):
+        if task := by_place.get((task_id, index)):
+            task.told[key] = value
 
 
 def _iso(moment: Any) -> str | None:
@@ -160,7 +179,7 @@ def run_view(run: Run) -> dict[str, Any]:
     """Everything that the *Scene* tab shows."""
     stages = sorted((task for task in run.tasks if task.stage), key=_order)
     views = side_by_side(*(partial(_stage_view, task) for task in stages))
-    planned = next((task.told[RESULT] for task in run.tasks if task.task_id == "plan" and RESULT in task.told), None)
+    planned = next((task.told[RESULT] for task in run.tasks if task.task_id == PLAN and RESULT in task.told), None)
     plan: dict[str, Any] = planned if isinstance(planned, dict) else {}
     failed = [task for task in run.tasks if task.state == "failed"]
     return {

@@ -293,6 +293,23 @@ def test_a_slack_connection_may_hold_its_url_in_any_of_the_usual_ways(
     assert len(web.sent_to("/one")) == 1
 
 
+@pytest.mark.parametrize(
+    ("name", "mark_up"),
+    [
+        ("@channel.jpg", "@channel"),
+        ("[open](https://elsewhere).jpg", "](https"),
+        ("[open] (x)", "] ("),
+        ("see http://elsewhere", "http://elsewhere"),
+        ("<!channel>", "<!channel>"),
+    ],
+)
+def test_a_name_calls_nobody_and_is_no_link(name: str, mark_up: str) -> None:
+    sent = json.dumps(
+        slack_message(NOTIFICATION.model_copy(update={"headline": name, "name": name})), ensure_ascii=False
+    )
+    assert mark_up not in sent
+
+
 def test_words_of_a_capture_are_no_mark_up() -> None:
     message = slack_message(NOTIFICATION)
     assert message["text"].endswith("It is &lt;too&gt; dark.")

@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
+import hypothesis
 import pytest
 import yaml
 from airflow.api_fastapi import app as airflow_app
+from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity
 from airflow.api_fastapi.auth.managers.simple.simple_auth_manager import SimpleAuthManager
 from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
 from airflow.models import Connection
@@ -26,12 +28,14 @@ from airflow.models.task_state_store import TaskStateStoreModel
 from airflow.utils.session import create_session
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
+from hypothesis import strategies as st
 from sqlalchemy import event, select
 from starlette.testclient import TestClient
 
 from airflow import settings
-from airflow_provider_e2e3d.ui import files, gallery
-from airflow_provider_e2e3d.ui import stores as places
+from airflow_provider_e2e3d.scenes.record import _Record
+from airflow_provider_e2e3d.ui import files, gallery, stores
+from airflow_provider_e2e3d.ui import runs as runs_page
 from airflow_provider_e2e3d.ui.api import create_app
 from e2e3d_stages.contract.messages import Claim, Failure, FailureCode, Progress, now
 from e2e3d_stages.registry import STAGES
@@ -88,11 +92,11 @@ def lay_scene(store: ArtifactStore, scene: str, run: str = RUN, **more: Any) -> 
     return record
 
 
-def write_profiles(file: Path, **stores: dict[str, Any]) -> None:
+def write_profiles(file: Path, **of_profiles: dict[str, Any]) -> None:
     """Profiles by name, with their stores."""
     common = {"captures": [file.parent.as_uri()], "stages": {"default": {"backend": "local"}}}
-    file.write_text(yaml.safe_dump({name: {**common, **store} for name, store in stores.items()}))
-    places.forget()
+    file.write_text(yaml.safe_dump({name: {**common, **store} for name, store in of_profiles.items()}))
+    stores.forget()
     gallery._caches.clear()
 
 
@@ -245,6 +249,28 @@ def test_permission_on_another_dag_opens_its_runs_and_nothing_else(
     assert other.get(f"/api/run?{RUN_QUERY}&dag_id=other").status_code == 404
 
 
+class WithoutXCom(SimpleAuthManager):
+    """Permission on everything but what tasks told."""
+
+    def is_authorized_dag(self, *, access_entity: Any = None, **asked: Any) -> bool:
+        return access_entity is not DagAccessEntity.XCOM and super().is_authorized_dag(
+            access_entity=access_entity, **asked
+        )
+
+
+def test_what_tasks_told_is_shown_to_nobody_who_may_not_read_it(
+    api: FastAPI, training: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(airflow_app._AuthManagerState, "instance", WithoutXCom())
+    admin = Browser(api, user("admin"))
+    answers = {path: admin.get(path).status_code for path in ROUTES.values()}
+    assert {path.partition("?")[0] for path, status in answers.items() if status == 403} == {
+        "/task",
+        "/api/run",
+        "/api/task",
+    }
+
+
 def test_a_person_who_is_not_logged_in_gets_a_page_with_the_way_to_the_login(api: FastAPI) -> None:
     answer = Browser(api, None).get("/scenes", Accept="text/html")
     assert answer.status_code == 401
@@ -275,13 +301,13 @@ def test_what_breaks_is_told_with_the_same_headers_and_without_a_traceback(
     viewer: Browser, own_store: ArtifactStore, profile_file: Path
 ) -> None:
     profile_file.write_text("local: {store: 'gopher://x', captures: ['/x']}")
-    places.forget()
+    stores.forget()
     answer = viewer.get("/api/scenes")
     assert answer.status_code == 500
     assert "neither file:// nor s3://" in answer.json()["message"]
     assert "frame-ancestors 'self'" in answer.headers["content-security-policy"]
     profile_file.write_text("local: nothing")
-    places.forget()
+    stores.forget()
     assert "profiles.yaml:1" in viewer.get("/api/scenes").json()["message"]
 
 
@@ -405,8 +431,8 @@ def test_a_profile_that_is_not_there_opens_no_store(viewer: Browser, own_store: 
 )
 def test_only_plain_paths_are_below_a_folder(path: str) -> None:
     with pytest.raises(NotFound):
-        places.below("scenes/statue", path)
-    assert places.below("scenes/statue", "sparse/0/cameras.bin") == "scenes/statue/sparse/0/cameras.bin"
+        stores.below("scenes/statue", path)
+    assert stores.below("scenes/statue", "sparse/0/cameras.bin") == "scenes/statue/sparse/0/cameras.bin"
 
 
 # Files
@@ -437,6 +463,7 @@ def test_a_file_comes_whole_in_parts_or_not_again(viewer: Browser, store: Artifa
     assert viewer.get(path, Range=f"bytes={len(PAGE)}-").status_code == 416
     assert viewer.get(path, Range="bytes=5-8", If_Range='"another"').content == PAGE
     assert viewer.get(path, Range="lines=1-2").content == PAGE
+    assert viewer.get(path, Range=f"bytes={'9' * 5000}-").content == PAGE
 
     mark = viewer.json(f"/api/scenes/statue/{RUN}")["mark"]
     assert "immutable" in viewer.get(f"{path}?v={mark}").headers["cache-control"]
@@ -450,7 +477,6 @@ def test_the_gallery_tells_what_is_known_and_is_patient_with_what_is_not(
     viewer: Browser, own_store: ArtifactStore, runs: None
 ) -> None:
     own_store.storage.write("scenes/being-made/x/estimate.json", b"{}")
-    own_store.storage.write("scenes/broken/latest.json", b"{")
     old = {"scene": "old", "run": RUN, "started": "2026-01-01T00:00:00+00:00", "files": {"index.html": 1}}
     own_store.storage.write("scenes/old/latest.json", json.dumps(old).encode())
     found = viewer.json("/api/scenes")
@@ -462,6 +488,58 @@ def test_the_gallery_tells_what_is_known_and_is_patient_with_what_is_not(
     assert not older["thumbnail"]
     assert older["metrics"] == {}
     assert found["problems"] == []
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "{",
+        "[]",
+        '{"started": "yesterday"}',
+        '{"started": "2026-01-01T00:00:00"}',
+        '{"started": "2026-01-01T00:00:00Z", "metrics": []}',
+        '{"started": "2026-01-01T00:00:00Z", "metrics": {"psnr": "high"}}',
+        '{"started": "2026-01-01T00:00:00Z", "metrics": {"other": 1e999}}',
+        '{"started": "2026-01-01T00:00:00Z", "seconds": NaN}',
+        '{"started": "2026-01-01T00:00:00Z", "capture": "\\ud800"}',
+        '{"started": "2026-01-01T00:00:00Z", "price": ' + "9" * 5000 + "}",
+        "[" * 100_000,
+    ],
+)
+def test_a_record_that_is_none_is_a_card_that_says_so_and_hides_no_other_scene(
+    viewer: Browser, own_store: ArtifactStore, runs: None, written: str
+) -> None:
+    own_store.storage.write("scenes/broken/latest.json", written.encode())
+    own_store.storage.write(f"scenes/statue/{RUN}-2/run.json", written.encode())
+    broken, statue = viewer.json("/api/scenes?sort=scene")["scenes"]
+    assert (broken["scene"], broken["state"], statue["scene"]) == ("broken", "unreadable", "statue")
+    assert "latest.json is no record of a run" in broken["problem"]
+    assert [each["run"] for each in viewer.json("/api/scenes/statue")["runs"]] == [RUN]
+    answer = viewer.get(f"/api/scenes/statue/{RUN}-2")
+    assert (answer.status_code, "Find out who wrote it" in answer.json()["hint"]) == (503, True)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.datetimes().map(str),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@hypothesis.settings(
+    max_examples=150, deadline=None, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture]
+)
+@hypothesis.given(changes=st.dictionaries(st.sampled_from(sorted(_Record.model_fields)), json_values, max_size=4))
+def test_whatever_a_record_says_every_page_of_its_scene_is_answered(
+    viewer: Browser, own_store: ArtifactStore, runs: None, changes: dict[str, Any]
+) -> None:
+    lay_scene(own_store, "odd", **{"run_id": "x", **changes})
+    gallery._caches.clear()
+    for order in gallery.SORTS:
+        assert viewer.get(f"/api/scenes?sort={order}").status_code == 200
+    assert viewer.get("/api/scenes/odd").status_code in (200, 404)
+    for path in (f"/api/scenes/odd/{RUN}", f"/api/compare/odd?left={RUN}&right={RUN}"):
+        assert viewer.get(path).status_code in (200, 503)
 
 
 def test_the_gallery_shows_what_airflow_is_at_work_on(viewer: Browser, own_store: ArtifactStore, runs: None) -> None:
@@ -533,7 +611,7 @@ def test_an_old_look_is_answered_at_once_and_renewed_behind_it(
 def test_a_store_that_is_away_is_told_and_hides_no_other(
     viewer: Browser, own_store: ArtifactStore, profile_file: Path, runs: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(places, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(stores, "PATIENCE_SECONDS", 0.0)
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"):
         monkeypatch.setenv(name, "us-east-1")
@@ -616,28 +694,53 @@ def counted() -> Iterator[list[str]]:
 
 
 @pytest.mark.parametrize(
-    ("path", "login_only"),
+    ("path", "login_only", "tables"),
     [
-        (f"/api/run?{RUN_QUERY}", f"/run?{RUN_QUERY}"),
-        (f"/api/task?{RUN_QUERY}&task_id=train", f"/task?{RUN_QUERY}&task_id=train"),
-        ("/api/scenes", "/scenes"),
+        (f"/api/run?{RUN_QUERY}", f"/run?{RUN_QUERY}", ["dag_run", "xcom"]),
+        (f"/api/task?{RUN_QUERY}&task_id=train", f"/task?{RUN_QUERY}&task_id=train", ["dag_run", "xcom"]),
+        ("/api/run?dag_id=other&run_id=x", "/run?dag_id=other&run_id=x", ["dag_run"]),
+        ("/api/scenes", "/scenes", ["dag_run"]),
     ],
 )
-def test_a_look_is_one_query_by_indexes_beside_those_of_the_login(
-    path: str, login_only: str, viewer: Browser, training: ArtifactStore
+def test_a_look_is_a_query_or_two_by_indexes_beside_those_of_the_login(
+    path: str, login_only: str, tables: list[str], viewer: Browser, training: ArtifactStore
 ) -> None:
+    put_run("x", "success", Row("hello", "success", "BashOperator", told={"return_value": "much"}), dag_id="other")
     viewer.json(path)
     with counted() as login:
         viewer.get(login_only)
     with counted() as all_of_it:
         viewer.json(path)
-    assert len(all_of_it) == len(login) + 1
-    (query,) = [each for each in all_of_it if "FROM dag_run" in each]
-    with create_session() as session:
-        plan = session.connection().exec_driver_sql(f"EXPLAIN QUERY PLAN {query}", ("x",) * query.count("?")).all()
-    steps = [row[3] for row in plan]
-    assert steps
-    assert not [step for step in steps if step.startswith("SCAN")], steps
+    # What tasks of another DAG return is no business of these pages, and may be large.
+    assert len(all_of_it) == len(login) + len(tables)
+    queries = [each for each in all_of_it if any(f"FROM {table}" in each for table in tables)]
+    assert len(queries) == len(tables)
+    for query in queries:
+        with create_session() as session:
+            values = ("x",) * query.count("?")
+            plan = session.connection().exec_driver_sql(f"EXPLAIN QUERY PLAN {query}", values).all()
+        steps = [row[3] for row in plan]
+        assert steps
+        assert not [step for step in steps if step.startswith("SCAN")], steps
+
+
+def test_of_what_tasks_returned_only_what_pages_show_is_read(
+    viewer: Browser, own_store: ArtifactStore, runs: None
+) -> None:
+    large = {"stage": "train", "code": "crash", "message": "x" * runs_page.MOST_TOLD, "hint": ""}
+    put_run(
+        RUN,
+        "failed",
+        Row("plan", "success", told={"return_value": {"scene": "statue"}}),
+        Row("a_sites_own", "success", "PythonOperator", told={"return_value": ["a table"]}),
+        Row("train", "failed", "TrainOperator", told={"failure": large}),
+    )
+    found = runs_page.read_run("reconstruct", RUN)
+    assert {task.task_id: task.told for task in found.tasks} == {
+        "plan": {"return_value": {"scene": "statue"}},
+        "a_sites_own": {},
+        "train": {},
+    }
 
 
 def test_a_run_that_trains_shows_its_bar_its_preview_and_its_curve(viewer: Browser, training: ArtifactStore) -> None:
@@ -716,7 +819,7 @@ def test_real_tasks_remember_their_artifacts_and_the_tabs_show_them(
     script: Script,
     runs: None,
 ) -> None:
-    places.forget()
+    stores.forget()
     script["compress"] = ["crash", "succeed"]
     outcome = run("publish")
     assert outcome.state == "success", outcome.log

@@ -27,6 +27,8 @@ function card(each) {
     : h("div", { class: "nothing", "aria-hidden": "true" });
   const name = href
     ? h("a", { href, class: "whole" }, each.scene)
+    : !run
+    ? each.scene
     : airflowLink(`${runPath(run.dag_id, run.run_id)}/plugin/scene`, each.scene);
   const fact = (label, value) => h("div", {}, h("dt", {}, label), h("dd", {}, value));
   return h(
@@ -35,7 +37,7 @@ function card(each) {
     h("div", { class: "picture" }, picture, run && airflowLink(`${runPath(run.dag_id, run.run_id)}/plugin/scene`, chip(each.state))),
     h("div", { class: "text" },
       h("h2", {}, name),
-      h("p", { class: "quiet" }, date(each.started)),
+      h("p", { class: "quiet" }, each.problem ?? date(each.started)),
       each.run && h("dl", {},
         onCards().map((figure) => fact(figure.label, figureText(figure, each))),
         h("div", {}, h("dt", { class: "unseen" }, "Runs"), h("dd", {}, h("a", { href: `scenes/${each.scene}`, class: "above" }, "all runs"))))),
