@@ -6,6 +6,7 @@ Not part of the keyed artifact: cheap, repeatable, done at the end of every run,
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 import json
 from collections.abc import Mapping
 from functools import partial
@@ -14,7 +15,7 @@ from typing import Any, NamedTuple
 from airflow_provider_e2e3d.scenes.names import folder_of
 from airflow_provider_e2e3d.scenes.record import MalformedRecord, Run, read_record, record_of
 from airflow_provider_e2e3d.scenes.report import with_run
-from e2e3d_stages.contract.messages import InvalidRequest, Manifest
+from e2e3d_stages.contract.messages import Infrastructure, InvalidRequest, Manifest, StoredFile
 from e2e3d_stages.contract.paths import path_problem
 from e2e3d_stages.publish.spec import REPORT
 from e2e3d_stages.registry import STAGES
@@ -23,10 +24,10 @@ from e2e3d_stages.store.base import NotFound
 
 
 class _Source(NamedTuple):
-    """A stored file: its path below the root, and its size in bytes."""
+    """A stored file: its path below the root, and what its manifest says of it."""
 
     path: str
-    size: int
+    file: StoredFile
 
 
 def lay_out(store: ArtifactStore, run: Run, manifests: Mapping[str, Manifest]) -> str:
@@ -44,19 +45,36 @@ def lay_out(store: ArtifactStore, run: Run, manifests: Mapping[str, Manifest]) -
     folder = _own_folder(store, run)
     before = _laid_before(store, folder, run)
     sources = _deliverables(store, manifests)
-    sizes = {name: source.size for name, source in sources.items()}
-    record = record_of(store, run, manifests, folder=folder, files=sizes)
+    files = {name: source.file for name, source in sources.items()}
+    record = record_of(store, run, manifests, folder=folder, files=files)
     copied = [name for name in sources if name != REPORT]
-    in_parallel(lambda name: store.storage.copy(sources[name].path, f"{folder}/{name}"), copied)
+    in_parallel(lambda name: _copy(store, sources[name], f"{folder}/{name}"), copied)
     if REPORT in sources:
-        page = store.storage.read(sources[REPORT].path).decode()
-        store.storage.write(f"{folder}/{REPORT}", with_run(page, record).encode())
+        page = store.storage.read(sources[REPORT].path)
+        if hashlib.sha256(page).hexdigest() != sources[REPORT].file.sha256:
+            raise _damaged(store, sources[REPORT])
+        store.storage.write(f"{folder}/{REPORT}", with_run(page.decode(), record).encode())
     for stale in before - sources.keys():
         store.storage.delete(f"{folder}/{stale}")
     store.storage.write(f"{folder}/run.json", _json(record))
     if not _is_older(store, run):
         _make_latest(store, run.scene, record)
     return store.storage.uri_of(folder)
+
+
+def _copy(store: ArtifactStore, source: _Source, target: str) -> None:
+    """Copy a file, and look at what arrived: people open it, and nobody looks at digests after them."""
+    store.storage.copy(source.path, target)
+    if store.storage.sha256(target) != source.file.sha256:
+        store.storage.delete(target)
+        raise _damaged(store, source)
+
+
+def _damaged(store: ArtifactStore, source: _Source) -> Infrastructure:
+    return Infrastructure(
+        f"{store.storage.uri_of(source.path)} is damaged: its digest is not the manifest's.",
+        hint="Trigger again with the stage that made it under Re-run stages (force).",
+    )
 
 
 def _own_folder(store: ArtifactStore, run: Run) -> str:
@@ -113,7 +131,7 @@ def _started(record: Mapping[str, Any]) -> str:
 def _deliverables(store: ArtifactStore, manifests: Mapping[str, Manifest]) -> dict[str, _Source]:
     """Name in the run's folder → where it is, for every deliverable that its stage made."""
     return {
-        file.path: _Source(store.file_path(manifests[spec.name], file.path), file.size)
+        file.path: _Source(store.file_path(manifests[spec.name], file.path), file)
         for spec in STAGES.values()
         if spec.deliverables
         for file in manifests[spec.name].files

@@ -17,7 +17,8 @@ from pydantic import AwareDatetime, BaseModel, FiniteFloat, model_validator
 from typing_extensions import Self
 
 from e2e3d_stages.contract.figures import FIGURES, key_metrics
-from e2e3d_stages.contract.messages import Infrastructure, JobRecord, Manifest
+from e2e3d_stages.contract.messages import Infrastructure, JobRecord, Manifest, StoredFile
+from e2e3d_stages.publish.spec import REPORT
 from e2e3d_stages.registry import STAGES
 from e2e3d_stages.store.artifacts import ArtifactStore
 from e2e3d_stages.store.base import Storage
@@ -55,13 +56,13 @@ class Run:
 
 
 def record_of(
-    store: ArtifactStore, run: Run, manifests: Mapping[str, Manifest], *, folder: str, files: Mapping[str, int]
+    store: ArtifactStore, run: Run, manifests: Mapping[str, Manifest], *, folder: str, files: Mapping[str, StoredFile]
 ) -> dict[str, Any]:
     """The record as JSON.
 
     :param manifests: by stage.
     :param folder: where the run's results lie below the root.
-    :param files: their sizes by name.
+    :param files: those that are laid out, by name.
     """
     stages = {stage: _stage(store, manifest, run) for stage, manifest in manifests.items()}
     return {
@@ -79,7 +80,8 @@ def record_of(
         "ended": _utc(run.ended),
         "seconds": round((run.ended - run.started).total_seconds(), 3),
         "price": _total([each["price"] for each in stages.values() if not each["reused"]]),
-        "files": dict(sorted(files.items())),
+        "files": {name: file.size for name, file in sorted(files.items())},
+        "sha256": {name: file.sha256 for name, file in sorted(files.items()) if name != REPORT},
         "metrics": key_metrics({stage: manifest.metrics for stage, manifest in manifests.items()}),
         "stages": stages,
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from airflow_provider_e2e3d.scenes.layout import lay_out
 from airflow_provider_e2e3d.scenes.names import folder_of
 from airflow_provider_e2e3d.scenes.record import Run
-from e2e3d_stages.contract.messages import Advice, JobRecord, Manifest, Program, Usage
+from e2e3d_stages.contract.messages import Advice, Infrastructure, JobRecord, Manifest, Program, StoredFile, Usage
 from e2e3d_stages.contract.paths import folder_name, safe_path
 from e2e3d_stages.store.artifacts import ArtifactStore
 
@@ -140,6 +141,9 @@ def test_the_report_is_told_which_run_it_is_of_and_its_artifact_stays_as_it_is(s
     place = store.file_path(manifests["publish"], "report.html")
     page = b"<p>before</p><!--run-->what was made<!--/run--><p>after</p>"
     store.storage.write(place, page)
+    made = StoredFile(path="report.html", size=len(page), sha256=hashlib.sha256(page).hexdigest())
+    files = [made if file.path == made.path else file for file in manifests["publish"].files]
+    manifests["publish"] = manifests["publish"].model_copy(update={"files": tuple(files)})
     lay_out(store, run("run-1", profile="cloud"), manifests)
     laid = store.storage.read("scenes/yard/run-1/report.html").decode()
     assert laid.startswith("<p>before</p><!--run-->")
@@ -320,3 +324,23 @@ def test_of_two_runs_that_end_at_the_same_moment_the_newer_is_the_latest(store, 
     lay_out(store, run("morning"), manifests)
     assert done
     assert latest(store)["run"] == "evening"
+
+
+@pytest.mark.parametrize("name", ["index.html", "report.html"])
+def test_a_file_that_is_no_longer_what_its_stage_made_is_laid_out_for_nobody(
+    store: ArtifactStore, manifests: dict[str, Manifest], name: str
+) -> None:
+    store.storage.write(store.file_path(manifests["publish"], name), b"<script>")
+    with pytest.raises(Infrastructure, match=f"{name} is damaged"):
+        lay_out(store, run("today"), manifests)
+    laid = {entry.path.rpartition("/")[2] for entry in store.storage.list("scenes")}
+    assert not {name, "run.json", "latest.json"} & laid
+
+
+def test_the_record_says_by_digest_what_was_laid_out(store: ArtifactStore, manifests: dict[str, Manifest]) -> None:
+    lay_out(store, run("today"), manifests)
+    folder = folder_of("yard", "today")
+    record = json.loads(store.storage.read(f"{folder}/run.json"))
+    # The report is told afterwards which run it belongs to.
+    assert record["sha256"].keys() == record["files"].keys() - {"report.html"}
+    assert all(store.storage.sha256(f"{folder}/{name}") == digest for name, digest in record["sha256"].items())
