@@ -157,7 +157,7 @@ class JobSpec:
     :param claim: which attempt it is, and the task it is for.
     :param request_uri: the program's only argument.
     :param capture: what the request asks ingest to read; a backend may have to bring it within reach.
-    :param longest_seconds: a job that takes longer than this is presumed hung; for backends that bill.
+    :param longest_seconds: a job that takes longer hangs; for backends that end what they bill for.
     :param environment: the store's address and credentials; never logged, never part of the handle.
     """
 

@@ -151,12 +151,14 @@ class Making:
         self.log.info(
             "Attempt %d on backend %s of profile %s", claim.attempt, backend.settings.backend, self.profile_name
         )
-        handle = self._submit(backend, request.model_copy(update={"attempt": claim.attempt}), claim, size)
+        longest = STAGES[self.stage].longest_seconds(request.params, size.photos if size else 0)
+        request = request.model_copy(update={"attempt": claim.attempt, "longest_seconds": longest})
+        handle = self._submit(backend, request, claim)
         return self._attempt(backend, request, size, claim, handle)
 
-    def _submit(self, backend: Backend, request: Request, claim: Claim, size: CaptureSize | None) -> Handle:
+    def _submit(self, backend: Backend, request: Request, claim: Claim) -> Handle:
         self.store.write_request(request)
-        job = self._job(request, claim, size=size)
+        job = self._job(request, claim)
         try:
             with kept_alive(self.store, self.stage, request.key, claim):
                 return retry_while_unavailable(lambda: backend.submit(job))
@@ -208,7 +210,7 @@ class Making:
         )
         return Attempt(self.store, backend, state)
 
-    def _job(self, request: Request, claim: Claim, *, size: CaptureSize | None = None) -> JobSpec:
+    def _job(self, request: Request, claim: Claim) -> JobSpec:
         """One attempt as a job."""
         return JobSpec(
             stage=self.stage,
@@ -216,6 +218,6 @@ class Making:
             claim=claim,
             request_uri=self.store.request_uri(self.stage, request.key, claim.attempt),
             capture=request.capture,
-            longest_seconds=STAGES[self.stage].longest_seconds(request.params, size.photos if size else 0),
+            longest_seconds=request.longest_seconds,
             environment=dict(self.environment),
         )

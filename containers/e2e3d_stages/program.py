@@ -37,6 +37,7 @@ from e2e3d_stages.contract.messages import (
 )
 from e2e3d_stages.registry import STAGES, stage_named
 from e2e3d_stages.runtime.context import InputArtifact, StageContext, thread_count
+from e2e3d_stages.runtime.watchdog import Watchdog
 from e2e3d_stages.store.artifacts import ArtifactStore
 from e2e3d_stages.store.captures import LocalCapture, fetch_capture
 from e2e3d_stages.store.opening import open_storage
@@ -93,7 +94,14 @@ def _run(store: ArtifactStore, request: Request) -> None:
                 context.inputs[stage] = _fetch_input(store, request, context, stage, folder)
             if request.capture:
                 context.capture = _fetch_capture(request, context, folder)
-            with _on_sigterm(context.stop):
+            watchdog = Watchdog(
+                moved=lambda: context.moved,
+                stopping=lambda: context.stopping,
+                stall_seconds=STAGES[request.stage].longest.silent,
+                longest_seconds=request.longest_seconds,
+                fail=lambda error: store.write_failure(request.stage, request.key, Failure.of(error, request.attempt)),
+            )
+            with watchdog, _on_sigterm(context.stop):
                 stage_clock = time.monotonic()
                 metrics = _work(request.stage, context)
                 stage_seconds = time.monotonic() - stage_clock

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import json
 import os
@@ -12,6 +13,7 @@ import threading
 import time
 import types
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ import pytest
 
 from e2e3d_stages import sagemaker
 from e2e3d_stages.contract.messages import (
+    Failure,
     FailureCode,
     Infrastructure,
     Input,
@@ -29,10 +32,10 @@ from e2e3d_stages.contract.messages import (
     StageError,
     UnreadableCapture,
 )
-from e2e3d_stages.contract.spec import PRESETS
+from e2e3d_stages.contract.spec import PRESETS, Limit
 from e2e3d_stages.program import run
 from e2e3d_stages.registry import STAGES, stage_named
-from e2e3d_stages.runtime import context
+from e2e3d_stages.runtime import context, watchdog
 from e2e3d_stages.runtime.context import StageContext
 from e2e3d_stages.store.artifacts import ArtifactStore
 from e2e3d_stages.store.captures import list_capture_files
@@ -355,25 +358,88 @@ def test_sigterm_during_a_transfer_is_an_interruption_too(
     assert failure.code is FailureCode.INTERRUPTED
 
 
+@pytest.fixture
+def exits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """What the process would have ended with."""
+    codes: list[int] = []
+    monkeypatch.setattr(os, "_exit", codes.append)
+    monkeypatch.setattr(watchdog, "LOOK_EVERY_SECONDS", 0.01)
+    return codes
+
+
 @pytest.mark.parametrize("in_time", [False, True])
 def test_a_stopped_stage_is_ended_after_the_grace_period_unless_it_left_in_time(
-    tmp_path: Path, play: Callable[[StageProgram], None], monkeypatch: pytest.MonkeyPatch, in_time: bool
+    tmp_path: Path,
+    play: Callable[[StageProgram], None],
+    monkeypatch: pytest.MonkeyPatch,
+    exits: list[int],
+    in_time: bool,
 ) -> None:
-    exits: list[int] = []
-    monkeypatch.setattr(context, "GRACE_SECONDS", 60 if in_time else 0.1)
-    monkeypatch.setattr(os, "_exit", exits.append)
+    monkeypatch.setattr(watchdog, "GRACE_SECONDS", 60 if in_time else 0.1)
 
-    def program(job: StageContext) -> dict[str, Any]:
-        job.stop()
+    def program(context: StageContext) -> dict[str, Any]:
+        context.stop()
         until(lambda: in_time or exits)
-        job.check_stop()
+        context.check_stop()
         return {}
 
     play(program)
     assert run(ask(ArtifactStore.open(tmp_path.as_uri()))) == FailureCode.INTERRUPTED.exit_code
     # Nothing is left that would end this process later.
-    until(lambda: not any(isinstance(thread, threading.Timer) for thread in threading.enumerate()), seconds=20)
-    assert exits == ([] if in_time else [FailureCode.INTERRUPTED.exit_code])
+    assert not any(thread.name == "watchdog" for thread in threading.enumerate())
+    assert set(exits) == (set() if in_time else {FailureCode.INTERRUPTED.exit_code})
+
+
+def test_a_stage_that_hears_no_signal_is_ended_after_the_grace_period(
+    tmp_path: Path, play: Callable[[StageProgram], None], monkeypatch: pytest.MonkeyPatch, exits: list[int]
+) -> None:
+    monkeypatch.setattr(watchdog, "GRACE_SECONDS", 0.1)
+    sleep = ctypes.CDLL(None).usleep
+
+    def program(context: StageContext) -> dict[str, Any]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        # Deep in a library: Python's own handler of the signal waits for it to return.
+        while not exits:
+            sleep(20_000)
+        return {}
+
+    monkeypatch.setattr(StageContext, "stop", lambda self: None)
+    play(program)
+    run(ask(ArtifactStore.open(tmp_path.as_uri())))
+    assert set(exits) == {FailureCode.INTERRUPTED.exit_code}
+
+
+@pytest.mark.parametrize(
+    ("longest", "silent", "words"), [(86_400, 0.2, "said nothing new for"), (0.2, 3_600, "took longer than")]
+)
+def test_a_stage_that_hangs_is_ended_and_says_so(
+    tmp_path: Path,
+    play: Callable[[StageProgram], None],
+    monkeypatch: pytest.MonkeyPatch,
+    exits: list[int],
+    longest: float,
+    silent: float,
+    words: str,
+) -> None:
+    monkeypatch.setitem(STAGES, "ingest", replace(STAGES["ingest"], longest=Limit(seconds=60, silent=silent)))
+    store = ArtifactStore.open(tmp_path.as_uri())
+    failures: list[Failure | None] = []
+
+    def program(context: StageContext) -> dict[str, Any]:
+        context.progress(1, 2, "photos")
+        while not exits:
+            # A number that does not change is no news.
+            context.progress(1, 2, "photos")
+            time.sleep(0.01)
+        failures.append(store.failure("ingest", KEY, 1))
+        return {}
+
+    play(program)
+    run(ask(store, longest_seconds=longest))
+    assert exits[0] == FailureCode.CRASH.exit_code
+    assert failures[0] is not None
+    assert words in failures[0].message
+    assert "newest checkpoint" in failures[0].hint
 
 
 def test_sagemaker_is_told_why_an_attempt_ends(

@@ -29,6 +29,8 @@ from airflow_provider_e2e3d.backends.base import (
     JobStatus,
     Orphan,
 )
+from airflow_provider_e2e3d.backends.local import reaper
+from e2e3d_stages.contract.messages import GRACE_SECONDS
 from e2e3d_stages.registry import STAGES
 
 
@@ -100,9 +102,17 @@ class LocalBackend(Backend):
 
     def cancel(self, handle: Handle) -> None:
         process = _process(handle)
-        if process is not None:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.send_signal(signal.SIGTERM)
+        if process is None:
+            return
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.send_signal(signal.SIGTERM)
+        subprocess.Popen(
+            [sys.executable, "-m", reaper.__name__, *map(str, (handle["pid"], handle["started"], GRACE_SECONDS + 10))],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
 
     def orphans(self, store_uri: str) -> Iterator[Orphan]:
         """Scratch and logs on this machine that no running program writes to, whichever store it was for."""

@@ -190,6 +190,7 @@ class Request(Model):
     capture: str | None = Field(default=None, description="Where ingest finds the photos: a prefix or one zip.")
     listing: CaptureListing | None = Field(default=None, description="The capture's files, which the key depends on.")
     degraded_from: str | None = Field(default=None, description="Key of what was asked before memory ran out.")
+    longest_seconds: float = Field(default=86_400.0, description="A program that takes longer is taken to hang.")
 
 
 class StoredFile(Model):

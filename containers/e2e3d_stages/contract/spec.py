@@ -40,6 +40,8 @@ class Limit:
     seconds: float
     per_photo: float = 0.0
     per_step: float = 0.0
+    # Without a word of how far it is: longer than the longest part of the work that cannot tell.
+    silent: float = 3_600.0
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ class StageSpec:
     :param version: raised when the same parameters would give another result; part of the artifact key.
     :param params: its parameter model.
     :param presets: by preset, the parameters that are not the model's defaults.
-    :param longest: what it may take, so that a backend that bills may end what hangs.
+    :param longest: what it may take, so that what hangs ends.
     :param rough_seconds: what its work takes, within a factor of a few, before there is any history.
     :param deliverables: what people get of its artifact.
     :param result: the figure that tells its success.

@@ -15,9 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from e2e3d_stages.contract.messages import (
-    GRACE_SECONDS,
     Advice,
-    FailureCode,
     Interrupted,
     Manifest,
     Progress,
@@ -85,8 +83,6 @@ class StageContext:
         self._store = store
         self._request = request
         self._stop = threading.Event()
-        self._ending = threading.Timer(GRACE_SECONDS, os._exit, [FailureCode.INTERRUPTED.exit_code])
-        self._ending.daemon = True
         self._reporter = _Reporter(store, request)
 
     def progress(self, done: float, total: float, unit: str, *, phase: str = "", **figures: float) -> None:
@@ -135,10 +131,13 @@ class StageContext:
             raise Interrupted("The stage was stopped.", hint="Clear its task to go on from the last checkpoint.")
 
     def stop(self) -> None:
-        """Ask the stage to stop, as SIGTERM does; one that does not within the grace period is ended."""
-        if not self._stop.is_set():
-            self._stop.set()
-            self._ending.start()
+        """Ask the stage to stop, as SIGTERM does."""
+        self._stop.set()
+
+    @property
+    def moved(self) -> float:
+        """When the stage last said how far it is, by the monotonic clock."""
+        return self._reporter.moved
 
     @contextmanager
     def checkpoint(self, step: int) -> Iterator[Path]:
@@ -153,8 +152,7 @@ class StageContext:
         return self._store.latest_checkpoint(self._request.stage, self._request.key, self.scratch / "checkpoint")
 
     def close(self) -> None:
-        """Store the last progress and stop reporting; who asked the stage to stop waits no longer."""
-        self._ending.cancel()
+        """Store the last progress and stop reporting."""
         self._reporter.close()
 
 
@@ -171,12 +169,15 @@ class _Reporter:
         self._closed = threading.Event()
         self._logged: Progress | None = None
         self._shown: dict[str, bytes] = {}
+        self.moved = time.monotonic()
         self._thread = threading.Thread(target=self._loop, name="progress", daemon=True)
         self._thread.start()
 
     def update(self, done: float, total: float, unit: str, phase: str, figures: dict[str, float]) -> None:
         moment = time.monotonic()
         with self._lock:
+            if self._latest is None or phase != self._phase or done > self._latest.done:
+                self.moved = moment
             if self._latest is None or phase != self._phase:
                 # How a phase ended is told, however soon the next one begins.
                 self._log()

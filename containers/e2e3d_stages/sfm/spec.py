@@ -36,7 +36,8 @@ SPEC = StageSpec(
     version=2,
     params=Params,
     presets=PRESETS,
-    longest=Limit(seconds=3_600, per_photo=120),
+    # Bundle adjustment of a thousand photos tells nothing for hours.
+    longest=Limit(seconds=3_600, per_photo=120, silent=4 * 3_600),
     rough_seconds=rough_seconds,
     deliverables=(
         Deliverable("sparse/0/"),
