@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import shutil
+import struct
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
 from e2e3d_stages.contract.messages import UnreadableCapture
+from e2e3d_stages.contract.paths import LONGEST_STEP
 from e2e3d_stages.ingest.exif import Exif
 from e2e3d_stages.store.captures import LocalCapture
 
 NEEDED = ("cameras", "images", "points3D")
 # COLMAP writes them since 3.12 and reads models without them.
 OTHERS = ("rigs", "frames")
+# What one of each takes in a binary file without what it is followed by, with the number of that; names at their
+# shortest: https://colmap.github.io/format.html#binary-file-format.
+_LEAST_BYTES = {
+    "cameras": 24,
+    "images": 4 + 7 * 8 + 4 + 1 + 8,
+    "points3D": 8 + 3 * 8 + 3 + 8 + 8,
+    "rigs": 8,
+    "frames": 8,
+}
+# Of an image's points: two coordinates and an id; of a point's views: two ids.
+_BYTES_INSIDE = {"images": 24, "points3D": 8}
 
 
 class Photo(Protocol):
@@ -40,6 +53,8 @@ def take_poses(capture: LocalCapture, folder: str, output: Path) -> None:
         if there.keys() >= set(NEEDED):
             output.mkdir()
             for name, path in there.items():
+                if suffix == ".bin":
+                    _refuse_impossible(name, path)
                 shutil.copyfile(path, output / f"{name}{suffix}")
             return
     raise UnreadableCapture(
@@ -47,6 +62,41 @@ def take_poses(capture: LocalCapture, folder: str, output: Path) -> None:
         hint=f"Upload a folder, not a zip, with {', '.join(NEEDED)} as .bin or .txt files in it, "
         "or leave Own poses (ingest_poses) empty.",
     )
+
+
+def _refuse_impossible(name: str, path: Path) -> None:
+    """Whoever reads a binary model makes room for as many things as it announces: so many must fit into the file.
+
+    :raises UnreadableCapture: when they do not.
+    """
+    data = memoryview(path.read_bytes())
+    try:
+        (count,) = struct.unpack_from("<Q", data)
+        place = 8
+        if count * _LEAST_BYTES[name] > len(data):
+            raise ValueError(f"it announces {count} {name}")
+        for _ in range(count if name in ("images", "points3D") else 0):
+            place += _LEAST_BYTES[name] - 8
+            if name == "images":
+                place = _end_of_name(data, place - 1)
+            (inside,) = struct.unpack_from("<Q", data, place)
+            place += 8 + inside * _BYTES_INSIDE[name]
+            if place > len(data):
+                raise ValueError(f"one of its {name} announces {inside} points or views")
+    except (ValueError, struct.error) as error:
+        raise UnreadableCapture(
+            f"The capture's own poses are no COLMAP model that can be read: {name}.bin is {len(data)} bytes long, and "
+            f"{'ends too soon' if isinstance(error, struct.error) else error}.",
+            hint="Upload the model anew, as COLMAP writes it, or leave Own poses (ingest_poses) empty.",
+        ) from None
+
+
+def _end_of_name(data: memoryview, start: int) -> int:
+    """Where an image's name, which ends with a zero byte, is over."""
+    for end in range(start, min(start + LONGEST_STEP * 16, len(data))):
+        if not data[end]:
+            return end + 1
+    raise ValueError("one of its images' names has no end")
 
 
 def refuse_turned(photos: Sequence[Photo]) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pycolmap
 
 from e2e3d_stages.contract.messages import UnreadableCapture
@@ -17,12 +18,18 @@ def read_model(folder: Path) -> pycolmap.Reconstruction:
     :raises UnreadableCapture: when COLMAP cannot read it.
     """
     try:
-        return pycolmap.Reconstruction(folder)
-    except (ValueError, RuntimeError) as error:
+        model = pycolmap.Reconstruction(folder)
+    except (ValueError, RuntimeError, IndexError, MemoryError) as error:
         raise UnreadableCapture(
             f"The capture's own poses are no COLMAP model that can be read: {error}",
             hint="Upload the model anew, as COLMAP writes it, or leave Own poses (ingest_poses) empty.",
         ) from error
+    for image in list(model.images.values()):
+        if image.has_pose and not np.isfinite(image.cam_from_world().matrix()).all():
+            model.deregister_frame(image.frame_id)
+    for number in [number for number, point in model.points3D.items() if not np.isfinite(point.xyz).all()]:
+        model.delete_point3D(number)
+    return model
 
 
 def take_over(model: pycolmap.Reconstruction, photos: Sequence[dict[str, Any]]) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +120,50 @@ def test_a_photo_for_which_no_points_speak_is_in_no_view_and_in_no_model(
     assert [source for source, photo in run.photos.items() if not photo["supported"]] == [f"images/{blind.name}"]
     written = pycolmap.Reconstruction(run.output / "sparse" / "0")
     assert len(run.views) == written.num_reg_images() == 7
+
+
+@pytest.mark.parametrize(
+    ("name", "start", "value"),
+    [
+        ("points3D", 0, 2**40),
+        ("images", 0, 2**40),
+        ("cameras", 0, 2**40),
+        # Of the first point the views, 8 + 43 bytes from the start.
+        ("points3D", 8 + 43, 2**40),
+        ("frames", 0, 2**40),
+    ],
+)
+def test_a_model_that_announces_more_than_its_file_holds_is_refused_before_anything_makes_room_for_it(
+    own: Path, tmp_path: Path, name: str, start: int, value: int
+) -> None:
+    file = own / "sparse" / "0" / f"{name}.bin"
+    data = bytearray(file.read_bytes())
+    data[start : start + 8] = value.to_bytes(8, "little")
+    file.write_bytes(data)
+    with pytest.raises(UnreadableCapture, match=f"{name}.bin is {len(data)} bytes long"):
+        ingested(own, tmp_path / "ingest")
+
+
+@pytest.mark.parametrize("length", [0, 8, 60, -1])
+@pytest.mark.parametrize("name", ["images", "points3D"])
+def test_a_model_that_is_cut_off_is_refused(own: Path, tmp_path: Path, name: str, length: int) -> None:
+    file = own / "sparse" / "0" / f"{name}.bin"
+    file.write_bytes(file.read_bytes()[:length])
+    with pytest.raises(UnreadableCapture, match=f"{name}.bin"):
+        ingested(own, tmp_path / "ingest")
+
+
+def test_a_pose_that_is_no_number_places_no_photo(own: Path, tmp_path: Path, childless: None) -> None:
+    # Models as COLMAP wrote them before 3.12, with the poses in the images' own file.
+    for newer in ("rigs", "frames"):
+        (own / "sparse" / "0" / f"{newer}.bin").unlink()
+    file = own / "sparse" / "0" / "images.bin"
+    data = bytearray(file.read_bytes())
+    after_number_and_rotation = 8 + 4 + 4 * 8
+    data[after_number_and_rotation : after_number_and_rotation + 8] = struct.pack("<d", math.nan)
+    file.write_bytes(data)
+    run = taken_over(ingested(own, tmp_path / "ingest"), tmp_path / "sfm")
+    assert run.metrics["photos_supported"] == 7
 
 
 def test_a_model_that_is_not_all_there_is_refused(own: Path, tmp_path: Path) -> None:
