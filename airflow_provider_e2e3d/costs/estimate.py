@@ -74,10 +74,11 @@ class Estimate(Model):
         told = f"{self.photos} photos of {self.long_side} px, {as_size(self.size)}"
         return "\n".join([told, *lines])
 
-    def check(self, max_cost: float) -> None:
+    def check(self, max_cost: float, *, whose: str = "max_cost") -> None:
         """Refuse what is too dear.
 
         :param max_cost: in US dollars.
+        :param whose: limit it is, for people.
         :raises InvalidRequest: also when nobody knows what it costs.
         """
         unpriced = [
@@ -87,10 +88,10 @@ class Estimate(Model):
         ]
         if self.price is None:
             raise InvalidRequest(
-                f"The cost of this run is unknown, and max_cost allows {as_dollars(max_cost)}: there is no price for "
+                f"The cost of this run is unknown, and {whose} allows {as_dollars(max_cost)}: there is no price for "
                 f"{', '.join(unpriced)}.",
                 hint="Have the profile's owner name each stage's `machine` and what it costs an hour in `prices`; "
-                "or leave max_cost empty.",
+                f"or leave {whose} empty.",
             )
         if self.price > max_cost:
             dearest = sorted(self.stages, key=lambda each: each.price or 0, reverse=True)[:3]
@@ -100,9 +101,9 @@ class Estimate(Model):
                 if each.price
             )
             raise InvalidRequest(
-                f"The run may cost {as_dollars(self.price)}, more than max_cost allows ({as_dollars(max_cost)}): "
+                f"The run may cost {as_dollars(self.price)}, more than {whose} allows ({as_dollars(max_cost)}): "
                 f"{told}.",
-                hint="Raise max_cost, choose a smaller preset or fewer train_iterations, take fewer photos, or choose "
+                hint=f"Raise {whose}, choose a smaller preset or fewer train_iterations, take fewer photos, or choose "
                 "a profile with cheaper machines.",
             )
 

@@ -9,6 +9,7 @@ from typing import Any
 from airflow.sdk import get_current_context, task
 from airflow.sdk.configuration import conf
 
+from airflow_provider_e2e3d.costs.budget import reserve
 from airflow_provider_e2e3d.costs.estimate import estimate
 from airflow_provider_e2e3d.costs.history import remembered
 from airflow_provider_e2e3d.jobs.retries import stage_retries
@@ -83,23 +84,28 @@ def estimate_run(
     :param run: the run's name.
     :param max_cost: in US dollars; None is no limit.
     :param write_line: writes to the log.
-    :raises InvalidRequest: when it may cost more, or that is not known.
+    :raises InvalidRequest: when it may cost more, or more than the profile's owner allows, or that is not known.
     """
     profile = profile_named(plan["profile"])
+    limits = {"max_cost": max_cost, **profile.budgets(plan["profile"])}
+    limited = any(limit is not None for limit in limits.values())
     try:
         capture, storage = profile.open_capture(plan["capture"]), profile.open_store().storage
         found = estimate(capture, profile, plan, remembered(storage, plan["profile"]))
         # A run of the same id, of another Airflow, may have the folder: it keeps its own.
         storage.create(f"{folder_of(plan['scene'], run)}/estimate.json", found.model_dump_json(indent=1).encode())
     except (InvalidRequest, UnreadableCapture, NotFound, OSError) as error:
-        if max_cost is not None:
+        if limited:
             raise
         write_line(f"There is no estimate: {error}")
         return None
     for line in str(found).splitlines():
         write_line(line)
-    if max_cost is not None:
-        found.check(max_cost)
+    for whose, limit in limits.items():
+        if limit is not None:
+            found.check(limit, whose=whose)
+    if profile.max_cost_per_day is not None and found.price is not None:
+        reserve(storage, plan["profile"], f"{plan['scene']}/{run}", found.price, profile.max_cost_per_day)
     return found.model_dump(mode="json")
 
 

@@ -92,6 +92,12 @@ class Profile(Model):
     captures: tuple[str, ...] = Field(min_length=1, description="Roots that a capture may come from.")
     image: str | None = Field(default=None, description="`image` of every stage that names none.")
     prices: dict[str, float] = Field(default_factory=dict, description="US dollars an hour, by machine.")
+    max_cost: float | None = Field(
+        default=None, ge=0, description="US dollars that one run may cost; a run's own max_cost can only be lower."
+    )
+    max_cost_per_day: float | None = Field(
+        default=None, ge=0, description="US dollars that all runs of a day (UTC) may cost, by their estimates."
+    )
     stages: dict[str, dict[str, Any]] = Field(
         default_factory=lambda: {ANY_STAGE: {"backend": "local"}},
         description="Backend and its settings by stage; `default` stands for every stage not named. A stage's `sizes` "
@@ -180,6 +186,13 @@ class Profile(Model):
     def open_capture(self, uri: str) -> Storage:
         """What lies at a capture's address, read with the store's credentials."""
         return open_storage(uri, self.environment())
+
+    def budgets(self, name: str) -> dict[str, float | None]:
+        """What one run may cost, by whose word; no run's conf raises it.
+
+        :param name: the profile's.
+        """
+        return {f"the profile {name}'s {field}": getattr(self, field) for field in ("max_cost", "max_cost_per_day")}
 
     def address(self, uri: str) -> str:
         """Where a person opens a file of the store: on the web, if the profile says where that is."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,10 +14,12 @@ from PIL import Image
 
 from airflow_provider_e2e3d.captures.headers import look_at
 from airflow_provider_e2e3d.captures.listing import capture_at
+from airflow_provider_e2e3d.costs import budget as budgets
+from airflow_provider_e2e3d.costs.budget import reserve
 from airflow_provider_e2e3d.costs.estimate import Estimate, estimate
 from airflow_provider_e2e3d.costs.history import KEPT, Measurement, remember, remembered
 from airflow_provider_e2e3d.profiles.profile import Profile
-from e2e3d_stages.contract.messages import InvalidRequest
+from e2e3d_stages.contract.messages import InvalidRequest, now
 from e2e3d_stages.registry import STAGES
 from e2e3d_stages.store.artifacts import ArtifactStore
 from e2e3d_stages.store.base import Storage
@@ -209,6 +212,49 @@ def test_a_run_that_may_cost_more_than_it_may_is_refused_before_anything_is_spen
     assert outcome.tries["plan"] == 1
     assert "more than max_cost allows ($1.00): train" in outcome.log
     assert script.calls == []
+
+
+def test_no_conf_raises_what_the_profiles_owner_lets_a_run_cost(run: Run, script: Script, profiles: Path) -> None:
+    text = profiles.read_text().replace("backend: local,", "backend: local, machine: dear,")
+    profiles.write_text(text + "  prices: {dear: 1000}\n  max_cost: 1\n")
+    outcome = run("ingest", max_cost=10_000)
+    assert outcome.state == "failed"
+    assert "more than the profile local's max_cost allows ($1.00)" in outcome.log
+    assert script.calls == []
+
+
+@pytest.fixture(params=["file", "s3"])
+def budget(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str, float], None]:
+    """Reserves what a run costs, of 10 dollars a day."""
+    uri = tmp_path.as_uri() if request.param == "file" else request.getfixturevalue("s3_root")
+    return lambda run, price: reserve(open_storage(uri), "cloud", run, price, 10)
+
+
+def test_the_runs_of_a_day_cost_no_more_than_the_profile_may_spend(
+    budget: Callable[[str, float], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    budget("barn/1", 6)
+    with pytest.raises(InvalidRequest, match=r"may cost \$5\.00, and of the \$10\.00 .* a day \$4\.00 are left"):
+        budget("town/1", 5)
+    # Neither what was refused nor what is done again counts.
+    budget("barn/1", 6)
+    budget("town/2", 4)
+    with pytest.raises(InvalidRequest):
+        budget("town/3", 0.01)
+    monkeypatch.setattr(budgets, "now", lambda: now() + dt.timedelta(days=1))
+    budget("town/3", 10)
+
+
+def test_of_runs_that_begin_at_once_no_more_begin_than_may(budget: Callable[[str, float], None]) -> None:
+    def begins(number: int) -> bool:
+        try:
+            budget(f"barn/{number}", 3)
+        except InvalidRequest:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(begins, range(8))) <= 3
 
 
 def test_a_capture_that_cannot_be_looked_at_is_refused_under_a_limit(run: Run, script: Script, captures: Path) -> None:
