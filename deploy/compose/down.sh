@@ -5,6 +5,6 @@ cd "$(dirname "$0")/../.."
 export COMPOSE_PROFILES=distributed
 $COMPOSE stop scheduler triggerer worker
 project=${COMPOSE_PROJECT_NAME:-$(sed -n 's/^COMPOSE_PROJECT_NAME=//p' .env)}
-stages=$(docker ps --quiet --filter label=e2e3d --filter "network=${project}_internal")
+stages=$(docker ps --quiet --filter label=e2e3d --filter "network=${project}_stages")
 [ -z "$stages" ] || docker stop -t 110 $stages
 $COMPOSE down

@@ -8,7 +8,8 @@ STORE, CAPTURES = "e2e3d", "captures"
 SAMPLE = Path("/opt/airflow/sample/caliterra/images")
 # A stage that waits for its container is deferred, and counts all the same.
 POOLS = (("e2e3d_cpu", "4", "Stages that need no GPU"), ("e2e3d_gpu", "1", "Training and evaluation"))
-# Pages open in a browser by their address; photos and artifacts do not.
+# A scene opens in a browser by its address; photos, artifacts, records and where on earth it is do not.
+PUBLIC = ("index.html", "report.html", "thumbnail.jpg", "scene.sog", "scene.spz", "scene.ply")
 PAGES_ARE_PUBLIC = {
     "Version": "2012-10-17",
     "Statement": [
@@ -16,7 +17,10 @@ PAGES_ARE_PUBLIC = {
             "Effect": "Allow",
             "Principal": {"AWS": ["*"]},
             "Action": ["s3:GetObject"],
-            "Resource": [f"arn:aws:s3:::{STORE}/scenes/*", f"arn:aws:s3:::{STORE}/batches/*/index.html"],
+            "Resource": [
+                *(f"arn:aws:s3:::{STORE}/scenes/*/{name}" for name in PUBLIC),
+                f"arn:aws:s3:::{STORE}/batches/*/index.html",
+            ],
         }
     ],
 }

@@ -37,6 +37,12 @@ write_secrets() {
     add FERNET_KEY "$(head -c 32 /dev/urandom | base64 | tr '+/' '-_')"
 }
 
+# A stage that takes more is ended, and tried again with less, before the machine stands still.
+write_limits() {
+    [ -r /proc/meminfo ] && memory=$(awk '/^MemTotal/ {printf "%dm", $2 * 3 / 4096}' /proc/meminfo)
+    add E2E3D_STAGE_MEMORY "${memory:-8g}"
+}
+
 # The images' version follows the checkout, unlike the secrets.
 write_version() {
     version=$(sed -n 's/^__version__ = "\(.*\)"/\1/p' containers/e2e3d_stages/__init__.py)
@@ -67,6 +73,7 @@ write_socket_group() {
 prepare() {
     docker info >/dev/null || fail "no Docker engine answers: start it, or let this user speak to it"
     write_secrets
+    write_limits
     write_version
     build_missing_images
     write_socket_group

@@ -111,7 +111,7 @@ class Platform(Airflow):
 
     def stages(self) -> list[dict[str, Any]]:
         """The stages' containers that are there now, running or not."""
-        filters = {"label": "e2e3d", "network": f"{self.project}_internal"}
+        filters = {"label": "e2e3d", "network": f"{self.project}_stages"}
         return list(self.engine.containers(all=True, filters=filters))
 
     def ended(self, run: str) -> bool:

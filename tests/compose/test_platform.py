@@ -309,4 +309,4 @@ def test_down_keeps_the_data(platform: Platform) -> None:
     for volume in ("postgres", "minio", "logs"):
         platform.engine.inspect_volume(f"{platform.project}_{volume}")
     with pytest.raises(docker.errors.NotFound):
-        platform.engine.inspect_network(f"{platform.project}_internal")
+        platform.engine.inspect_network(f"{platform.project}_stages")

@@ -210,6 +210,10 @@ class Engine:
         }
 
 
+# Processes and threads together: many times what a stage starts on the largest machine.
+PIDS = 4096
+
+
 class _DetachedContainer(DockerOperator):
     """DockerOperator that creates and starts its container and returns: its own method also waits for the end."""
 
@@ -242,6 +246,7 @@ class _DetachingClient:
             cap_drop=["ALL"],
             security_opt=["no-new-privileges"],
             memswap_limit=settings["mem_limit"],
+            pids_limit=PIDS,
         )
 
     def create_container(self, *, image: str, environment: dict[str, str], **settings: Any) -> Any:
