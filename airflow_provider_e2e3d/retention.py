@@ -13,7 +13,7 @@ from itertools import chain
 from typing import Any
 
 from airflow_provider_e2e3d.backends.base import Orphan
-from e2e3d_stages.contract.messages import InvalidRequest
+from e2e3d_stages.contract.messages import Infrastructure, InvalidRequest
 from e2e3d_stages.store.artifacts import READ_NOTED_EVERY, STALE_AFTER, ArtifactStore, in_parallel
 from e2e3d_stages.store.base import Entry, NotFound
 
@@ -144,7 +144,12 @@ def _remove_artifact(store: ArtifactStore, spare: Garbage) -> bool:
         data = store.storage.read(manifest)
     except NotFound:
         return False
-    store.storage.delete(manifest)
+    store.storage.remove([manifest])
+    if store.manifest(spare.stage, spare.key):
+        raise Infrastructure(
+            f"{store.storage.uri_of(manifest)} was removed and is still there.",
+            hint="Its files are kept. Look at the store: perhaps the bucket keeps objects for a time (object lock).",
+        )
     if _below(store, spare.path).seen != spare.seen:
         store.storage.create(manifest, data)
         return False

@@ -6,15 +6,17 @@ import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from moto.core import DEFAULT_ACCOUNT_ID
 from moto.s3.models import s3_backends
 
-from e2e3d_stages.contract.messages import Claim, Infrastructure, InvalidRequest
+from e2e3d_stages.contract.messages import Claim, Infrastructure, InvalidRequest, StageError
 from e2e3d_stages.store import s3
 from e2e3d_stages.store.artifacts import ArtifactStore, file_digest
 from e2e3d_stages.store.opening import open_storage
+from e2e3d_stages.store.s3 import S3Storage
 from tests.clock import FastClock
 from tests.faulty_store import FaultyStore
 from tests.stages.test_store import KEY, MINUTE, manifest
@@ -124,3 +126,53 @@ def test_a_part_is_read_without_the_rest(store: ArtifactStore) -> None:
     assert store.storage.read_part("a", 2, 3) == b"234"
     assert store.storage.read_part("a", 8, 30) == b"89"
     assert store.storage.read_part("a", 10, 1) == b""
+
+
+class Refusing:
+    """S3's own client, whose answers to a removal name keys that were not removed, as many times as it is told.
+
+    :param code: what is said of them.
+    """
+
+    def __init__(self, client: Any, code: str, times: int) -> None:
+        self._client, self.code, self.times = client, code, times
+        self.asked: list[list[str]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+    def delete_objects(self, **asked: Any) -> dict[str, Any]:
+        keys = [each["Key"] for each in asked["Delete"]["Objects"]]
+        self.asked.append(keys)
+        refused = [key for key in keys if key.endswith("b") and len(self.asked) <= self.times]
+        asked["Delete"]["Objects"] = [{"Key": key} for key in keys if key not in refused]
+        answer: dict[str, Any] = self._client.delete_objects(**asked)
+        return {**answer, "Errors": [{"Key": key, "Code": self.code, "Message": "No."} for key in refused]}
+
+
+def refusing(root: str, code: str, times: int) -> tuple[S3Storage, Refusing]:
+    storage = open_storage(root)
+    assert isinstance(storage, S3Storage)
+    for name in "abc":
+        storage.write(f"folder/{name}", b"x")
+    storage._client = Refusing(storage._client, code, times)
+    return storage, storage._client
+
+
+def test_keys_that_a_removal_left_are_asked_for_again_and_no_others(s3_root: str, clock: FastClock) -> None:
+    storage, client = refusing(s3_root, "InternalError", times=2)
+    storage.delete("folder")
+    assert list(storage.list()) == []
+    assert [[key[-1] for key in keys] for keys in client.asked] == [["a", "b", "c"], ["b"]]
+
+
+@pytest.mark.parametrize(("code", "error"), [("SlowDown", Infrastructure), ("AccessDenied", InvalidRequest)])
+def test_what_cannot_be_removed_is_told(
+    s3_root: str, clock: FastClock, monkeypatch: pytest.MonkeyPatch, code: str, error: type[StageError]
+) -> None:
+    monkeypatch.setattr(s3, "PATIENCE_SECONDS", 3)
+    storage, client = refusing(s3_root, code, times=100)
+    with pytest.raises(error, match="folder/"):
+        storage.delete("folder")
+    assert [entry.path for entry in storage.list()] == ["folder/b"]
+    assert (len(client.asked) > 1) == (error is Infrastructure)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
+import errno
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -207,3 +209,72 @@ def test_the_key_depends_on_what_is_asked_and_on_nothing_else() -> None:
         artifact_key("train", 1, {"a": 1, "b": 2}, {"sfm": "k"}, capture_digest="d"),
     }
     assert len(others | {base}) == 7
+
+
+def test_what_was_removed_leaves_no_empty_folder_and_takes_nothing_with_it(store: ArtifactStore) -> None:
+    for path in ("a/b/1", "a/b/2", "a/c/3"):
+        store.storage.write(path, b"x")
+    store.storage.remove(["a/b/1", "a/b/2", "a/nothing", "a/c/3/deeper"])
+    assert [entry.path for entry in store.storage.list()] == ["a/c/3"]
+    assert list(store.storage.folders("a")) == ["c"]
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.ENOSPC])
+def test_a_sick_disk_is_infrastructure_whatever_is_asked_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    storage = open_storage(tmp_path.as_uri())
+    storage.write("a", b"x")
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    for broken in ("read_bytes", "open", "unlink"):
+        monkeypatch.setattr(Path, broken, fail)
+    asked = [
+        lambda: storage.read("a"),
+        lambda: storage.read_part("a", 0, 1),
+        lambda: storage.write("b", b""),
+        lambda: storage.remove(["a"]),
+    ]
+    for ask in asked:
+        with pytest.raises(Infrastructure, match=f"^The disk .*{os.strerror(number)}"):
+            ask()
+
+
+def test_what_a_disk_refuses_is_told_as_a_store_tells_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = open_storage(tmp_path.as_uri())
+    storage.write("a", b"x")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr(Path, "unlink", refuse)
+    for ask in (lambda: storage.read("a"), lambda: storage.delete("a")):
+        with pytest.raises(InvalidRequest, match="refused access"):
+            ask()
+
+
+@pytest.mark.parametrize("verb", ["write", "create", "upload"])
+def test_bytes_reach_a_disk_before_their_name_and_the_folder_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    source, target = tmp_path / "source", tmp_path / "root" / "a" / "b"
+    source.write_bytes(b"here")
+    synced: list[tuple[Path, bool]] = []
+    sync = os.fsync
+
+    def watch(descriptor: int) -> None:
+        synced.append((Path(os.readlink(f"/proc/self/fd/{descriptor}")), target.exists()))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", watch)
+    storage = open_storage((tmp_path / "root").as_uri())
+    getattr(storage, verb)(*((source, "a/b") if verb == "upload" else ("a/b", b"here")))
+    assert target.read_bytes() == b"here"
+    # The new folders' names, the bytes, and the name of the file.
+    assert [name for name, _ in synced[:2]] == [tmp_path, tmp_path / "root"]
+    assert synced[2][0].parent == target.parent
+    assert synced[2:][0][1] is False
+    assert synced[-1] == (target.parent, True)

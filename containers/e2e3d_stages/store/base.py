@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,8 +94,18 @@ class Storage(ABC):
         """Copy within the storage, replacing what was there."""
 
     @abstractmethod
+    def remove(self, paths: Iterable[str]) -> None:
+        """Remove objects, and nothing else; nothing happens where nothing is.
+
+        :raises Infrastructure: when one of them may still be there.
+        """
+
     def delete(self, prefix: str) -> None:
-        """Remove an object, or everything below a folder; nothing happens where nothing is."""
+        """Remove an object, or everything below a folder; nothing happens where nothing is.
+
+        :raises Infrastructure: when something may still be there.
+        """
+        self.remove(entry.path for entry in self.list(prefix))
 
     def local_path(self, path: str) -> Path | None:
         """Where the object lies on this machine's disk, or None where it must be fetched.

@@ -6,8 +6,9 @@ import datetime as dt
 import logging
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from email.utils import parsedate_to_datetime
+from itertools import islice
 from mimetypes import guess_type
 from pathlib import Path
 from typing import Any, TypeVar
@@ -39,8 +40,17 @@ LONGEST_PAUSE_SECONDS = 5.0
 _MISSING = {"404", "NoSuchKey", "NotFound"}
 _REFUSED = {"403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"}
 _BUSY_STATUS = {408, 429, 500, 502, 503, 504}
-# https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html: what is told with another status, and passes.
-_BUSY = {"RequestTimeout", "ConditionalRequestConflict", "OperationAborted"}
+# https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html: what passes, with whatever status it is told.
+_BUSY = {
+    "ConditionalRequestConflict",
+    "InternalError",
+    "OperationAborted",
+    "RequestTimeout",
+    "ServiceUnavailable",
+    "SlowDown",
+}
+# https://docs.aws.amazon.com/AmazonS3/latest/API/API_DeleteObjects.html
+KEYS_A_REQUEST = 1000
 # No connection, one that broke off, a body that ended early or arrived damaged. botocore lets urllib3's own error out
 # where the body of a refusal breaks off.
 _BROKEN = (
@@ -198,11 +208,21 @@ class S3Storage(Storage):
         told = {**_content_type(target), "MetadataDirective": "REPLACE"}
         self._patiently(source, self._client.copy, origin, self.bucket, self._key(target), ExtraArgs=told)
 
-    def delete(self, prefix: str) -> None:
-        keys = [self._key(entry.path) for entry in self.list(prefix)]
-        for start in range(0, len(keys), 1000):
-            batch = {"Objects": [{"Key": key} for key in keys[start : start + 1000]], "Quiet": True}
-            self._patiently(prefix, self._client.delete_objects, Bucket=self.bucket, Delete=batch)
+    def remove(self, paths: Iterable[str]) -> None:
+        waiting = iter(paths)
+        while batch := list(islice(waiting, KEYS_A_REQUEST)):
+            self._patiently(batch[0], self._remove, batch)
+
+    def _remove(self, paths: list[str]) -> None:
+        """Remove what is left of these; the answer is 200 also where it names keys that are still there."""
+        objects = [{"Key": self._key(path)} for path in paths]
+        answer = self._client.delete_objects(Bucket=self.bucket, Delete={"Objects": objects, "Quiet": True})
+        failed = [told for told in answer.get("Errors", []) if told.get("Code") not in _MISSING]
+        left = {told.get("Key") for told in failed}
+        paths[:] = [path for path in paths if self._key(path) in left]
+        if failed:
+            # One that will not pass is worth no second try of the others.
+            raise ClientError({"Error": min(failed, key=lambda told: told.get("Code") in _BUSY)}, "DeleteObjects")
 
 
 def _cause(error: Exception) -> Exception:
