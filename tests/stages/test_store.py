@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import errno
 import os
+import random
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -144,19 +145,85 @@ def test_force_gives_the_next_generation_and_the_same_to_the_same_owner(store: A
     assert store.latest_generation("train", KEY) == 2
 
 
-def test_only_a_complete_checkpoint_is_resumed_and_older_ones_go(store: ArtifactStore, tmp_path: Path) -> None:
+def save(store: ArtifactStore, folder: Path, step: int, attempt: int = 1) -> None:
+    """A checkpoint of two files."""
+    (folder / "optimizer").mkdir(parents=True)
+    (folder / "state.pt").write_text(f"step {step} of attempt {attempt}")
+    (folder / "optimizer" / "moments.bin").write_bytes(bytes([step % 256, attempt]) * 50)
+    store.save_checkpoint("train", KEY, attempt, step, folder)
+
+
+def steps(store: ArtifactStore) -> set[str]:
+    return set(store.storage.folders(f"artifacts/train/{KEY}/checkpoints"))
+
+
+def test_the_two_newest_checkpoints_are_kept_and_the_newest_is_resumed(store: ArtifactStore, tmp_path: Path) -> None:
     assert store.latest_checkpoint("train", KEY, tmp_path / "none") is None
-    for step in (100, 200):
-        (tmp_path / str(step)).mkdir()
-        (tmp_path / str(step) / "state.pt").write_text(f"step {step}")
-        store.save_checkpoint("train", KEY, 1, step, tmp_path / str(step))
-    store.storage.write(f"artifacts/train/{KEY}/checkpoints/300-1/state.pt", b"half")
+    for step in (100, 200, 300):
+        save(store, tmp_path / str(step), step)
+    assert steps(store) == {"200-1", "300-1"}
     step, folder = store.latest_checkpoint("train", KEY, tmp_path / "resumed") or (0, tmp_path)
-    assert step == 200
-    assert (folder / "state.pt").read_text() == "step 200"
-    assert set(store.storage.folders(f"artifacts/train/{KEY}/checkpoints")) == {"200-1", "300-1"}
+    assert step == 300
+    assert (folder / "state.pt").read_text() == "step 300 of attempt 1"
     store.drop_checkpoints("train", KEY)
     assert store.latest_checkpoint("train", KEY, tmp_path / "gone") is None
+
+
+def test_a_checkpoint_that_is_not_complete_is_passed_over_and_removed(
+    store: ArtifactStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    save(store, tmp_path / "whole", 100)
+    store.storage.write(f"artifacts/train/{KEY}/checkpoints/300-1/state.pt", b"half")
+    assert (store.latest_checkpoint("train", KEY, tmp_path / "in") or (0,))[0] == 100
+    assert "300-1 is passed over and removed. It is not complete." in caplog.text
+    assert steps(store) == {"100-1"}
+
+
+@pytest.mark.parametrize("file", ["state.pt", "optimizer/moments.bin", "checkpoint.json"])
+def test_whatever_is_damaged_of_the_newest_checkpoint_the_one_before_it_is_resumed(
+    store: ArtifactStore, tmp_path: Path, file: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    draw = random.Random(file)
+    save(store, tmp_path / "0", 100)
+    for number in range(1, 8):
+        save(store, tmp_path / str(number), 100 + number)
+        path = f"artifacts/train/{KEY}/checkpoints/{100 + number}-1/{file}"
+        whole = store.storage.read(path)
+        place = 0 if number == 1 else draw.randrange(len(whole))
+        # Cut short at any place, emptied, or with a byte that is another.
+        store.storage.write(path, whole[:place] if number % 2 else whole[:place] + b"\0" + whole[place + 1 :])
+        if store.storage.read(path) == whole:
+            store.storage.write(path, b"")
+        step, folder = store.latest_checkpoint("train", KEY, tmp_path / f"in {number}") or (0, tmp_path)
+        assert step == 100
+        assert (folder / "state.pt").read_text() == "step 100 of attempt 1"
+        assert f"{100 + number}-1 is passed over and removed" in caplog.text
+        assert steps(store) == {"100-1"}
+
+
+def test_a_store_that_is_away_damages_no_checkpoint(
+    store: ArtifactStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(store, tmp_path / "whole", 100)
+
+    def away(*_: object) -> None:
+        raise Infrastructure("The store could not be reached.")
+
+    for verb in ("read", "local_path" if store.storage.local_path("") else "download"):
+        with monkeypatch.context() as patch:
+            patch.setattr(store.storage, verb, away)
+            with pytest.raises(Infrastructure, match="could not be reached"):
+                store.latest_checkpoint("train", KEY, tmp_path / "in")
+        assert steps(store) == {"100-1"}
+
+
+def test_an_attempt_that_was_overtaken_drops_no_checkpoint_of_a_later_one(store: ArtifactStore, tmp_path: Path) -> None:
+    for number, (step, attempt) in enumerate([(4000, 1), (5000, 1), (4500, 2), (7000, 2)]):
+        save(store, tmp_path / str(number), step, attempt)
+    assert steps(store) == {"5000-1", "7000-2"}
+    save(store, tmp_path / "late", 5500, attempt=1)
+    assert steps(store) == {"5000-1", "5500-1", "7000-2"}
+    assert (store.latest_checkpoint("train", KEY, tmp_path / "in") or (0,))[0] == 7000
 
 
 def test_listing_stays_within_the_folder(store: ArtifactStore) -> None:

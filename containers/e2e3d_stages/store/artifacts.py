@@ -14,10 +14,11 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -40,10 +41,14 @@ from e2e3d_stages.contract.paths import inside
 from e2e3d_stages.store.base import NotFound, Storage
 from e2e3d_stages.store.opening import open_storage
 
+log = logging.getLogger("e2e3d")
+
 PARALLEL_TRANSFERS = 8
 # An attempt that neither its program nor its owner touched for this long belongs to nobody.
 STALE_AFTER = dt.timedelta(seconds=90)
 READ_NOTED_EVERY = dt.timedelta(days=1)
+# The newest and, should that be damaged, one more.
+CHECKPOINTS_KEPT = 2
 _CHUNK = 1 << 20
 
 AnyModel = TypeVar("AnyModel", bound=BaseModel)
@@ -54,6 +59,25 @@ Result = TypeVar("Result")
 class _Checkpoint(Model):
     step: int
     files: StoredFiles
+
+
+class _Saved(NamedTuple):
+    """A checkpoint by its name: `<step>-<attempt>`. The newest is the greatest."""
+
+    step: int
+    attempt: int
+
+    @classmethod
+    def of(cls, name: str) -> _Saved | None:
+        step, _, attempt = name.partition("-")
+        return cls(int(step), int(attempt)) if step.isdecimal() and attempt.isdecimal() else None
+
+    def __str__(self) -> str:
+        return f"{self.step}-{self.attempt}"
+
+
+class Damaged(Infrastructure):
+    """A file is missing, or is not what was stored."""
 
 
 class _Generation(Model):
@@ -200,7 +224,7 @@ class ArtifactStore:
         A store on this machine's disk gives its own folder, without copies.
 
         :param tell: is told how many bytes there are in all, and returns what hears of those that are there.
-        :raises Infrastructure: when a file is missing or is not what the manifest says.
+        :raises Damaged: when a file is missing or is not what the manifest says.
         """
         base = f"{self.attempt_folder(manifest.stage, manifest.key, manifest.attempt)}/files"
         return self._fetch(base, manifest.files, into, tell)
@@ -222,12 +246,12 @@ class ArtifactStore:
                     self.storage.download(f"{base}/{file.path}", target)
                 intact = target.stat().st_size == file.size and file_digest(target) == file.sha256
             except (NotFound, FileNotFoundError):
-                raise Infrastructure(
+                raise Damaged(
                     f"{self.storage.uri_of(f'{base}/{file.path}')} is missing.",
                     hint="Trigger again with its stage under Re-run stages (force).",
                 ) from None
             if not intact:
-                raise Infrastructure(
+                raise Damaged(
                     f"{self.storage.uri_of(f'{base}/{file.path}')} is damaged: its digest is not the manifest's.",
                     hint="Clear the task to try again; if it stays so, trigger again with the stage that made it under "
                     "Re-run stages (force).",
@@ -359,27 +383,38 @@ class ArtifactStore:
     # Checkpoints
 
     def save_checkpoint(self, stage: str, key: str, attempt: int, step: int, source: Path) -> None:
-        """Store a folder as the checkpoint of a step, then drop the older ones."""
+        """Store a folder as the checkpoint of a step, then drop what is older than the one before it.
+
+        An attempt that was overtaken and knows nothing of it drops nothing that a later one made.
+        """
         base = f"{self.folder(stage, key)}/checkpoints"
-        older = list(self.storage.folders(base))
-        place = f"{base}/{step}-{attempt}"
-        files = self._upload(source, place)
-        self._save(f"{place}/checkpoint.json", _Checkpoint(step=step, files=files))
-        for name in older:
-            if name != f"{step}-{attempt}":
-                self.storage.delete(f"{base}/{name}")
+        ours = _Saved(step, attempt)
+        files = self._upload(source, f"{base}/{ours}")
+        self._save(f"{base}/{ours}/checkpoint.json", _Checkpoint(step=step, files=files))
+        older = [each for each in self._saved(base) if each.step < step and each.attempt <= attempt]
+        for each in sorted(older)[: 1 - CHECKPOINTS_KEPT]:
+            self.storage.delete(f"{base}/{each}")
 
     def latest_checkpoint(self, stage: str, key: str, into: Path) -> tuple[int, Path] | None:
-        """Fetch the newest complete checkpoint: its step and a local folder; None without any."""
+        """Fetch the newest whole checkpoint: its step and a local folder; None without any.
+
+        One that is damaged or not complete is removed.
+        """
         base = f"{self.folder(stage, key)}/checkpoints"
-        found = [
-            (name, self._load(f"{base}/{name}/checkpoint.json", _Checkpoint)) for name in self.storage.folders(base)
-        ]
-        complete = [(entry.step, name, entry) for name, entry in found if entry is not None]
-        if not complete:
-            return None
-        step, name, entry = max(complete, key=lambda item: item[:2])
-        return step, self._fetch(f"{base}/{name}", entry.files, into)
+        for each in sorted(self._saved(base), reverse=True):
+            place = f"{base}/{each}"
+            try:
+                entry = _Checkpoint.model_validate_json(self.storage.read(f"{place}/checkpoint.json"))
+                return entry.step, self._fetch(place, entry.files, into / str(each))
+            except (NotFound, ValidationError, Damaged) as error:
+                why = error.message if isinstance(error, Damaged) else "It is not complete."
+                log.warning("The checkpoint %s is passed over and removed. %s", self.storage.uri_of(place), why)
+                self.storage.delete(place)
+        return None
+
+    def _saved(self, base: str) -> list[_Saved]:
+        """Every checkpoint, complete or not."""
+        return [saved for name in self.storage.folders(base) if (saved := _Saved.of(name))]
 
     def drop_checkpoints(self, stage: str, key: str) -> None:
         """Remove them all: nobody resumes what is committed."""

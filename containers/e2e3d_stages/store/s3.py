@@ -210,16 +210,16 @@ class S3Storage(Storage):
 
     def remove(self, paths: Iterable[str]) -> None:
         waiting = iter(paths)
-        while batch := list(islice(waiting, KEYS_A_REQUEST)):
-            self._patiently(batch[0], self._remove, batch)
+        while batch := set(islice(waiting, KEYS_A_REQUEST)):
+            self._patiently(min(batch), self._remove, batch)
 
-    def _remove(self, paths: list[str]) -> None:
+    def _remove(self, left: set[str]) -> None:
         """Remove what is left of these; the answer is 200 also where it names keys that are still there."""
-        objects = [{"Key": self._key(path)} for path in paths]
+        objects = [{"Key": self._key(path)} for path in sorted(left)]
         answer = self._client.delete_objects(Bucket=self.bucket, Delete={"Objects": objects, "Quiet": True})
         failed = [told for told in answer.get("Errors", []) if told.get("Code") not in _MISSING]
-        left = {told.get("Key") for told in failed}
-        paths[:] = [path for path in paths if self._key(path) in left]
+        keys = {told.get("Key") for told in failed}
+        left -= {path for path in left if self._key(path) not in keys}
         if failed:
             # One that will not pass is worth no second try of the others.
             raise ClientError({"Error": min(failed, key=lambda told: told.get("Code") in _BUSY)}, "DeleteObjects")
