@@ -15,11 +15,12 @@ from moto.s3.models import s3_backends
 from e2e3d_stages.contract.messages import Claim, Infrastructure, InvalidRequest, StageError
 from e2e3d_stages.store import s3
 from e2e3d_stages.store.artifacts import ArtifactStore, file_digest
+from e2e3d_stages.store.leases import Watch
 from e2e3d_stages.store.opening import open_storage
 from e2e3d_stages.store.s3 import S3Storage
 from tests.clock import FastClock
 from tests.faulty_store import FaultyStore
-from tests.stages.test_store import KEY, MINUTE, manifest
+from tests.stages.test_store import KEY, manifest
 
 
 @pytest.fixture
@@ -65,7 +66,7 @@ def test_of_racing_claims_one_wins_though_answers_are_lost(faulty: FaultyStore, 
     faulty.fail(reset=0.5)
 
     def claim(number: int) -> Claim | None:
-        return ArtifactStore.open(s3_root).claim("sfm", KEY, f"owner {number}", stale_after=MINUTE)
+        return ArtifactStore.open(s3_root).claim("sfm", KEY, f"owner {number}", Watch())
 
     with ThreadPoolExecutor(8) as pool:
         claims = [claim for claim in pool.map(claim, range(8)) if claim]

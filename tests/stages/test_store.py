@@ -12,11 +12,13 @@ from pathlib import Path
 import pytest
 
 from e2e3d_stages.contract.messages import (
+    Claim,
     Failure,
     FailureCode,
     Infrastructure,
     InvalidRequest,
     Manifest,
+    Overtaken,
     Program,
     Progress,
     StoredFile,
@@ -25,10 +27,13 @@ from e2e3d_stages.contract.messages import (
     artifact_key,
     now,
 )
+from e2e3d_stages.store import artifacts, leases
 from e2e3d_stages.store.artifacts import ArtifactStore
 from e2e3d_stages.store.base import NotFound
 from e2e3d_stages.store.captures import capture_digest
+from e2e3d_stages.store.leases import LEASE_SECONDS, Watch
 from e2e3d_stages.store.opening import open_storage
+from tests.clock import SettableClock
 
 KEY = "0123456789abcdef" * 2
 MINUTE = dt.timedelta(minutes=1)
@@ -109,32 +114,115 @@ def test_a_manifest_that_changed_is_not_trusted(store: ArtifactStore) -> None:
 
 def test_an_attempt_is_claimed_by_one_of_many(store: ArtifactStore) -> None:
     with ThreadPoolExecutor(8) as pool:
-        claims = list(pool.map(lambda n: store.claim("sfm", KEY, f"run-{n}", stale_after=MINUTE), range(8)))
+        claims = list(pool.map(lambda n: store.claim("sfm", KEY, f"run-{n}", Watch()), range(8)))
     assert sum(claim is not None for claim in claims) == 1
 
 
-def test_a_silent_attempt_may_be_taken_over_and_a_failed_one_at_once(store: ArtifactStore) -> None:
-    assert store.claim("sfm", KEY, "a", stale_after=MINUTE)
-    assert store.claim("sfm", KEY, "b", stale_after=MINUTE) is None
-    second = store.claim("sfm", KEY, "b", stale_after=dt.timedelta(0))
+class Machine:
+    """One that wants the artifact, with clocks of its own.
+
+    :param told: what its wall clock is ahead.
+    """
+
+    def __init__(self, store: ArtifactStore, owner: str, told: dt.timedelta = dt.timedelta(0)) -> None:
+        self.store, self.owner, self.told, self.watch = store, owner, told, Watch()
+
+    def claim(self) -> Claim | None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(artifacts, "now", lambda: now() + self.told)
+            return self.store.claim("sfm", KEY, self.owner, self.watch)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> SettableClock:
+    """By which leases are watched."""
+    clock = SettableClock()
+    monkeypatch.setattr(leases, "time", clock)
+    return clock
+
+
+def looks(machine: Machine, clock: SettableClock, seconds: float, pause: float = 5) -> Claim | None:
+    """Look again and again for so long, until it has it."""
+    until = clock.monotonic() + seconds
+    while (claim := machine.claim()) is None and clock.monotonic() < until:
+        clock.sleep(pause)
+    return claim
+
+
+def test_a_first_claim_waits_for_nothing_and_neither_does_one_after_a_failure(
+    store: ArtifactStore, clock: SettableClock
+) -> None:
+    assert Machine(store, "a").claim()
+    assert Machine(store, "b").claim() is None
+    store.write_failure("sfm", KEY, Failure(code=FailureCode.CRASH, message="", attempt=1))
+    second = Machine(store, "b").claim()
     assert second is not None
     assert second.attempt == 2
-    store.write_failure("sfm", KEY, Failure(code=FailureCode.CRASH, message="", attempt=2))
-    third = store.claim("sfm", KEY, "c", stale_after=MINUTE)
-    assert third is not None
-    assert third.attempt == 3
+    assert clock.slept == 0
 
 
-def test_a_stage_that_reports_progress_keeps_its_dead_owners_claim_alive(store: ArtifactStore) -> None:
-    claim = store.claim("sfm", KEY, "a", stale_after=MINUTE)
+@pytest.mark.parametrize("apart", [-3600, -600, 0, 600, 3600])
+def test_a_silent_attempt_is_taken_over_after_a_lease_whatever_the_clocks_say(
+    store: ArtifactStore, clock: SettableClock, apart: float
+) -> None:
+    assert Machine(store, "a").claim()
+    waiter = Machine(store, "b", dt.timedelta(seconds=apart))
+    assert looks(waiter, clock, LEASE_SECONDS - 10) is None
+    second = looks(waiter, clock, 15)
+    assert second is not None
+    assert second.attempt == 2
+
+
+def test_an_owner_or_a_program_that_is_heard_of_keeps_its_attempt(store: ArtifactStore, clock: SettableClock) -> None:
+    claim = Machine(store, "a").claim()
     assert claim is not None
-    old = claim.model_copy(update={"heartbeat": now() - dt.timedelta(hours=1)})
-    store.storage.write(f"artifacts/sfm/{KEY}/attempts/1/claim.json", old.model_dump_json().encode())
-    assert not store.is_alive("sfm", KEY, 1, stale_after=MINUTE)
-    store.write_progress(
-        KEY, Progress(stage="sfm", attempt=1, done=1, total=2, unit="photos", updated=now(), figures={"psnr": 20.0})
-    )
-    assert store.is_alive("sfm", KEY, 1, stale_after=MINUTE)
+    waiter = Machine(store, "b", dt.timedelta(minutes=10))
+    for number in range(10):
+        assert looks(waiter, clock, LEASE_SECONDS - 10) is None
+        if number % 2:
+            store.heartbeat("sfm", KEY, claim)
+        else:
+            moved = Progress(stage="sfm", attempt=1, done=number, total=10, unit="photos", updated=now())
+            store.write_progress(KEY, moved)
+    assert looks(waiter, clock, LEASE_SECONDS + 10) is not None
+
+
+def test_what_nobody_could_see_of_an_attempt_is_no_silence(store: ArtifactStore, clock: SettableClock) -> None:
+    claim = Machine(store, "a").claim()
+    assert claim is not None
+    waiter = Machine(store, "b")
+    assert looks(waiter, clock, LEASE_SECONDS - 10) is None
+    # The store was away, or who waits was paused: the owner could not be heard of, either.
+    clock.sleep(180)
+    assert looks(waiter, clock, 20) is None
+    store.heartbeat("sfm", KEY, claim)
+    assert looks(waiter, clock, LEASE_SECONDS - 10) is None
+    # A new process knows nothing of what an earlier one saw.
+    assert looks(Machine(store, "b"), clock, LEASE_SECONDS - 10) is None
+
+
+def test_who_was_overtaken_is_told_so_and_writes_no_more(store: ArtifactStore) -> None:
+    claim = store.claim("sfm", KEY, "a", Watch(0))
+    assert claim is not None
+    store.heartbeat("sfm", KEY, claim)
+    store.check_newest("sfm", KEY, 1)
+    later = store.claim("sfm", KEY, "b", Watch(0))
+    assert later is not None
+    before = store.read_claim("sfm", KEY, 1)
+    for ask in (lambda: store.heartbeat("sfm", KEY, claim), lambda: store.check_newest("sfm", KEY, 1)):
+        with pytest.raises(Overtaken, match="Attempt 2 has taken over from attempt 1"):
+            ask()
+    assert store.read_claim("sfm", KEY, 1) == before
+    store.heartbeat("sfm", KEY, later)
+
+
+def test_a_claim_that_was_removed_is_not_written_again(store: ArtifactStore) -> None:
+    claim = store.claim("sfm", KEY, "a", Watch())
+    assert claim is not None
+    store.storage.delete(f"artifacts/sfm/{KEY}")
+    with pytest.raises(Overtaken):
+        store.heartbeat("sfm", KEY, claim)
+    assert list(store.storage.list()) == []
 
 
 def test_force_gives_the_next_generation_and_the_same_to_the_same_owner(store: ArtifactStore) -> None:

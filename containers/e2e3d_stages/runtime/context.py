@@ -20,6 +20,7 @@ from e2e3d_stages.contract.messages import (
     FailureCode,
     Interrupted,
     Manifest,
+    Overtaken,
     Progress,
     Request,
     StageParams,
@@ -32,6 +33,8 @@ from e2e3d_stages.store.captures import LocalCapture
 log = logging.getLogger("e2e3d")
 
 PROGRESS_EVERY_SECONDS = 2.0
+# How often a program looks whether a later attempt has taken over.
+LOOK_EVERY_SECONDS = 15.0
 # What is measured to tell the rate.
 RATE_SECONDS = 30.0
 
@@ -87,7 +90,7 @@ class Job:
         self._stop = threading.Event()
         self._ending = threading.Timer(GRACE_SECONDS, os._exit, [FailureCode.INTERRUPTED.exit_code])
         self._ending.daemon = True
-        self._reporter = _Reporter(store, request)
+        self._reporter = _Reporter(store, request, self.stop)
 
     def progress(self, done: float, total: float, unit: str, *, phase: str = "", **figures: float) -> None:
         """Say how far the work is; as often as you like, it is stored every few seconds.
@@ -161,9 +164,11 @@ class Job:
 class _Reporter:
     """Stores the newest progress, and what is shown with it, every few seconds beside the work; logs it as one line."""
 
-    def __init__(self, store: ArtifactStore, request: Request) -> None:
+    def __init__(self, store: ArtifactStore, request: Request, stop: Callable[[], None]) -> None:
         self._store = store
         self._request = request
+        self._stop = stop
+        self._looked = time.monotonic()
         self._lock = threading.Lock()
         self._latest: Progress | None = None
         self._phase = ""
@@ -228,8 +233,18 @@ class _Reporter:
                 self._store_progress(latest)
                 for name, data in shown.items():
                     self._store.show(self._request, name, data)
+                self._look()
+            except Overtaken as overtaken:
+                log.warning("%s The stage stops. %s", overtaken.message, overtaken.hint)
+                self._stop()
             except Exception as error:  # a lost progress report must not end hours of work
                 log.warning("Progress could not be stored: %s", error)
+
+    def _look(self) -> None:
+        """Look now and then whether this attempt is still the one."""
+        if time.monotonic() - self._looked >= LOOK_EVERY_SECONDS:
+            self._store.check_newest(self._request.stage, self._request.key, self._request.attempt)
+            self._looked = time.monotonic()
 
     def _log(self) -> None:
         """Tell what is new, once."""

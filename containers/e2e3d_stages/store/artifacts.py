@@ -30,6 +30,7 @@ from e2e3d_stages.contract.messages import (
     JobRecord,
     Manifest,
     Model,
+    Overtaken,
     Progress,
     Reference,
     Request,
@@ -39,13 +40,12 @@ from e2e3d_stages.contract.messages import (
 )
 from e2e3d_stages.contract.paths import inside
 from e2e3d_stages.store.base import NotFound, Storage
+from e2e3d_stages.store.leases import LEASE_SECONDS, Watch
 from e2e3d_stages.store.opening import open_storage
 
 log = logging.getLogger("e2e3d")
 
 PARALLEL_TRANSFERS = 8
-# An attempt that neither its program nor its owner touched for this long belongs to nobody.
-STALE_AFTER = dt.timedelta(seconds=90)
 READ_NOTED_EVERY = dt.timedelta(days=1)
 # The newest and, should that be damaged, one more.
 CHECKPOINTS_KEPT = 2
@@ -281,41 +281,68 @@ class ArtifactStore:
         names = self.storage.folders(f"{self.folder(stage, key)}/attempts")
         return max((int(name) for name in names if name.isdigit()), default=0)
 
-    def claim(self, stage: str, key: str, owner: str, *, stale_after: dt.timedelta) -> Claim | None:
+    def claim(self, stage: str, key: str, owner: str, watch: Watch) -> Claim | None:
         """Take the next attempt, before anything is submitted.
 
         :param owner: who takes it.
-        :param stale_after: how long an attempt may be silent before it belongs to nobody.
-        :returns: the claim, or None while the newest attempt is alive.
+        :param watch: what the owner saw so far of the attempt that is there.
+        :returns: the claim, or None while the newest attempt is somebody's; then ask again within seconds.
         """
         while True:
             last = self.last_attempt(stage, key)
             # On a disk an attempt's folder is there a moment before its claim: then that number is still free.
-            number = last + 1 if last == 0 or self.read_claim(stage, key, last) else last
-            if number > last > 0 and self.is_alive(stage, key, last, stale_after=stale_after):
+            if last and self.read_claim(stage, key, last) is None:
+                last -= 1
+            elif last and not self._is_over(stage, key, last, watch):
                 return None
-            claim = Claim(owner=owner, attempt=number, claimed=now(), heartbeat=now())
-            if self._create(f"{self.attempt_folder(stage, key, number)}/claim.json", claim):
+            if claim := self.claim_after(stage, key, owner, last):
                 return claim
+
+    def claim_after(self, stage: str, key: str, owner: str, attempt: int) -> Claim | None:
+        """Take the attempt after this one; None when somebody else has it."""
+        claim = Claim(owner=owner, attempt=attempt + 1, claimed=now())
+        return claim if self._create(self._claim_path(stage, key, attempt + 1), claim) else None
+
+    def _is_over(self, stage: str, key: str, attempt: int, watch: Watch) -> bool:
+        """Whether the attempt has failed, or neither its owner nor its program was heard of for a lease."""
+        if self.failure(stage, key, attempt) is not None:
+            return True
+        heard = self.read_claim(stage, key, attempt), self.progress(stage, key, attempt)
+        return watch.is_over((stage, key, attempt, *heard))
 
     def read_claim(self, stage: str, key: str, attempt: int) -> Claim | None:
         """Who holds an attempt."""
-        return self._load(f"{self.attempt_folder(stage, key, attempt)}/claim.json", Claim)
+        return self._load(self._claim_path(stage, key, attempt), Claim)
+
+    def _claim_path(self, stage: str, key: str, attempt: int) -> str:
+        return f"{self.attempt_folder(stage, key, attempt)}/claim.json"
 
     def heartbeat(self, stage: str, key: str, claim: Claim) -> None:
-        """Say that the owner is alive."""
-        path = f"{self.attempt_folder(stage, key, claim.attempt)}/claim.json"
-        self._save(path, claim.model_copy(update={"heartbeat": now()}))
+        """Say that the owner is alive.
 
-    def is_alive(self, stage: str, key: str, attempt: int, *, stale_after: dt.timedelta) -> bool:
-        """Whether the attempt has not failed and its owner or its stage program was heard of lately."""
-        if self.failure(stage, key, attempt) is not None:
-            return False
-        claim = self.read_claim(stage, key, attempt)
-        progress = self.progress(stage, key, attempt)
-        seen = [claim.heartbeat] if claim else []
-        seen += [progress.updated] if progress else []
-        return bool(seen) and now() - max(seen) < stale_after
+        :raises Overtaken: when the attempt is its owner's no longer.
+        """
+        self.check_newest(stage, key, claim.attempt)
+        last = self.read_claim(stage, key, claim.attempt)
+        if last is None or (last.owner, last.claimed) != (claim.owner, claim.claimed):
+            raise self._overtaken(claim.attempt, "Somebody else")
+        self._save(self._claim_path(stage, key, claim.attempt), last.model_copy(update={"beats": last.beats + 1}))
+
+    def check_newest(self, stage: str, key: str, attempt: int) -> None:
+        """Go on only while no later attempt is claimed: before work that costs, and before what others would see.
+
+        :raises Overtaken: when one is.
+        """
+        last = self.last_attempt(stage, key)
+        if last > attempt and self.read_claim(stage, key, last) is not None:
+            raise self._overtaken(attempt, f"Attempt {last}")
+
+    @staticmethod
+    def _overtaken(attempt: int, who: str) -> Overtaken:
+        return Overtaken(
+            f"{who} has taken over from attempt {attempt}, which was not heard of for {LEASE_SECONDS:g} s.",
+            hint="Its machine was away or paused. The next try waits for the attempt that has taken over.",
+        )
 
     def request_uri(self, stage: str, key: str, attempt: int) -> str:
         """Where an attempt's request is: the stage program's only argument."""
