@@ -314,17 +314,17 @@ def _spare_parts(
 ) -> Iterator[Garbage]:
     """Attempts that came to nothing, and checkpoints that nobody goes on from."""
     past = {number: files for number, files in found.attempts.items() if at - files.newest >= old}
-    # One attempt alone is the artifact.
+    # One attempt alone is the artifact. Without one, who is at work goes on from all that is there.
     chosen = _chosen(store, *found.name) if found.manifest and len(found.attempts) > 1 and past else None
-    if found.manifest and chosen is None:
+    if works or (found.manifest and chosen is None):
         past = {}
     for number, files in past.items():
         if number != chosen:
             reason = f"attempt {chosen} became the artifact" if chosen else "it made no artifact"
-            # Runs go on from the last one only.
-            last = number if number == found.last and not _is_own(store, found, number) else None
+            nobody_comes = number < found.last if chosen else _is_own(store, found, number)
+            last = None if nobody_comes else found.last
             yield see(found, "attempt", f"/attempts/{number}", files, at - files.newest, reason, last=last)
-    if found.checkpoints.size and not works and (found.manifest or at - found.checkpoints.newest >= old):
+    if found.checkpoints.size and (found.manifest or (not works and at - found.checkpoints.newest >= old)):
         reason = "the artifact is there" if found.manifest else "nobody went on from it"
         age, last = at - found.checkpoints.newest, None if found.manifest else found.last
         yield see(found, "checkpoints", "/checkpoints", found.checkpoints, age, reason, last=last)

@@ -290,8 +290,12 @@ class ArtifactStore:
         """
         while True:
             last = self.last_attempt(stage, key)
-            # On a disk an attempt's folder is there a moment before its claim: then that number is still free.
-            if last and self.read_claim(stage, key, last) is None:
+            held = last == 0 or self.read_claim(stage, key, last) or self.failure(stage, key, last)
+            if not held:
+                # On a disk an attempt's folder is there a moment before its claim: then that number is still free. Or a
+                # clean-up is removing it, which has claimed the next.
+                if self.last_attempt(stage, key) != last:
+                    continue
                 last -= 1
             elif last and not self._is_over(stage, key, last, watch):
                 return None

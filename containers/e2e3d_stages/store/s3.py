@@ -7,6 +7,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from itertools import islice
 from mimetypes import guess_type
@@ -157,8 +158,12 @@ class S3Storage(Storage):
         self._patiently(path, self._client.put_object, Bucket=self.bucket, **told)
 
     def create(self, path: str, data: bytes) -> bool:
+        if self._patiently(path, self._put_first, path, data):
+            return True
         # A request whose answer was lost is repeated: then what is there is ours.
-        return self._patiently(path, self._put_first, path, data) or self.read(path) == data
+        with suppress(NotFound):
+            return self.read(path) == data
+        return False
 
     def _put_first(self, path: str, data: bytes) -> bool:
         try:
