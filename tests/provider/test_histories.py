@@ -60,7 +60,7 @@ def test_silence_while_the_store_was_away_is_found_to_be_none(monkeypatch: pytes
 def test_an_attempt_that_does_not_look_whether_it_was_overtaken_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ArtifactStore, "check_newest", lambda *_: None)
     # The owner and its job sleep, and another comes meanwhile.
-    pauses = (Fault(25, "pause", 200), Fault(26, "pause", 200))
+    pauses = (Fault(12, "pause", 300), Fault(13, "pause", 300))
     assert "two jobs at one time" in {
         (history(Plan(seed, starts=(0, 60), faults=pauses)) or "").split(":")[0] for seed in range(20)
     }
