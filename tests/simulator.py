@@ -40,6 +40,7 @@ from e2e3d_stages.contract.messages import (
     FailureCode,
     Infrastructure,
     Interrupted,
+    InvalidRequest,
     Manifest,
     Program,
     Progress,
@@ -520,6 +521,8 @@ class Worker:
             self.tries += 1
             try:
                 self._execute(self.world.store())
+            except InvalidRequest:
+                return
             except StageError:
                 self.world.sleep(10)
             except Crash:
@@ -708,6 +711,8 @@ class Promises:
 
     def in_the_end(self) -> str | None:
         objects = self.world.objects
+        if not self.world.plan.conditional and not self.heard:
+            return None
         manifest = objects.get(f"{FOLDER}/manifest.json")
         if manifest:
             made = json.loads(manifest.data)

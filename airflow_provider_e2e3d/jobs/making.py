@@ -139,6 +139,7 @@ class Making:
             return self._attempt(backend, request, size, claim, handle)
         if handle:
             retry_while_unavailable(partial(backend.clean_up, handle, succeeded=False))
+        self.store.probe_once()
         claim = self.store.claim(self.stage, request.key, self.owner, self.watch)
         if claim is None:
             return None

@@ -74,7 +74,7 @@ def test_it_only_says_what_it_would_remove_until_it_is_told_to(
     assert clean_up_after(32, dry_run=False).results["clean_up"]["items"] == 1
     # What the stages took and what was expected of the run are for the next estimate and for people.
     left = {path.relative_to(store) for path in store.rglob("*") if path.is_file()}
-    assert {path.name for path in left if path.parts[0] != "history"} == {"estimate.json"}
+    assert {path.name for path in left if path.parts[0] != "history"} == {"estimate.json", "probed.json"}
 
 
 def test_after_years_a_scene_is_as_it_was_and_all_of_it_is_reused(

@@ -8,6 +8,7 @@ import os
 import random
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,10 +30,11 @@ from e2e3d_stages.contract.messages import (
 )
 from e2e3d_stages.store import artifacts, leases
 from e2e3d_stages.store.artifacts import ArtifactStore
-from e2e3d_stages.store.base import NotFound
+from e2e3d_stages.store.base import NotFound, Storage
 from e2e3d_stages.store.captures import capture_digest
 from e2e3d_stages.store.leases import LEASE_SECONDS, Watch
 from e2e3d_stages.store.opening import open_storage
+from e2e3d_stages.store.probe import probe
 from tests.clock import SettableClock
 
 KEY = "0123456789abcdef" * 2
@@ -433,3 +435,53 @@ def test_bytes_reach_a_disk_before_their_name_and_the_folder_after_it(
     assert synced[2][0].parent == target.parent
     assert synced[2:][0][1] is False
     assert synced[-1] == (target.parent, True)
+
+
+def test_a_store_that_does_what_claims_rely_on_is_tried_once(store: ArtifactStore) -> None:
+    store.probe_once()
+    assert [entry.path for entry in store.storage.list()] == ["probed.json"]
+    found = store.storage.read("probed.json")
+    for line in (b"create: ", b"read and list: ", b"remove: ", b"clock: "):
+        assert line in found
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(artifacts, "probe", lambda _storage: pytest.fail("it was tried"))
+        store.probe_once()
+
+
+def replaces(storage: Storage, path: str, data: bytes) -> bool:
+    storage.write(path, data)
+    return True
+
+
+@pytest.mark.parametrize(
+    ("verb", "broken", "told"),
+    [
+        ("create", replaces, "lets a second writer replace what a first one created"),
+        ("list", lambda *_: iter(()), "does not show what was just written"),
+        ("folders", lambda *_: iter(()), "does not show what was just written"),
+        ("remove", lambda *_: None, "still shows what was just removed"),
+    ],
+)
+def test_a_store_on_which_claims_cannot_be_relied_is_refused_with_a_hint(
+    store: ArtifactStore, monkeypatch: pytest.MonkeyPatch, verb: str, broken: Any, told: str
+) -> None:
+    monkeypatch.setattr(type(store.storage), verb, broken)
+    with pytest.raises(InvalidRequest, match=told) as refusal:
+        store.probe_once()
+    assert refusal.value.hint
+    with pytest.raises(NotFound):
+        store.storage.read("probed.json")
+
+
+def test_a_clock_that_is_far_off_is_told(store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(store.storage), "clock", lambda _: now() + dt.timedelta(minutes=10))
+    assert "600 s ahead of this machine's; set one of them right" in probe(store.storage)[-1]
+
+
+def test_a_disk_without_hard_links_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", refuse)
+    with pytest.raises(InvalidRequest, match="knows no hard links"):
+        ArtifactStore.open(tmp_path.as_uri()).probe_once()

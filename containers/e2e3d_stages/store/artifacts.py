@@ -8,6 +8,7 @@
 <root>/artifacts/<stage>/<key>/checkpoints/<step>-<n>/     complete when checkpoint.json is there
 <root>/scenes/<scene>/<run>/                               what publish lays out for people, and the run's estimate
 <root>/history/<profile>/<stage>/<machine>/                what stages took, for the next estimate
+<root>/probed.json                                         that the store does what all this relies on
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ from e2e3d_stages.contract.paths import inside
 from e2e3d_stages.store.base import NotFound, Storage
 from e2e3d_stages.store.leases import LEASE_SECONDS, Watch
 from e2e3d_stages.store.opening import open_storage
+from e2e3d_stages.store.probe import probe
 
 log = logging.getLogger("e2e3d")
 
@@ -82,6 +84,10 @@ class Damaged(Infrastructure):
 
 class _Generation(Model):
     owner: str
+
+
+class _Probed(Model):
+    found: list[str]
 
 
 class _Read(Model):
@@ -275,6 +281,16 @@ class ArtifactStore:
         return tuple(in_parallel(upload_one, found))
 
     # Attempts and claims
+
+    def probe_once(self) -> None:
+        """Try once, for all who share the store, whether claims can be relied on in it.
+
+        :raises InvalidRequest: when they cannot.
+        """
+        if self._load("probed.json", _Probed) is None:
+            found = probe(self.storage)
+            log.info("%s was tried. %s", self.storage.uri, "; ".join(found))
+            self._save("probed.json", _Probed(found=found))
 
     def last_attempt(self, stage: str, key: str) -> int:
         """Number of the newest attempt; 0 without any."""

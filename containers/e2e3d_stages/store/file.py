@@ -159,6 +159,13 @@ class FileStorage(Storage):
                 os.link(temporary, target)
             except FileExistsError:
                 return False
+            except OSError as error:
+                if error.errno not in (errno.EPERM, errno.ENOTSUP):
+                    raise
+                raise InvalidRequest(
+                    f"The file system of {self.uri} knows no hard links, so that nobody could claim anything.",
+                    hint="Put the store on one that does, as ext4, XFS or NFS, or use a bucket.",
+                ) from error
         else:
             temporary.replace(target)
         _sync(target.parent)
