@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from moto.s3.models import s3_backends
 from e2e3d_stages.contract.messages import Claim, Infrastructure, InvalidRequest, StageError
 from e2e3d_stages.store import s3
 from e2e3d_stages.store.artifacts import ArtifactStore, file_digest
+from e2e3d_stages.store.base import Storage
 from e2e3d_stages.store.leases import Watch
 from e2e3d_stages.store.opening import open_storage
 from e2e3d_stages.store.s3 import S3Storage
@@ -127,6 +129,89 @@ def test_a_part_is_read_without_the_rest(store: ArtifactStore) -> None:
     assert store.storage.read_part("a", 2, 3) == b"234"
     assert store.storage.read_part("a", 8, 30) == b"89"
     assert store.storage.read_part("a", 10, 1) == b""
+
+
+QUESTIONS: dict[str, Callable[[Storage], object]] = {
+    "read": lambda storage: storage.read("a"),
+    "read a part": lambda storage: storage.read_part("a", 10, 400),
+    "write": lambda storage: storage.write("b", b"x"),
+    "create": lambda storage: storage.create("c", b"x"),
+    "list": lambda storage: list(storage.list()),
+    "folders": lambda storage: list(storage.folders()),
+    "remove": lambda storage: storage.remove(["a"]),
+    "clock": lambda storage: storage.clock(),
+}
+
+
+@pytest.fixture
+def hurried(faulty: FaultyStore, s3_root: str, monkeypatch: pytest.MonkeyPatch) -> Storage:
+    """A storage with half a second's patience, and one object in it."""
+    storage = open_storage(s3_root)
+    storage.write("a", b"much" * 200)
+    monkeypatch.setattr(s3, "SHORTEST_ANSWER_SECONDS", 0.1)
+    storage.patience_seconds = 0.5
+    return storage
+
+
+@pytest.mark.parametrize("question", list(QUESTIONS))
+def test_a_store_that_accepts_and_never_answers_is_told_in_time(
+    faulty: FaultyStore, hurried: Storage, question: str
+) -> None:
+    faulty.fail(hang=1)
+    began = time.monotonic()
+    with pytest.raises(Infrastructure, match="could not be reached"):
+        QUESTIONS[question](hurried)
+    assert time.monotonic() - began < 2
+    assert faulty.seen["hang"]
+
+
+@pytest.mark.parametrize("fate", ["trickle", "silence"])
+@pytest.mark.parametrize("question", ["read", "read a part", "list", "folders"])
+def test_one_whose_answers_never_end_is_told_in_time(
+    faulty: FaultyStore, hurried: Storage, question: str, fate: str
+) -> None:
+    faulty.fail(**{fate: 1})
+    began = time.monotonic()
+    with pytest.raises(Infrastructure, match="could not be reached"):
+        QUESTIONS[question](hurried)
+    assert time.monotonic() - began < 2
+
+
+@pytest.mark.parametrize("way", ["upload", "download"])
+def test_a_whole_file_that_stands_still_is_told_in_time(
+    faulty: FaultyStore, hurried: Storage, tmp_path: Path, way: str
+) -> None:
+    (tmp_path / "file").write_bytes(b"x" * 1000)
+    faulty.fail(hang=1)
+    began = time.monotonic()
+    with pytest.raises(Infrastructure, match="could not be reached"):
+        hurried.upload(tmp_path / "file", "b") if way == "upload" else hurried.download("a", tmp_path / "in")
+    assert time.monotonic() - began < 5
+
+
+def test_an_answer_that_does_not_come_is_asked_for_again(
+    faulty: FaultyStore, s3_root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = open_storage(s3_root)
+    storage.write("a", b"here")
+    monkeypatch.setattr(s3, "LONGEST_ANSWER_SECONDS", 0.3)
+    faulty.fail(hang=0.6)
+    assert [storage.read("a") for _ in range(5)] == [b"here"] * 5
+    assert faulty.seen["hang"]
+
+
+def test_a_failure_that_is_told_with_a_200_is_no_empty_answer(faulty: FaultyStore, s3_root: str) -> None:
+    storage = open_storage(s3_root)
+    for name in "abc":
+        storage.write(f"folder/{name}", b"x")
+    faulty.fail(error=0.6)
+    for _ in range(5):
+        assert [entry.path[-1] for entry in storage.list()] == ["a", "b", "c"]
+        assert list(storage.folders()) == ["folder"]
+    storage.remove(["folder/a", "folder/b"])
+    faulty.fail()
+    assert [entry.path for entry in storage.list()] == ["folder/c"]
+    assert faulty.seen["error"]
 
 
 class Refusing:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import datetime as dt
 import logging
 import random
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent import futures
 from contextlib import suppress
 from email.utils import parsedate_to_datetime
+from functools import cached_property, partial
 from itertools import islice
 from mimetypes import guess_type
 from pathlib import Path
@@ -24,6 +27,7 @@ from botocore.exceptions import (
     FlexibleChecksumError,
     HTTPClientError,
     IncompleteReadError,
+    ReadTimeoutError,
 )
 from urllib3.exceptions import HTTPError
 
@@ -32,11 +36,18 @@ from e2e3d_stages.store.base import Entry, NotFound, Storage
 
 log = logging.getLogger("e2e3d")
 
+_connecting = threading.Lock()
+
 Result = TypeVar("Result")
 
 # How long a store that is busy or away is asked again: longer than a restart of it takes.
 PATIENCE_SECONDS = 180.0
 LONGEST_PAUSE_SECONDS = 5.0
+# How long one answer is waited for: what is left of the patience, within these limits.
+LONGEST_ANSWER_SECONDS = 60.0
+SHORTEST_ANSWER_SECONDS = 2.0
+# How often a part of a large file is tried before the whole is; together they take the patience.
+TRIES_A_PART = 3
 
 _MISSING = {"404", "NoSuchKey", "NotFound"}
 _REFUSED = {"403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"}
@@ -77,33 +88,64 @@ class S3Storage(Storage):
         if not self.bucket:
             raise InvalidRequest(f"{uri!r} names no bucket.", hint="Write s3://bucket/prefix.")
         self.prefix = prefix.strip("/")
-        # What is retried here is retried soon; `_patiently` does the waiting, and asks again for a body that broke off.
-        retries: Any = {"mode": "standard", "max_attempts": 3}
-        self._client: Any = boto3.client(
-            "s3",
-            config=Config(retries=retries, max_pool_connections=32, connect_timeout=10),
-            aws_access_key_id=environment.get("AWS_ACCESS_KEY_ID"),
-            aws_secret_access_key=environment.get("AWS_SECRET_ACCESS_KEY"),
-            aws_session_token=environment.get("AWS_SESSION_TOKEN"),
-            region_name=environment.get("AWS_DEFAULT_REGION"),
-            endpoint_url=environment.get("AWS_ENDPOINT_URL_S3"),
-        )
+        self._environment = environment
+        # `_patiently` asks again.
+        self._client = self._connect(1, LONGEST_ANSWER_SECONDS)
         if ".amazonaws." in self._client.meta.endpoint_url:
             self.aws_region = self._client.meta.region_name
+
+    def _connect(self, tries: int, seconds: float) -> Any:
+        """A client that waits so long for each byte, and asks so often."""
+        retries: Any = {"mode": "standard", "total_max_attempts": tries}
+        environment = self._environment
+        # boto3's default session is not to be used by two threads at a time.
+        with _connecting:
+            return boto3.client(
+                "s3",
+                config=Config(
+                    retries=retries, max_pool_connections=32, connect_timeout=min(10, seconds), read_timeout=seconds
+                ),
+                aws_access_key_id=environment.get("AWS_ACCESS_KEY_ID"),
+                aws_secret_access_key=environment.get("AWS_SECRET_ACCESS_KEY"),
+                aws_session_token=environment.get("AWS_SESSION_TOKEN"),
+                region_name=environment.get("AWS_DEFAULT_REGION"),
+                endpoint_url=environment.get("AWS_ENDPOINT_URL_S3"),
+            )
+
+    @property
+    def _patience(self) -> float:
+        return PATIENCE_SECONDS if self.patience_seconds is None else self.patience_seconds
+
+    @cached_property
+    def _transfers(self) -> Any:
+        """The client for whole files, which may take hours: it is silence that ends them."""
+        return self._connect(TRIES_A_PART, max(self._patience / TRIES_A_PART, SHORTEST_ANSWER_SECONDS))
 
     def _key(self, path: str) -> str:
         return "/".join(part for part in (self.prefix, path) if part)
 
     def _patiently(self, path: str, ask: Callable[..., Result], *what: Any, **asked: Any) -> Result:
-        """What the store answers; it is asked again while it is busy or away.
+        """What the store answers in time; it is asked again while it is busy, away or silent.
 
         :param ask: asks it, and may do so twice: an answer may be lost on its way.
         """
-        patience = PATIENCE_SECONDS if self.patience_seconds is None else self.patience_seconds
-        until, pause = time.monotonic() + patience, 0.5
+
+        def ask_in_time(left: float) -> Result:
+            within = min(max(left, SHORTEST_ANSWER_SECONDS), LONGEST_ANSWER_SECONDS)
+            return answer_within(within, partial(ask, *what, **asked))
+
+        return self._again_and_again(path, ask_in_time)
+
+    def _transferred(self, path: str, transfer: Callable[..., object], *what: Any, **asked: Any) -> None:
+        """Have a whole file moved, however long that takes while it does move."""
+        self._again_and_again(path, lambda _left: transfer(*what, **asked))
+
+    def _again_and_again(self, path: str, ask: Callable[[float], Result]) -> Result:
+        """Ask until the patience is over, of which the question hears how much is left."""
+        until, pause = time.monotonic() + self._patience, 0.5
         while True:
             try:
-                return ask(*what, **asked)
+                return ask(until - time.monotonic())
             except (ClientError, BotoCoreError, Boto3Error, HTTPError) as error:
                 cause = _cause(error)
                 if not _passes(cause) or time.monotonic() + pause > until:
@@ -202,16 +244,16 @@ class S3Storage(Storage):
 
     def upload(self, source: Path, path: str) -> None:
         told = _content_type(path)
-        self._patiently(path, self._client.upload_file, str(source), self.bucket, self._key(path), ExtraArgs=told)
+        self._transferred(path, self._transfers.upload_file, str(source), self.bucket, self._key(path), ExtraArgs=told)
 
     def download(self, path: str, target: Path) -> None:
-        self._patiently(path, self._client.download_file, self.bucket, self._key(path), str(target))
+        self._transferred(path, self._transfers.download_file, self.bucket, self._key(path), str(target))
 
     def copy(self, source: str, target: str) -> None:
         origin = {"Bucket": self.bucket, "Key": self._key(source)}
         # A copy in parts forgets what the original's type was.
         told = {**_content_type(target), "MetadataDirective": "REPLACE"}
-        self._patiently(source, self._client.copy, origin, self.bucket, self._key(target), ExtraArgs=told)
+        self._transferred(source, self._transfers.copy, origin, self.bucket, self._key(target), ExtraArgs=told)
 
     def remove(self, paths: Iterable[str]) -> None:
         waiting = iter(paths)
@@ -228,6 +270,26 @@ class S3Storage(Storage):
         if failed:
             # One that will not pass is worth no second try of the others.
             raise ClientError({"Error": min(failed, key=lambda told: told.get("Code") in _BUSY)}, "DeleteObjects")
+
+
+def answer_within(seconds: float, ask: Callable[[], Result]) -> Result:
+    """What is answered in so many seconds, however slowly its bytes come.
+
+    A question without an answer is left alone: its socket's own limit ends it later, and nobody waits for it.
+    """
+    answer: futures.Future[Result] = futures.Future()
+
+    def wait() -> None:
+        try:
+            answer.set_result(ask())
+        except BaseException as error:
+            answer.set_exception(error)
+
+    threading.Thread(target=wait, name="store", daemon=True).start()
+    try:
+        return answer.result(seconds)
+    except futures.TimeoutError:
+        raise ReadTimeoutError(endpoint_url=f"no answer within {seconds:.0f} s") from None
 
 
 def _cause(error: Exception) -> Exception:
