@@ -38,7 +38,7 @@ _Name = tuple[str, str]
 class Garbage:
     """Something that nobody needs any more.
 
-    :param what: the whole `artifact`, an `attempt` or the `checkpoints` below a key.
+    :param what: the whole `artifact`, an `attempt` or the `checkpoints` below a key, or a `file` of a killed writer.
     :param path: its folder, below the store's root.
     :param reason: why nobody needs it.
     :param size: in bytes.
@@ -140,7 +140,7 @@ def survey(store: ArtifactStore, *, at: dt.datetime, attempt_days: int, artifact
             )
         else:
             spare += _spare_parts(store, see, found, at, old, works=name in working)
-    return spare
+    return [*spare, *_unfinished(store, at, old)]
 
 
 def remove(store: ArtifactStore, spare: Garbage) -> bool:
@@ -328,6 +328,26 @@ def _spare_parts(
         reason = "the artifact is there" if found.manifest else "nobody went on from it"
         age, last = at - found.checkpoints.newest, None if found.manifest else found.last
         yield see(found, "checkpoints", "/checkpoints", found.checkpoints, age, reason, last=last)
+
+
+def _unfinished(store: ArtifactStore, at: dt.datetime, old: dt.timedelta) -> Iterator[Garbage]:
+    """What killed writers left beside what they wrote."""
+    for entry in store.storage.unfinished():
+        if at - entry.arrived >= old:
+            files = _Files()
+            files.add(entry)
+            yield Garbage(
+                what="file",
+                stage="",
+                key="",
+                path=entry.path,
+                reason="its writer did not finish it",
+                size=entry.size,
+                age=at - entry.arrived,
+                seen=files.seen,
+                owner="",
+                last=None,
+            )
 
 
 def _is_own(store: ArtifactStore, found: _Key, number: int) -> bool:

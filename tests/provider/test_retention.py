@@ -229,6 +229,21 @@ def test_with_a_scene_that_cannot_be_read_nothing_is_known_to_be_spare(store: Ar
         spare_after(store, 40)
 
 
+def test_what_a_killed_writer_left_on_a_disk_goes_when_it_is_old_and_nothing_beside_it(tmp_path: Path) -> None:
+    store = ArtifactStore.open(tmp_path.as_uri())
+    artifact(store, "sfm", "a")
+    scene(store, "yard", sfm="a")
+    before = paths(store)
+    left = tmp_path / "artifacts" / "sfm" / "a" / "attempts" / "1" / "files" / ".writing-0123"
+    left.write_bytes(bytes(100))
+    assert spare_after(store, 6.9) == {}
+    (spare,) = spare_after(store, 7.1).values()
+    assert (spare.what, spare.size) == ("file", 100)
+    assert remove(store, spare)
+    assert not left.exists()
+    assert paths(store) == before
+
+
 class Disturbed:
     """A storage in which something happens before one of the questions to it.
 

@@ -78,6 +78,10 @@ class Storage(ABC):
     def folders(self, prefix: str = "") -> Iterator[str]:
         """Names of the folders directly below a folder."""
 
+    def unfinished(self) -> Iterable[Entry]:
+        """What writers have begun and not finished: they are at it, or were killed. A bucket forgets it by a rule."""
+        return ()
+
     @abstractmethod
     def upload(self, source: Path, path: str) -> None:
         """Store a local file."""

@@ -75,6 +75,12 @@ class FileStorage(Storage):
                 with suppress(FileNotFoundError):
                     yield _entry_of(file.relative_to(self.root).as_posix(), file)
 
+    def unfinished(self) -> Iterator[Entry]:
+        for file in _files_below(self.root):
+            if file.name.startswith(_ASIDE):
+                with suppress(FileNotFoundError):
+                    yield _entry_of(file.relative_to(self.root).as_posix(), file)
+
     def folders(self, prefix: str = "") -> Iterator[str]:
         start = self.local_path(prefix)
         if start.is_dir():
