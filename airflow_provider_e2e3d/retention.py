@@ -1,21 +1,34 @@
 """What may go from an artifact store, and its removal. Captures, scenes and ledgers are no part of it.
 
-It goes by one listing, whose times are the store's own; of what it may remove it reads only what it must.
+It goes by one listing, whose times are the store's own; of what it may remove it reads only what it must. Who holds an
+attempt writes to it every few seconds, so that what was silent for days is nobody's, whatever a clock says.
+
+What a run could come back to is removed under a claim of the clean-up's own, on the attempt after the last: a run that
+claims at the same time has it first or waits, and one that slept finds itself overtaken.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 from typing import Any
+from uuid import uuid4
 
 from airflow_provider_e2e3d.backends.base import Orphan
-from e2e3d_stages.contract.messages import InvalidRequest
-from e2e3d_stages.store.artifacts import READ_NOTED_EVERY, STALE_AFTER, ArtifactStore, in_parallel
+from e2e3d_stages.contract.messages import Failure, FailureCode, Infrastructure, InvalidRequest
+from e2e3d_stages.store.artifacts import READ_NOTED_EVERY, ArtifactStore, in_parallel
 from e2e3d_stages.store.base import Entry, NotFound
+
+# How long nothing was written to an attempt when what its job left may go: much longer than a store is away, and than
+# the clocks of Airflow and the store are apart.
+SILENT = dt.timedelta(hours=1)
+# Claims as a run's owner does, and is none: the rest tells one clean-up from another.
+OWNER = "clean-up "
 
 # A stage and an artifact's key.
 _Name = tuple[str, str]
@@ -25,7 +38,7 @@ _Name = tuple[str, str]
 class Garbage:
     """Something that nobody needs any more.
 
-    :param what: the whole `artifact`, an `attempt` or the `checkpoints` below a key.
+    :param what: the whole `artifact`, an `attempt` or the `checkpoints` below a key, or a `file` of a killed writer.
     :param path: its folder, below the store's root.
     :param reason: why nobody needs it.
     :param size: in bytes.
@@ -39,8 +52,11 @@ class Garbage:
     reason: str
     size: int
     age: dt.timedelta
-    # What lay there, as the survey saw it.
+    # What lay there, as the survey saw it, and for whom it is removed.
     seen: int = field(repr=False)
+    owner: str = field(repr=False)
+    # The key's last attempt, where a run could come back to what is removed; None where nobody can.
+    last: int | None = field(repr=False)
 
 
 @dataclass
@@ -78,6 +94,11 @@ class _Key:
     def name(self) -> _Name:
         return self.stage, self.key
 
+    @property
+    def last(self) -> int:
+        """Number of the newest attempt."""
+        return max(self.attempts, default=0)
+
     def add(self, entry: Entry, part: str, number: str) -> None:
         """Count one file in."""
         if part in ("manifest.json", "read.json"):
@@ -95,7 +116,7 @@ class _Key:
 def survey(store: ArtifactStore, *, at: dt.datetime, attempt_days: int, artifact_days: int) -> list[Garbage]:
     """Everything that nobody needs.
 
-    An attempt that did not become its artifact goes when it is old enough and not alive; checkpoints when they are
+    An attempt that did not become its artifact goes when it is old enough; checkpoints when they are
     committed or as old. An artifact goes when no scene names it, nothing that stays was or is being made of it, and
     nobody has made or reused it for long enough, which stands for runs as well: a run says what it reuses.
 
@@ -107,35 +128,71 @@ def survey(store: ArtifactStore, *, at: dt.datetime, attempt_days: int, artifact
     """
     keys = {found.name: found for found in _keys(store)}
     old, unused = dt.timedelta(days=attempt_days), dt.timedelta(days=artifact_days) + READ_NOTED_EVERY
-    working = {name for name, found in keys.items() if _works(store, found, at - old)}
+    working = {name for name, found in keys.items() if _works(found, at - old)}
     young = {name for name, found in keys.items() if found.manifest and at - found.read < unused}
     needed = _with_inputs(store, {*_of_scenes(store), *working, *young}, keys)
+    see = partial(_spare, store, f"{OWNER}{uuid4().hex[:8]}")
     spare: list[Garbage] = []
     for name, found in keys.items():
         if found.manifest and name not in needed:
-            spare.append(_spare(store, found, "artifact", "", found.rest, at - found.read, "nothing points at it"))
+            spare.append(
+                see(found, "artifact", "", found.rest, at - found.read, "nothing points at it", last=found.last)
+            )
         else:
-            spare += _spare_parts(store, found, at, old, works=name in working)
-    return spare
+            spare += _spare_parts(store, see, found, at, old, works=name in working)
+    return [*spare, *_unfinished(store, at, old)]
 
 
 def remove(store: ArtifactStore, spare: Garbage) -> bool:
-    """Remove it, unless somebody came back to it since the survey.
+    """Remove exactly what the survey saw, unless somebody came back to it since.
 
     An artifact loses its manifest first, so that nobody trusts half of it. Who says that it reads one before it looks
     for the manifest either finds none, or is seen here in time, and the manifest comes back.
 
     :returns: whether it is gone.
+    :raises Infrastructure: when something may still be there.
     """
-    chosen, last = _chosen(store, spare.stage, spare.key), store.last_attempt(spare.stage, spare.key)
-    if last != chosen and store.is_alive(spare.stage, spare.key, last, stale_after=STALE_AFTER):
-        return False
-    if spare.what == "artifact":
-        return _remove_artifact(store, spare)
-    if spare.path.endswith(f"/attempts/{chosen}") or _below(store, spare.path).seen != spare.seen:
-        return False
-    store.storage.delete(spare.path)
-    return True
+    if spare.last is None:
+        return _remove_files(store, spare)
+    with _held(store, spare, spare.last) as held:
+        if not held:
+            return False
+        return (_remove_artifact if spare.what == "artifact" else _remove_files)(store, spare)
+
+
+@contextmanager
+def _held(store: ArtifactStore, spare: Garbage, last: int) -> Iterator[bool]:
+    """Have the key to oneself, if nobody took it up since the survey; what stays is an attempt that is over."""
+    newest = store.last_attempt(spare.stage, spare.key)
+    claim = store.read_claim(spare.stage, spare.key, newest) if newest > last else None
+    ours = claim is not None and claim.owner == spare.owner
+    held = store.claim_after(spare.stage, spare.key, spare.owner, newest) if newest == last or ours else None
+    if held is None:
+        yield False
+        return
+    if ours:
+        store.storage.remove(_record(store, spare, newest))
+    try:
+        yield True
+    finally:
+        message = "The clean-up held it for a moment."
+        store.write_failure(
+            spare.stage,
+            spare.key,
+            Failure(code=FailureCode.INTERRUPTED, message=message, attempt=held.attempt),
+        )
+
+
+def _record(store: ArtifactStore, spare: Garbage, number: int) -> list[str]:
+    """What an attempt of the clean-up's consists of."""
+    folder = store.attempt_folder(spare.stage, spare.key, number)
+    return [f"{folder}/claim.json", f"{folder}/failure.json"]
+
+
+def _remove_files(store: ArtifactStore, spare: Garbage) -> bool:
+    found = _as_seen(store, spare)
+    store.storage.remove(found)
+    return bool(found)
 
 
 def _remove_artifact(store: ArtifactStore, spare: Garbage) -> bool:
@@ -144,22 +201,33 @@ def _remove_artifact(store: ArtifactStore, spare: Garbage) -> bool:
         data = store.storage.read(manifest)
     except NotFound:
         return False
-    store.storage.delete(manifest)
-    if _below(store, spare.path).seen != spare.seen:
+    if not _as_seen(store, spare):
+        return False
+    store.storage.remove([manifest])
+    if store.manifest(spare.stage, spare.key):
+        raise Infrastructure(
+            f"{store.storage.uri_of(manifest)} was removed and is still there.",
+            hint="Its files are kept. Look at the store: perhaps the bucket keeps objects for a time (object lock).",
+        )
+    found = _as_seen(store, spare)
+    if not found:
         store.storage.create(manifest, data)
         return False
-    for part in ("attempts", "checkpoints", "read.json"):
-        store.storage.delete(f"{spare.path}/{part}")
+    store.storage.remove(found)
     return True
 
 
-def _below(store: ArtifactStore, path: str) -> _Files:
-    """What lies below a path now, as the survey counts it."""
-    files = _Files()
-    for entry in store.storage.list(path):
-        if not entry.path.startswith((f"{path}/manifest.json", f"{path}/generations/")):
+def _as_seen(store: ArtifactStore, spare: Garbage) -> list[str]:
+    """The files of something that may go, if they are what the survey saw; else none."""
+    files, found = _Files(), []
+    attempts = f"{store.folder(spare.stage, spare.key)}/attempts/"
+    for entry in store.storage.list(spare.path):
+        number = entry.path.removeprefix(attempts).partition("/")[0]
+        held = spare.last is not None and number.isdecimal() and int(number) > spare.last
+        if not held and not entry.path.startswith((f"{spare.path}/manifest.json", f"{spare.path}/generations/")):
             files.add(entry)
-    return files
+            found.append(entry.path)
+    return found if files.seen == spare.seen else []
 
 
 def _keys(store: ArtifactStore) -> Iterator[_Key]:
@@ -176,15 +244,11 @@ def _keys(store: ArtifactStore) -> Iterator[_Key]:
         yield found
 
 
-def _works(store: ArtifactStore, found: _Key, since: dt.datetime) -> bool:
+def _works(found: _Key, since: dt.datetime) -> bool:
     """Whether somebody makes the artifact, or tried to so lately that a retry may follow."""
     if found.manifest and len(found.attempts) == 1:
         return False
-    return any(files.newest > since or _is_alive(store, found, number) for number, files in found.attempts.items())
-
-
-def _is_alive(store: ArtifactStore, found: _Key, attempt: int) -> bool:
-    return store.is_alive(found.stage, found.key, attempt, stale_after=STALE_AFTER)
+    return any(files.newest > since for files in found.attempts.values())
 
 
 def _chosen(store: ArtifactStore, stage: str, key: str) -> int | None:
@@ -225,10 +289,11 @@ def _with_inputs(store: ArtifactStore, names: set[_Name], keys: dict[_Name, _Key
 
 def _inputs(store: ArtifactStore, found: _Key) -> list[_Name]:
     """What an artifact was made of, or what its newest attempt reads."""
-    place = store.folder(*found.name) + "/manifest.json"
-    if not found.manifest:
-        place = store.attempt_folder(*found.name, max(found.attempts, default=0)) + "/request.json"
-    record = _json(store, place) or {"inputs": {}}
+    places = [f"{store.attempt_folder(*found.name, number)}/request.json" for number in sorted(found.attempts)[::-1]]
+    if found.manifest:
+        places = [store.folder(*found.name) + "/manifest.json"]
+    # An attempt of the clean-up's own, or one that was only just claimed, has none.
+    record: Any = next((told for place in places if (told := _json(store, place))), {"inputs": {}})
     return [(stage, made["key"]) for stage, made in record["inputs"].items()]
 
 
@@ -245,26 +310,63 @@ def _json(store: ArtifactStore, path: str) -> Any:
 
 
 def _spare_parts(
-    store: ArtifactStore, found: _Key, at: dt.datetime, old: dt.timedelta, *, works: bool
+    store: ArtifactStore, see: Callable[..., Garbage], found: _Key, at: dt.datetime, old: dt.timedelta, *, works: bool
 ) -> Iterator[Garbage]:
     """Attempts that came to nothing, and checkpoints that nobody goes on from."""
     past = {number: files for number, files in found.attempts.items() if at - files.newest >= old}
-    # One attempt alone is the artifact.
+    # One attempt alone is the artifact. Without one, who is at work goes on from all that is there.
     chosen = _chosen(store, *found.name) if found.manifest and len(found.attempts) > 1 and past else None
-    if found.manifest and chosen is None:
+    if works or (found.manifest and chosen is None):
         past = {}
     for number, files in past.items():
-        if number != chosen and not _is_alive(store, found, number):
+        if number != chosen:
             reason = f"attempt {chosen} became the artifact" if chosen else "it made no artifact"
-            yield _spare(store, found, "attempt", f"/attempts/{number}", files, at - files.newest, reason)
-    if found.checkpoints.size and not works and (found.manifest or at - found.checkpoints.newest >= old):
+            nobody_comes = number < found.last if chosen else _is_own(store, found, number)
+            last = None if nobody_comes else found.last
+            yield see(found, "attempt", f"/attempts/{number}", files, at - files.newest, reason, last=last)
+    if found.checkpoints.size and (found.manifest or (not works and at - found.checkpoints.newest >= old)):
         reason = "the artifact is there" if found.manifest else "nobody went on from it"
-        age = at - found.checkpoints.newest
-        yield _spare(store, found, "checkpoints", "/checkpoints", found.checkpoints, age, reason)
+        age, last = at - found.checkpoints.newest, None if found.manifest else found.last
+        yield see(found, "checkpoints", "/checkpoints", found.checkpoints, age, reason, last=last)
+
+
+def _unfinished(store: ArtifactStore, at: dt.datetime, old: dt.timedelta) -> Iterator[Garbage]:
+    """What killed writers left beside what they wrote."""
+    for entry in store.storage.unfinished():
+        if at - entry.arrived >= old:
+            files = _Files()
+            files.add(entry)
+            yield Garbage(
+                what="file",
+                stage="",
+                key="",
+                path=entry.path,
+                reason="its writer did not finish it",
+                size=entry.size,
+                age=at - entry.arrived,
+                seen=files.seen,
+                owner="",
+                last=None,
+            )
+
+
+def _is_own(store: ArtifactStore, found: _Key, number: int) -> bool:
+    """Whether it is an attempt of a clean-up: it keeps who slept for days from going on, and then goes itself."""
+    claim = store.read_claim(*found.name, number)
+    return claim is not None and claim.owner.startswith(OWNER)
 
 
 def _spare(
-    store: ArtifactStore, found: _Key, what: str, below: str, files: _Files, age: dt.timedelta, reason: str
+    store: ArtifactStore,
+    owner: str,
+    found: _Key,
+    what: str,
+    below: str,
+    files: _Files,
+    age: dt.timedelta,
+    reason: str,
+    *,
+    last: int | None,
 ) -> Garbage:
     return Garbage(
         what=what,
@@ -275,6 +377,8 @@ def _spare(
         size=files.size,
         age=age,
         seen=files.seen,
+        owner=owner,
+        last=last,
     )
 
 
@@ -284,10 +388,9 @@ def why_orphan(store: ArtifactStore, left: Orphan, *, at: dt.datetime, attempt_d
     if left.attempt is None:
         return "nobody uses it" if old else None
     stage, key, number = left.attempt
-    claim = store.read_claim(stage, key, number)
+    written = [entry.arrived for entry in store.storage.list(store.attempt_folder(stage, key, number))]
     # Its owner may just be about to collect the result.
-    held = claim is not None and at - claim.heartbeat < STALE_AFTER
-    if held or store.is_alive(stage, key, number, stale_after=STALE_AFTER):
+    if written and at - max(written) < SILENT:
         return None
     if _chosen(store, stage, key) is not None:
         return "the artifact is there"

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import datetime as dt
 import json
 import multiprocessing
 import os
@@ -124,12 +123,13 @@ def submitted(count: int, folder: Path) -> list[dict[str, Any]]:
     from airflow_provider_e2e3d.jobs.attempt import Attempt, AttemptState
     from airflow_provider_e2e3d.profiles.file import profile_named
     from e2e3d_stages.store.artifacts import ArtifactStore
+    from e2e3d_stages.store.leases import Watch
 
     artifacts, backend = ArtifactStore.open(store), profile_named("cluster").backend("train")
     states = []
     for number in range(count):
         key = f"{number:032x}"
-        claim = artifacts.claim("train", key, "bench", stale_after=dt.timedelta(0))
+        claim = artifacts.claim("train", key, "bench", Watch(0))
         assert claim is not None
         uri = artifacts.request_uri("train", key, 1)
         handle = backend.submit(JobSpec(stage="train", key=key, claim=claim, request_uri=uri))

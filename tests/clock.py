@@ -1,4 +1,4 @@
-"""A clock that runs faster than the wall's, for what waits for a store."""
+"""Clocks for what waits: one that runs faster than the wall's, and one that only waiting moves."""
 
 from __future__ import annotations
 
@@ -37,3 +37,18 @@ class FastClock:
 
         for module in (endpoint, s3):
             put(module, "time", self)
+
+
+class SettableClock:
+    """Stands still but for who waits by it."""
+
+    def __init__(self) -> None:
+        self.slept = 0.0
+
+    def monotonic(self) -> float:
+        """Seconds since it was made, and a while."""
+        return 1000 + self.slept
+
+    def sleep(self, seconds: float) -> None:
+        """Move on."""
+        self.slept += seconds

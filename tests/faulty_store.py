@@ -1,5 +1,6 @@
 """A way to an S3 server on which requests get lost: it is told to be busy, breaks off, comes late, or is gone a while.
 
+Or it accepts and never answers, answers a byte at a time, falls silent in the middle, tells of its failure with a 200.
 What goes wrong is drawn by a seed. An upload that is broken off never reaches the server; an answer that is broken off
 belongs to a request that did.
 """
@@ -19,6 +20,7 @@ from urllib.parse import urlsplit
 from tests.clock import FastClock
 
 _BUSY = b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
+_FAILED = b"<?xml version='1.0'?><Error><Code>InternalError</Code><Message>We failed. Try again.</Message></Error>"
 # Of one connection only; the proxy makes connections of its own.
 _HOP = {"connection", "transfer-encoding", "keep-alive"}
 
@@ -43,6 +45,7 @@ class FaultyStore(ThreadingHTTPServer):
         self._random = random.Random(seed)
         self._lock = threading.Lock()
         self._away_until = 0.0
+        self.closed = threading.Event()
         self.fail()
         # How soon `close` is heard.
         threading.Thread(target=self.serve_forever, args=[0.02], daemon=True).start()
@@ -52,14 +55,18 @@ class FaultyStore(ThreadingHTTPServer):
         """What AWS_ENDPOINT_URL_S3 must say to come this way."""
         return f"http://127.0.0.1:{self.server_port}"
 
-    def fail(self, *, busy: float = 0, reset: float = 0, late: float = 0) -> None:
+    def fail(self, *, busy: float = 0, reset: float = 0, late: float = 0, **others: float) -> None:
         """Let some requests fail from now on.
 
         :param busy: share of requests that are answered 503.
         :param reset: share of requests whose body is broken off in the middle: half of them going, half of them coming.
         :param late: share of requests that take `LATENCY_SECONDS` longer.
+        :param others: shares of requests that never get an answer (`hang`), get one whose bytes trickle (`trickle`),
+            half of one (`silence`), or a 200 with an error in it (`error`).
         """
+        assert set(others) <= {"hang", "trickle", "silence", "error"}
         self.shares = {"busy": busy, "upload broken off": reset / 2, "answer broken off": reset / 2, "late": late}
+        self.shares |= others
         self.shares["passed on"] = 1 - sum(self.shares.values())
 
     def away(self, seconds: float) -> None:
@@ -83,6 +90,7 @@ class FaultyStore(ThreadingHTTPServer):
 
     def close(self) -> None:
         """Let nobody through any more."""
+        self.closed.set()
         self.shutdown()
         self.server_close()
 
@@ -105,6 +113,10 @@ class _Passage(BaseHTTPRequestHandler):
         body = self.rfile.read(length)
         if fate == "busy":
             return self._answer(503, "Slow Down", [], b"" if self.command == "HEAD" else _BUSY)
+        if fate == "hang":
+            return self._wait()
+        if fate == "error":
+            return self._answer(200, "OK", [("Content-Type", "application/xml")], _FAILED)
         if fate == "late":
             self.server.clock.sleep(self.server.LATENCY_SECONDS)
         upstream = http.client.HTTPConnection(self.server.upstream, timeout=60)
@@ -117,12 +129,12 @@ class _Passage(BaseHTTPRequestHandler):
             upstream.close()
         if self.server.is_away:
             return self._break_off()
-        self._answer(answer.status, answer.reason, answer.getheaders(), data, whole=fate != "answer broken off")
+        self._answer(answer.status, answer.reason, answer.getheaders(), data, fate)
 
     do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _pass
 
     def _answer(
-        self, status: int, reason: str, headers: list[tuple[str, str]], data: bytes, *, whole: bool = True
+        self, status: int, reason: str, headers: list[tuple[str, str]], data: bytes, fate: str = "passed on"
     ) -> None:
         self.send_response_only(status, reason)
         for name, value in headers:
@@ -132,11 +144,24 @@ class _Passage(BaseHTTPRequestHandler):
         told = dict((name.lower(), value) for name, value in headers).get("content-length", str(len(data)))
         self.send_header("Content-Length", told if self.command == "HEAD" else str(len(data)))
         self.end_headers()
-        if whole:
-            self.wfile.write(data)
-        else:
+        if fate == "trickle":
+            for place in range(len(data)):
+                self.wfile.write(data[place : place + 1])
+                if self.server.closed.wait(0.02):
+                    return self._break_off()
+        elif fate == "silence":
+            self.wfile.write(data[: len(data) // 2])
+            self._wait()
+        elif fate == "answer broken off":
             self.wfile.write(data[: len(data) // 2])
             self._break_off()
+        else:
+            self.wfile.write(data)
+
+    def _wait(self) -> None:
+        """Keep the connection and say no more."""
+        self.server.closed.wait()
+        self._break_off()
 
     def _break_off(self) -> None:
         """Reset the connection: what was sent may not even arrive."""

@@ -23,6 +23,7 @@ from e2e3d_stages.contract.messages import (
     JobRecord,
     Manifest,
     Model,
+    Overtaken,
     StageError,
     StageName,
 )
@@ -122,6 +123,7 @@ class Attempt:
 
         :raises Infrastructure: when they have not answered for long.
         :raises InvalidRequest: when it cannot be followed; it is stopped, since nobody would see its end.
+        :raises Overtaken: when a later attempt has taken over; it is stopped, since nobody wants it.
         """
         try:
             status = self._look(write_line)
@@ -133,7 +135,7 @@ class Attempt:
                 raise
             log.warning("The job is taken to run on: %s", error.message)
             return JobStatus(running=True)
-        except InvalidRequest:
+        except (InvalidRequest, Overtaken):
             with suppress(StageError):
                 self.cancel()
             raise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -27,8 +27,9 @@ from e2e3d_stages.contract.messages import (
     artifact_key,
 )
 from e2e3d_stages.registry import STAGES
-from e2e3d_stages.store.artifacts import STALE_AFTER, ArtifactStore
+from e2e3d_stages.store.artifacts import ArtifactStore
 from e2e3d_stages.store.captures import list_capture_files
+from e2e3d_stages.store.leases import Watch
 from e2e3d_stages.store.opening import open_storage
 
 if TYPE_CHECKING:
@@ -55,6 +56,8 @@ class Making:
     stage: StageName
     owner: str
     log: Logger
+    # Of the attempt of another run; what an earlier try of this task saw is not known.
+    watch: Watch = field(default_factory=Watch)
 
     def request(
         self,
@@ -145,7 +148,8 @@ class Making:
             return self._attempt(backend, request, size, claim, handle)
         if handle:
             retry_while_unavailable(partial(backend.clean_up, handle, succeeded=False))
-        claim = self.store.claim(self.stage, request.key, self.owner, stale_after=STALE_AFTER)
+        self.store.probe_once()
+        claim = self.store.claim(self.stage, request.key, self.owner, self.watch)
         if claim is None:
             return None
         self.log.info(
@@ -159,6 +163,8 @@ class Making:
     def _submit(self, backend: Backend, request: Request, claim: Claim) -> Handle:
         self.store.write_request(request)
         job = self._job(request, claim)
+        # Whoever slept for long since its claim starts nothing; who does so from here on, its program stops.
+        self.store.check_newest(self.stage, request.key, claim.attempt)
         try:
             with kept_alive(self.store, self.stage, request.key, claim):
                 return retry_while_unavailable(lambda: backend.submit(job))

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 
 from e2e3d_stages import sagemaker
-from e2e3d_stages.contract.messages import Failure, FailureCode, InvalidRequest
+from e2e3d_stages.contract.messages import Failure, FailureCode, InvalidRequest, StageError
 from e2e3d_stages.registry import STAGES
 
 log = logging.getLogger("e2e3d")
@@ -30,6 +30,8 @@ def main() -> int:
     check.add_argument("stages", nargs="*", metavar="stage", help=", ".join(STAGES))
     images = sorted({spec.container for spec in STAGES.values()})
     check.add_argument("--image", choices=images, help="instead of stages: all that an image serves")
+    check_store = commands.add_parser("check-store", help="try whether a store does what claims and commits rely on")
+    check_store.add_argument("store_uri", help="file:// or s3:// address of an artifact store")
     options = parser.parse_args()
     _bring_kernels()
 
@@ -41,6 +43,8 @@ def main() -> int:
         return check_stages(
             options.stages or [spec.name for spec in STAGES.values() if spec.container == options.image]
         )
+    if options.command == "check-store":
+        return _check_store(options.store_uri)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stdout)
     if options.command == "train":
         try:
@@ -60,6 +64,19 @@ def _run(request_uri: str, **options: Callable[[Failure], bool]) -> int:
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
         os.environ.setdefault(name, str(thread_count()))
     return run(request_uri, **options)
+
+
+def _check_store(uri: str) -> int:
+    """Print what the store does; the exit status says whether that is enough."""
+    from e2e3d_stages.store.opening import open_storage
+    from e2e3d_stages.store.probe import probe
+
+    try:
+        print("\n".join(probe(open_storage(uri))))
+    except StageError as error:
+        print(error.message, error.hint)
+        return error.code.exit_code
+    return 0
 
 
 def _bring_kernels() -> None:

@@ -84,6 +84,7 @@ def run(request_uri: str, *, ends: Callable[[Failure], bool] = lambda _failure: 
 def _run(store: ArtifactStore, request: Request) -> None:
     started, clock = now(), time.monotonic()
     params = _check(request)
+    store.check_newest(request.stage, request.key, request.attempt)
     log.info("%s %s, attempt %d, %d threads", request.stage, request.key, request.attempt, thread_count())
     # Named after its process: what a killed one leaves can be told from what is in use.
     with tempfile.TemporaryDirectory(prefix=f"e2e3d-{request.stage}-{os.getpid()}-") as name:
@@ -126,6 +127,7 @@ def _run(store: ArtifactStore, request: Request) -> None:
             usage=_usage(started, clock, stage_seconds),
             program=_program(),
         )
+    store.check_newest(request.stage, request.key, request.attempt)
     if store.commit(manifest):
         log.info("%s done: %d files, %s", request.stage, len(files), as_size(manifest.total_bytes))
     else:

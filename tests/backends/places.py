@@ -23,6 +23,7 @@ from airflow_provider_e2e3d.profiles.profile import backend_class
 from e2e3d_stages.contract.messages import Claim, Request, now
 from e2e3d_stages.registry import STAGES
 from e2e3d_stages.store.artifacts import ArtifactStore
+from e2e3d_stages.store.leases import Watch
 from e2e3d_stages.store.opening import open_storage
 from tests.backends.aws_api import ACCOUNT, REGION, Aws
 from tests.backends.doubles import Disturbance
@@ -39,7 +40,7 @@ KEY = "0123456789abcdef" * 2
 def never_claimed(number: int) -> Claim:
     """A claim that is in no store."""
     epoch = dt.datetime.fromtimestamp(0, dt.timezone.utc)
-    return Claim(owner="test", attempt=number, claimed=epoch, heartbeat=epoch)
+    return Claim(owner="test", attempt=number, claimed=epoch)
 
 
 # A client of S3 takes a while to make.
@@ -103,7 +104,7 @@ class Place:
         """A job of ingest that was just submitted for a claimed attempt."""
         self.write()
         store = self.store
-        claim = store.claim("ingest", KEY, "test", stale_after=dt.timedelta(0))
+        claim = store.claim("ingest", KEY, "test", Watch(0))
         assert claim is not None
         params = STAGES["ingest"].resolve("draft", {}).model_dump(mode="json")
         version = STAGES["ingest"].version

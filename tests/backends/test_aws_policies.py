@@ -145,3 +145,12 @@ def test_a_program_may_do_to_the_store_what_it_does_and_no_more(s3_endpoint: str
     }
     assert not allows("PutObject", "captures/statue/1.jpg")
     assert not allows("GetObject", "elsewhere")
+
+
+def test_the_buckets_rule_forgets_uploads_that_nobody_finished(s3_root: str) -> None:
+    client, bucket = boto3.client("s3"), s3_root.removeprefix("s3://").partition("/")[0]
+    rules = json.loads((DEPLOY / "store-lifecycle.json").read_text())
+    client.put_bucket_lifecycle_configuration(Bucket=bucket, LifecycleConfiguration=rules)
+    (rule,) = client.get_bucket_lifecycle_configuration(Bucket=bucket)["Rules"]
+    assert rule["AbortIncompleteMultipartUpload"] == {"DaysAfterInitiation": 7}
+    assert not {"Expiration", "Transitions", "NoncurrentVersionExpiration"} & set(rule), "it removes what is whole"

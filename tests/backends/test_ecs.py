@@ -20,6 +20,7 @@ from airflow_provider_e2e3d.profiles.file import profile_named, read_profiles
 from e2e3d_stages import __version__
 from e2e3d_stages.contract.messages import Failure, FailureCode, Infrastructure, InvalidRequest, Request, now
 from e2e3d_stages.registry import STAGES
+from e2e3d_stages.store.leases import Watch
 from e2e3d_stages.store.opening import open_storage
 from tests.airflow_runs import Outcome
 from tests.backends.ecs_api import Task
@@ -177,7 +178,7 @@ def test_the_real_image_works_with_a_read_only_root(place: EcsPlace, sample: Pat
     for photo in sorted(sample.iterdir())[:4]:
         storage.write(photo.name, photo.read_bytes())
     backend = place.backend(image=f"e2e3d/sfm:{__version__}")
-    claim = place.store.claim("ingest", KEY, "test", stale_after=dt.timedelta(0))
+    claim = place.store.claim("ingest", KEY, "test", Watch(0))
     assert claim is not None
     params = STAGES["ingest"].resolve("draft", {}).model_dump(mode="json")
     place.store.write_request(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,12 @@ import pytest
 from airflow_provider_e2e3d.jobs.attempt import Attempt
 from airflow_provider_e2e3d.pipelines.cleanup import clean
 from airflow_provider_e2e3d.profiles.file import profile_named
+from airflow_provider_e2e3d.retention import SILENT
 from e2e3d_stages.contract.messages import Failure, FailureCode, now
+from e2e3d_stages.store import file
+from e2e3d_stages.store.base import Entry
 from tests.backends.places import DockerPlace, KubernetesPlace, LocalPlace, Place, follow
 from tests.conftest import until
-from tests.provider.test_retention import let_go
 
 DAY = dt.timedelta(days=1)
 
@@ -28,25 +31,34 @@ def removed(place: Place, days: float, *, dry_run: bool = False) -> int:
     return int(done["items"])
 
 
-def abandon(made: Attempt) -> None:
-    """Let nobody have heard of an attempt for long."""
-    let_go(made.store, made.state.stage, made.state.key, made.state.claim)
-    made.store.storage.delete(
-        f"{made.store.attempt_folder(made.state.stage, made.state.key, made.state.claim.attempt)}/progress.json"
-    )
+@pytest.fixture
+def heard_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Lets an attempt have been heard of at another time than it was: two hours ago, or in days to come."""
+    entry_of = file._entry_of
+
+    def go(made: Attempt, moved: dt.timedelta = -2 * SILENT) -> None:
+        folder = made.store.attempt_folder(made.state.stage, made.state.key, made.state.claim.attempt)
+
+        def at_another_time(path: str, place: Path) -> Entry:
+            found = entry_of(path, place)
+            return replace(found, arrived=found.arrived + moved) if path.startswith(f"{folder}/") else found
+
+        monkeypatch.setattr(file, "_entry_of", at_another_time)
+
+    return go
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["docker", "kubernetes"])
 def test_a_job_that_nobody_comes_back_for_is_removed_and_one_that_runs_is_not(
-    make_place: Callable[[str], DockerPlace | KubernetesPlace], name: str
+    make_place: Callable[[str], DockerPlace | KubernetesPlace], heard_of: Callable[..., None], name: str
 ) -> None:
     place = make_place(name)
     place.script["ingest"] = ["succeed", "wait"]
     ended = place.attempt()
     assert follow(ended) == 0
     assert removed(place, 0) == 0
-    abandon(ended)
+    heard_of(ended)
     running = place.attempt()
     until(lambda: place.script.calls.count("ingest") == 2)
     assert removed(place, 0, dry_run=True) == 1
@@ -60,7 +72,7 @@ def test_a_job_that_nobody_comes_back_for_is_removed_and_one_that_runs_is_not(
 
 @pytest.mark.slow
 def test_a_container_whose_attempt_was_judged_is_removed_at_once_and_another_when_it_is_old(
-    make_place: Callable[[str], DockerPlace],
+    make_place: Callable[[str], DockerPlace], heard_of: Callable[..., None]
 ) -> None:
     place = make_place("docker")
     place.script["ingest"] = ["crash"]
@@ -69,7 +81,7 @@ def test_a_container_whose_attempt_was_judged_is_removed_at_once_and_another_whe
     until(lambda: made.store.failure("ingest", made.state.key, 1))
     folder = made.store.attempt_folder("ingest", made.state.key, 1)
     made.store.storage.delete(f"{folder}/failure.json")
-    abandon(made)
+    heard_of(made)
     assert removed(place, 6) == 0
     assert removed(place, 8, dry_run=True) > 0
     failure = Failure(code=FailureCode.CRASH, message="It fell over.", attempt=1)
@@ -79,18 +91,23 @@ def test_a_container_whose_attempt_was_judged_is_removed_at_once_and_another_whe
 
 
 @pytest.mark.slow
-def test_what_the_profile_says_to_keep_is_kept(make_place: Callable[[str], DockerPlace]) -> None:
+def test_what_the_profile_says_to_keep_is_kept(
+    make_place: Callable[[str], DockerPlace], heard_of: Callable[..., None]
+) -> None:
     place = make_place("docker")
     made = place.attempt(auto_remove="never")
     assert follow(made) == 0
-    abandon(made)
+    heard_of(made)
     assert removed(place, 20) == 0
     assert len(place.left()) == 1
 
 
 @pytest.mark.slow
 def test_scratch_that_a_killed_program_left_goes_and_a_running_ones_stays(
-    make_place: Callable[[str], LocalPlace], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_place: Callable[[str], LocalPlace],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    heard_of: Callable[..., None],
 ) -> None:
     scratch = tmp_path / "scratch"
     dead = scratch / "e2e3d-train-1-dead"
@@ -106,6 +123,7 @@ def test_scratch_that_a_killed_program_left_goes_and_a_running_ones_stays(
     until(lambda: list(scratch.glob("e2e3d-ingest-*")))
     (ours,) = scratch.glob("e2e3d-ingest-*")
     assert removed(place, 6) == 0
+    heard_of(made, 8 * DAY)
     # With the log that the program has not written to for so long.
     assert removed(place, 8, dry_run=True) == 2
     assert removed(place, 8) == 2

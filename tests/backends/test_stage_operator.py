@@ -16,6 +16,7 @@ from airflow_provider_e2e3d.backends.base import Backend, Handle, JobSpec
 from e2e3d_stages.contract.messages import Claim, FailureCode, Request, StageName
 from e2e3d_stages.registry import STAGES
 from e2e3d_stages.store.artifacts import ArtifactStore
+from e2e3d_stages.store.leases import Watch
 from tests.airflow_runs import Outcome, run_dag
 from tests.backends.scripted import ScriptedBackend, ScriptedPlace
 from tests.conftest import until
@@ -159,16 +160,16 @@ def test_work_that_another_run_is_at_is_waited_for_and_taken(
     place.words["ingest"] = ["wait"]
     living = ArtifactStore.claim
 
-    def claim(self: ArtifactStore, stage: StageName, key: str, owner: str, **limit: Any) -> Claim | None:
+    def claim(self: ArtifactStore, stage: StageName, key: str, owner: str, watch: Watch) -> Claim | None:
         if place.jobs:
             place.newest("ingest").go_on()
-        elif theirs := living(self, stage, key, "another run", **limit):
+        elif theirs := living(self, stage, key, "another run", watch):
             params = STAGES[stage].validate({}).model_dump(mode="json")
             version, number = STAGES[stage].version, theirs.attempt
             self.write_request(Request(stage=stage, stage_version=version, key=key, attempt=number, params=params))
             uri = self.request_uri(stage, key, number)
             place.backend().submit(JobSpec(stage=stage, key=key, claim=theirs, request_uri=uri))
-        return living(self, stage, key, owner, **limit)
+        return living(self, stage, key, owner, watch)
 
     monkeypatch.setattr(ArtifactStore, "claim", claim)
     outcome = run("ingest")

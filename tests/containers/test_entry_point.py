@@ -77,3 +77,14 @@ def test_the_check_names_every_stage_that_cannot_run_and_goes_on(tmp_path: Path)
     first, second = done.stdout.splitlines()
     assert first == "sfm cannot run here: ImportError: no such thing"
     assert second.startswith("ingest: ")
+
+
+def test_a_store_is_checked_for_people(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["e2e3d_stages", "check-store", tmp_path.as_uri()])
+    assert entry_point.main() == 0
+    assert capsys.readouterr().out.splitlines()[0] == "create: what is there is never replaced"
+    monkeypatch.setattr(sys, "argv", ["e2e3d_stages", "check-store", "ftp://somewhere"])
+    assert entry_point.main() == 2
+    assert "neither file:// nor s3://" in capsys.readouterr().out

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from airflow.dag_processing.dagbag import DagBag
 
-from airflow_provider_e2e3d.jobs import making
 from airflow_provider_e2e3d.operators import stage
 from e2e3d_stages.registry import STAGES
+from e2e3d_stages.store import leases
 
 DAG = Path(__file__).parent.parent.parent / "dags" / "reconstruct.py"
 WHEN = dt.datetime(2026, 11, 1, tzinfo=dt.timezone.utc)
@@ -23,7 +23,7 @@ WHEN = dt.datetime(2026, 11, 1, tzinfo=dt.timezone.utc)
 
 def main(seconds: str, last: str, conf: str) -> int:
     """Run it."""
-    vars(making)["STALE_AFTER"] = dt.timedelta(seconds=float(seconds))
+    leases.LEASE_SECONDS = float(seconds)
     stage.WAIT_SECONDS = 0.5
     bag = DagBag(DAG, collect_dags=False)
     bag.collect_dags(DAG)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -15,6 +18,7 @@ from e2e3d_stages.contract.messages import (
     Input,
     InvalidRequest,
     Manifest,
+    Overtaken,
     Program,
     Request,
     StageName,
@@ -22,7 +26,9 @@ from e2e3d_stages.contract.messages import (
     Usage,
     now,
 )
-from e2e3d_stages.store.artifacts import STALE_AFTER, ArtifactStore
+from e2e3d_stages.store.artifacts import ArtifactStore
+from e2e3d_stages.store.base import Storage
+from e2e3d_stages.store.leases import Watch
 
 DAY = dt.timedelta(days=1)
 LIMITS = {"attempt_days": 7, "artifact_days": 30}
@@ -30,7 +36,7 @@ LIMITS = {"attempt_days": 7, "artifact_days": 30}
 
 def attempt(store: ArtifactStore, stage: StageName, key: str, *, fails: bool = True, **inputs: str) -> int:
     """An attempt with a file and a checkpoint that ended, or that is still held."""
-    claim = store.claim(stage, key, "somebody", stale_after=dt.timedelta(0))
+    claim = store.claim(stage, key, "somebody", Watch(0))
     assert claim is not None
     number = claim.attempt
     named = {name: Input(key=other, digest="") for name, other in inputs.items()}
@@ -48,7 +54,7 @@ def attempt(store: ArtifactStore, stage: StageName, key: str, *, fails: bool = T
 
 def artifact(store: ArtifactStore, stage: StageName, key: str, **inputs: str) -> int:
     """An artifact with one file of 1,000 bytes, made of others."""
-    claim = store.claim(stage, key, "somebody", stale_after=dt.timedelta(0))
+    claim = store.claim(stage, key, "somebody", Watch(0))
     assert claim is not None
     store.storage.write(f"{store.attempt_folder(stage, key, claim.attempt)}/files/result", bytes(1000))
     usage = Usage(started=now(), finished=now(), wall_seconds=1, stage_seconds=1, cpu_seconds=1, peak_memory_bytes=1)
@@ -67,15 +73,7 @@ def artifact(store: ArtifactStore, stage: StageName, key: str, **inputs: str) ->
         }
     )
     assert store.commit(manifest)
-    let_go(store, stage, key, claim)
     return claim.attempt
-
-
-def let_go(store: ArtifactStore, stage: str, key: str, claim: Claim) -> None:
-    """Make a claim one whose owner was not heard of for long."""
-    dead = claim.model_copy(update={"heartbeat": now() - 2 * STALE_AFTER})
-    path = f"{store.attempt_folder(stage, key, claim.attempt)}/claim.json"
-    store.storage.write(path, dead.model_dump_json().encode())
 
 
 def scene(store: ArtifactStore, name: str, **made: str) -> None:
@@ -93,6 +91,13 @@ def paths(store: ArtifactStore) -> set[str]:
     return {entry.path for entry in store.storage.list()}
 
 
+def without_own(found: set[str], number: int) -> set[str]:
+    """What is there but for the clean-up's own attempt, which keeps who slept for days from going on."""
+    own = {path for path in found if f"/attempts/{number}/" in path}
+    assert {path.rpartition("/")[2] for path in own} == {"claim.json", "failure.json"}
+    return found - own
+
+
 def test_a_failed_attempt_and_its_checkpoints_go_when_they_are_old_enough(store: ArtifactStore) -> None:
     attempt(store, "sfm", "a")
     assert spare_after(store, 6.9) == {}
@@ -103,6 +108,12 @@ def test_a_failed_attempt_and_its_checkpoints_go_when_they_are_old_enough(store:
     assert found["artifacts/sfm/a/attempts/1"].age.days == 7
     assert set(spare_after(store, 3.1, attempt_days=3)) == set(found)
     assert all(remove(store, spare) for spare in found.values())
+    # Whoever slept through it finds itself overtaken, and whoever comes is kept waiting by nobody.
+    assert paths(store) == {f"artifacts/sfm/a/attempts/3/{name}.json" for name in ("claim", "failure")}
+    with pytest.raises(Overtaken):
+        store.check_newest("sfm", "a", 1)
+    (own,) = spare_after(store, 7.1).values()
+    assert remove(store, own)
     assert paths(store) == set()
 
 
@@ -135,7 +146,7 @@ def test_an_artifact_that_nobody_needs_goes_whole_and_one_of_a_scene_never(store
     assert set(spare_after(store, 11.1, artifact_days=10)) == {spare.path}
     assert paths(store) == before
     assert remove(store, spare)
-    assert paths(store) == {path for path in before if "lonely" not in path}
+    assert without_own(paths(store), 2) == {path for path in before if "lonely" not in path}
 
 
 def test_what_an_artifact_of_a_scene_was_made_of_stays(store: ArtifactStore) -> None:
@@ -175,18 +186,17 @@ def test_what_was_reused_since_the_survey_is_not_removed(store: ArtifactStore) -
     before = paths(store)
     manifest = store.manifest("sfm", "a")
     assert not remove(store, spare)
-    assert paths(store) == before
+    assert without_own(paths(store), 2) == before
     assert store.manifest("sfm", "a") == manifest
 
 
-def test_a_live_claim_holds_its_attempt_its_checkpoints_and_what_it_reads(store: ArtifactStore) -> None:
+def test_an_attempt_holds_what_it_reads_until_it_is_old_itself(store: ArtifactStore) -> None:
     artifact(store, "ingest", "photos")
     attempt(store, "sfm", "a", fails=False, ingest="photos")
-    assert spare_after(store, 1000) == {}
-    claim = store.read_claim("sfm", "a", 1)
-    assert claim is not None
-    let_go(store, "sfm", "a", claim)
-    assert len(spare_after(store, 1000)) == 3
+    # Somebody claimed the next one, and has not said yet what it reads.
+    assert store.claim("sfm", "a", "another", Watch(0))
+    assert spare_after(store, 999, attempt_days=1000) == {}
+    assert len(spare_after(store, 1000)) == 4
 
 
 def test_an_attempt_that_somebody_took_up_since_the_survey_is_not_removed(store: ArtifactStore) -> None:
@@ -217,3 +227,76 @@ def test_with_a_scene_that_cannot_be_read_nothing_is_known_to_be_spare(store: Ar
     store.storage.write("scenes/yard/a-run/run.json", b"{}")
     with pytest.raises(InvalidRequest, match=r"yard/a-run/run.json"):
         spare_after(store, 40)
+
+
+def test_what_a_killed_writer_left_on_a_disk_goes_when_it_is_old_and_nothing_beside_it(tmp_path: Path) -> None:
+    store = ArtifactStore.open(tmp_path.as_uri())
+    artifact(store, "sfm", "a")
+    scene(store, "yard", sfm="a")
+    before = paths(store)
+    left = tmp_path / "artifacts" / "sfm" / "a" / "attempts" / "1" / "files" / ".writing-0123"
+    left.write_bytes(bytes(100))
+    assert spare_after(store, 6.9) == {}
+    (spare,) = spare_after(store, 7.1).values()
+    assert (spare.what, spare.size) == ("file", 100)
+    assert remove(store, spare)
+    assert not left.exists()
+    assert paths(store) == before
+
+
+class Disturbed:
+    """A storage in which something happens before one of the questions to it.
+
+    :param when: before which of them, counted from zero.
+    """
+
+    def __init__(self, storage: Storage, when: int, happens: Callable[[], object]) -> None:
+        self._storage, self.left, self.happens = storage, when, happens
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._storage, name)
+        if name in ("read", "write", "create", "list", "folders", "remove"):
+            if self.left == 0:
+                self.happens()
+            self.left -= 1
+        return found
+
+
+@pytest.mark.parametrize("what", ["artifact", "attempt", "checkpoints"])
+def test_a_run_that_comes_at_any_moment_of_a_removal_loses_nothing(what: str, tmp_path: Path) -> None:
+    came, step = 0, 0
+    while True:
+        store = ArtifactStore.open((tmp_path / str(step)).as_uri())
+        artifact(store, "sfm", "a") if what == "artifact" else attempt(store, "sfm", "a")
+        (spare,) = (found for found in spare_after(store, 40).values() if found.what == what)
+        got: list[object] = []
+
+        def come(store: ArtifactStore = store, got: list[object] = got) -> None:
+            """As StageOperator does: take the artifact, else make it, else wait."""
+            if store.reference("sfm", "a"):
+                store.note_read("sfm", "a")
+                got.append(store.reference("sfm", "a"))
+            elif claim := store.claim("sfm", "a", "a run", Watch()):
+                request = {"stage": "sfm", "stage_version": 1, "key": "a", "attempt": claim.attempt, "params": {}}
+                store.write_request(Request.model_validate(request))
+                got.append(claim)
+
+        disturbed = Disturbed(store.storage, step, come)
+        gone = remove(ArtifactStore(cast(Storage, disturbed)), spare)
+        if disturbed.left >= 0:
+            break
+        if got and isinstance(got[0], Claim):
+            came += 1
+            store.heartbeat("sfm", "a", got[0])
+            assert store.storage.read(f"{store.attempt_folder('sfm', 'a', got[0].attempt)}/request.json")
+        elif got and got[0]:
+            manifest = store.manifest("sfm", "a")
+            assert manifest is not None
+            assert not gone
+            assert len(store.storage.read(store.file_path(manifest, "result"))) == 1000
+        else:
+            # It waited for the clean-up, and for no longer than that.
+            assert store.claim("sfm", "a", "a run", Watch())
+        step += 1
+    assert came or what == "artifact"
+    assert step >= 5

@@ -41,6 +41,7 @@ from e2e3d_stages.contract.messages import Claim, Failure, FailureCode, Progress
 from e2e3d_stages.registry import STAGES
 from e2e3d_stages.store.artifacts import ArtifactStore
 from e2e3d_stages.store.base import NotFound
+from e2e3d_stages.store.leases import Watch
 from tests.airflow_runs import Outcome
 from tests.conftest import until
 from tests.provider.airflow_rows import Row, put_run, remove_runs
@@ -184,7 +185,7 @@ def training(own_store: ArtifactStore, runs: None) -> ArtifactStore:
         *(Row(stage, None, f"{stage.capitalize()}Operator") for stage in stages),
         conf={"capture": "s3://captures/statue"},
     )
-    own_store.claim("train", KEY, "reconstruct/x/train/-1/m", stale_after=dt.timedelta(seconds=90))
+    own_store.claim("train", KEY, "reconstruct/x/train/-1/m", Watch())
     progress = Progress(
         stage="train", attempt=1, phase="optimise", done=30, total=120, unit="steps", rate=2, updated=now()
     )
@@ -779,7 +780,7 @@ def test_a_failed_run_tells_the_reason_and_what_to_do(viewer: Browser, own_store
 
 def test_a_task_shows_the_failures_of_its_attempts(viewer: Browser, own_store: ArtifactStore, runs: None) -> None:
     for _ in range(2):
-        claim = own_store.claim("train", KEY, "me", stale_after=dt.timedelta(seconds=0))
+        claim = own_store.claim("train", KEY, "me", Watch(0))
         assert isinstance(claim, Claim)
         failure = Failure(
             code=FailureCode.OUT_OF_MEMORY, message="Memory ran out.", hint="Ask for less.", attempt=claim.attempt

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import datetime as dt
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,9 +14,10 @@ from airflow_provider_e2e3d.backends.base import JobSpec
 from airflow_provider_e2e3d.jobs.attempt import Attempt, AttemptState, kept_alive
 from airflow_provider_e2e3d.profiles.file import profile_named
 from airflow_provider_e2e3d.triggers.job import JobTrigger
-from e2e3d_stages.contract.messages import FailureCode, InvalidRequest, Request
+from e2e3d_stages.contract.messages import FailureCode, InvalidRequest, Overtaken, Request
 from e2e3d_stages.registry import STAGES
 from e2e3d_stages.store.artifacts import ArtifactStore
+from e2e3d_stages.store.leases import Watch
 from tests.conftest import until
 from tests.provider.conftest import Script
 
@@ -37,7 +37,7 @@ def attempt(airflow_home: Path, profiles: Path) -> Iterator[Attempt]:
     """A job of ingest that was just submitted."""
     profile = profile_named("local")
     store = ArtifactStore.open(profile.store)
-    claim = store.claim("ingest", KEY, "test", stale_after=dt.timedelta(minutes=1))
+    claim = store.claim("ingest", KEY, "test", Watch())
     assert claim is not None
     params = STAGES["ingest"].resolve("draft", {}).model_dump(mode="json")
     store.write_request(
@@ -103,16 +103,27 @@ def test_a_long_submission_keeps_its_claim(attempt: Attempt, monkeypatch: pytest
     monkeypatch.setattr("airflow_provider_e2e3d.jobs.attempt.HEARTBEAT_SECONDS", 0.05)
     claim = attempt.state.claim
 
-    def heartbeat() -> dt.datetime:
+    def beats() -> int:
         found = attempt.store.read_claim("ingest", KEY, claim.attempt)
         assert found is not None
-        return found.heartbeat
+        return found.beats
 
     with kept_alive(attempt.store, "ingest", KEY, claim):
-        until(lambda: heartbeat() > claim.heartbeat)
-    last = heartbeat()
+        until(lambda: beats() > 2)
+    last = beats()
     time.sleep(0.2)
-    assert heartbeat() == last
+    assert beats() == last
+
+
+def test_an_owner_that_finds_itself_overtaken_stops_its_job(attempt: Attempt, script: Script) -> None:
+    script["ingest"] = ["wait"]
+    until(lambda: script.calls)
+    assert attempt.follow(lambda _line: None).running
+    assert attempt.store.claim("ingest", KEY, "somebody else", Watch(0))
+    attempt._next_heartbeat = 0
+    with pytest.raises(Overtaken, match="Attempt 2 has taken over from attempt 1"):
+        attempt.follow(lambda _line: None)
+    until(lambda: not attempt.backend.poll(attempt.state.handle).running)
 
 
 def test_a_job_that_cannot_be_followed_is_stopped(

@@ -39,6 +39,7 @@ from e2e3d_stages.runtime import context, watchdog
 from e2e3d_stages.runtime.context import StageContext
 from e2e3d_stages.store.artifacts import ArtifactStore
 from e2e3d_stages.store.captures import list_capture_files
+from e2e3d_stages.store.leases import Watch
 from tests.conftest import until
 
 KEY = "0123456789abcdef" * 2
@@ -198,6 +199,55 @@ def test_a_retry_resumes_from_the_checkpoint_and_a_commit_clears_it(
     assert manifest is not None
     assert manifest.metrics == {"from": 40, "state": "forty"}
     assert store.latest_checkpoint("ingest", KEY, Path("/nowhere")) is None
+
+
+def test_a_program_whose_attempt_was_overtaken_starts_nothing(
+    store: ArtifactStore, play: Callable[[StageProgram], None]
+) -> None:
+    play(lambda job: pytest.fail("it must not work"))
+    uri = ask(store)
+    for owner in ("me", "another"):
+        assert store.claim("ingest", KEY, owner, Watch(0))
+    assert run(uri) == FailureCode.INTERRUPTED.exit_code
+    failure = store.failure("ingest", KEY, 1)
+    assert failure is not None
+    assert "Attempt 2 has taken over" in failure.message
+
+
+def test_a_program_that_is_overtaken_saves_stops_and_commits_nothing(
+    store: ArtifactStore, play: Callable[[StageProgram], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(context, "PROGRESS_EVERY_SECONDS", 0.02)
+    monkeypatch.setattr(context, "LOOK_EVERY_SECONDS", 0)
+
+    def program(job: StageContext) -> dict[str, Any]:
+        assert store.claim("ingest", KEY, "another", Watch(0))
+        until(lambda: job.stopping)
+        with job.checkpoint(40) as folder:
+            (folder / "state").write_text("forty")
+        return {}
+
+    play(program)
+    assert store.claim("ingest", KEY, "me", Watch())
+    assert run(ask(store)) == FailureCode.INTERRUPTED.exit_code
+    assert store.manifest("ingest", KEY) is None
+    assert (store.latest_checkpoint("ingest", KEY, tmp_path / "in") or (0,))[0] == 40
+
+
+def test_a_program_that_slept_while_it_stored_its_files_commits_nothing(
+    store: ArtifactStore, play: Callable[[StageProgram], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload = ArtifactStore.upload
+
+    def overtaken(*args: Any) -> Any:
+        assert store.claim("ingest", KEY, "another", Watch(0))
+        return upload(*args)
+
+    monkeypatch.setattr(ArtifactStore, "upload", overtaken)
+    play(lambda job: {})
+    assert store.claim("ingest", KEY, "me", Watch())
+    assert run(ask(store)) == FailureCode.INTERRUPTED.exit_code
+    assert store.manifest("ingest", KEY) is None
 
 
 def test_progress_never_goes_back_and_tells_rate_and_eta(

@@ -127,6 +127,10 @@ class Interrupted(StageError):
     code = FailureCode.INTERRUPTED
 
 
+class Overtaken(Interrupted):
+    """A later attempt has taken over; this one must stop."""
+
+
 class Reference(Model):
     """A small pointer to an artifact: what XCom carries."""
 
@@ -355,12 +359,12 @@ class Progress(Model):
 
 
 class Claim(Model):
-    """Who makes an attempt, and when that was last seen alive."""
+    """Who makes an attempt. Its number fences: whoever finds a higher one stops."""
 
     owner: str
     attempt: int
-    claimed: dt.datetime
-    heartbeat: dt.datetime
+    claimed: dt.datetime = Field(description="By the owner's clock, for people and for the job's name.")
+    beats: int = Field(default=0, description="Counts while the owner lives.")
 
 
 class JobRecord(Model):

@@ -18,6 +18,7 @@ from e2e3d_stages.contract.messages import (
     Advice,
     Interrupted,
     Manifest,
+    Overtaken,
     Progress,
     Request,
     StageParams,
@@ -30,6 +31,8 @@ from e2e3d_stages.store.captures import LocalCapture
 log = logging.getLogger("e2e3d")
 
 PROGRESS_EVERY_SECONDS = 2.0
+# How often a program looks whether a later attempt has taken over.
+LOOK_EVERY_SECONDS = 15.0
 # What is measured to tell the rate.
 RATE_SECONDS = 30.0
 
@@ -83,7 +86,7 @@ class StageContext:
         self._store = store
         self._request = request
         self._stop = threading.Event()
-        self._reporter = _Reporter(store, request)
+        self._reporter = _Reporter(store, request, self.stop)
 
     def progress(self, done: float, total: float, unit: str, *, phase: str = "", **figures: float) -> None:
         """Say how far the work is; as often as you like, it is stored every few seconds.
@@ -159,9 +162,11 @@ class StageContext:
 class _Reporter:
     """Stores the newest progress, and what is shown with it, every few seconds beside the work; logs it as one line."""
 
-    def __init__(self, store: ArtifactStore, request: Request) -> None:
+    def __init__(self, store: ArtifactStore, request: Request, stop: Callable[[], None]) -> None:
         self._store = store
         self._request = request
+        self._stop = stop
+        self._looked = time.monotonic()
         self._lock = threading.Lock()
         self._latest: Progress | None = None
         self._phase = ""
@@ -229,8 +234,18 @@ class _Reporter:
                 self._store_progress(latest)
                 for name, data in shown.items():
                     self._store.show(self._request, name, data)
+                self._look()
+            except Overtaken as overtaken:
+                log.warning("%s The stage stops. %s", overtaken.message, overtaken.hint)
+                self._stop()
             except Exception as error:  # a lost progress report must not end hours of work
                 log.warning("Progress could not be stored: %s", error)
+
+    def _look(self) -> None:
+        """Look now and then whether this attempt is still the one."""
+        if time.monotonic() - self._looked >= LOOK_EVERY_SECONDS:
+            self._store.check_newest(self._request.stage, self._request.key, self._request.attempt)
+            self._looked = time.monotonic()
 
     def _log(self) -> None:
         """Log what is new, once."""

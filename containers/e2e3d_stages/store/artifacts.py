@@ -8,16 +8,18 @@
 <root>/artifacts/<stage>/<key>/checkpoints/<step>-<n>/     complete when checkpoint.json is there
 <root>/scenes/<scene>/<run>/                               what publish lays out for people, and the run's estimate
 <root>/history/<profile>/<stage>/<machine>/                what stages took, for the next estimate
+<root>/probed.json                                         that the store does what all this relies on
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import hashlib
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -29,6 +31,7 @@ from e2e3d_stages.contract.messages import (
     JobRecord,
     Manifest,
     Model,
+    Overtaken,
     Progress,
     Reference,
     Request,
@@ -38,12 +41,16 @@ from e2e3d_stages.contract.messages import (
 )
 from e2e3d_stages.contract.paths import inside
 from e2e3d_stages.store.base import NotFound, Storage, file_digest
+from e2e3d_stages.store.leases import LEASE_SECONDS, Watch
 from e2e3d_stages.store.opening import open_storage
+from e2e3d_stages.store.probe import probe
+
+log = logging.getLogger("e2e3d")
 
 PARALLEL_TRANSFERS = 8
-# An attempt that neither its program nor its owner touched for this long belongs to nobody.
-STALE_AFTER = dt.timedelta(seconds=90)
 READ_NOTED_EVERY = dt.timedelta(days=1)
+# The newest and, should that be damaged, one more.
+CHECKPOINTS_KEPT = 2
 
 AnyModel = TypeVar("AnyModel", bound=BaseModel)
 Item = TypeVar("Item")
@@ -55,8 +62,31 @@ class _Checkpoint(Model):
     files: StoredFiles
 
 
+class _Saved(NamedTuple):
+    """A checkpoint by its name: `<step>-<attempt>`. The newest is the greatest."""
+
+    step: int
+    attempt: int
+
+    @classmethod
+    def of(cls, name: str) -> _Saved | None:
+        step, _, attempt = name.partition("-")
+        return cls(int(step), int(attempt)) if step.isdecimal() and attempt.isdecimal() else None
+
+    def __str__(self) -> str:
+        return f"{self.step}-{self.attempt}"
+
+
+class Damaged(Infrastructure):
+    """A file is missing, or is not what was stored."""
+
+
 class _Generation(Model):
     owner: str
+
+
+class _Probed(Model):
+    found: list[str]
 
 
 class _Read(Model):
@@ -190,7 +220,7 @@ class ArtifactStore:
         A store on this machine's disk gives its own folder, without copies.
 
         :param progress: called with the bytes in all; what it returns is called with each part that was moved.
-        :raises Infrastructure: when a file is missing or is not what the manifest says.
+        :raises Damaged: when a file is missing or is not what the manifest says.
         """
         base = f"{self.attempt_folder(manifest.stage, manifest.key, manifest.attempt)}/files"
         return self._fetch(base, manifest.files, into, progress)
@@ -216,12 +246,12 @@ class ArtifactStore:
                     self.storage.download(f"{base}/{file.path}", target)
                 intact = target.stat().st_size == file.size and file_digest(target) == file.sha256
             except (NotFound, FileNotFoundError):
-                raise Infrastructure(
+                raise Damaged(
                     f"{self.storage.uri_of(f'{base}/{file.path}')} is missing.",
                     hint="Trigger again with its stage under Re-run stages (force).",
                 ) from None
             if not intact:
-                raise Infrastructure(
+                raise Damaged(
                     f"{self.storage.uri_of(f'{base}/{file.path}')} is damaged: its digest is not the manifest's.",
                     hint="Clear the task to try again; if it stays so, trigger again with the stage that made it under "
                     "Re-run stages (force).",
@@ -246,46 +276,87 @@ class ArtifactStore:
 
     # Attempts and claims
 
+    def probe_once(self) -> None:
+        """Try once, for all who share the store, whether claims can be relied on in it.
+
+        :raises InvalidRequest: when they cannot.
+        """
+        if self._load("probed.json", _Probed) is None:
+            found = probe(self.storage)
+            log.info("%s was tried. %s", self.storage.uri, "; ".join(found))
+            self._save("probed.json", _Probed(found=found))
+
     def last_attempt(self, stage: str, key: str) -> int:
         """Number of the newest attempt; 0 without any."""
         names = self.storage.folders(f"{self.folder(stage, key)}/attempts")
         return max((int(name) for name in names if name.isdigit()), default=0)
 
-    def claim(self, stage: str, key: str, owner: str, *, stale_after: dt.timedelta) -> Claim | None:
+    def claim(self, stage: str, key: str, owner: str, watch: Watch) -> Claim | None:
         """Take the next attempt, before anything is submitted.
 
         :param owner: who takes it.
-        :param stale_after: how long an attempt may be silent before it belongs to nobody.
-        :returns: the claim, or None while the newest attempt is alive.
+        :param watch: what the owner saw so far of the attempt that is there.
+        :returns: the claim, or None while the newest attempt is somebody's; then ask again within seconds.
         """
         while True:
             last = self.last_attempt(stage, key)
-            # On a disk an attempt's folder is there a moment before its claim: then that number is still free.
-            number = last + 1 if last == 0 or self.read_claim(stage, key, last) else last
-            if number > last > 0 and self.is_alive(stage, key, last, stale_after=stale_after):
+            held = last == 0 or self.read_claim(stage, key, last) or self.failure(stage, key, last)
+            if not held:
+                # On a disk an attempt's folder is there a moment before its claim: then that number is still free. Or a
+                # clean-up is removing it, which has claimed the next.
+                if self.last_attempt(stage, key) != last:
+                    continue
+                last -= 1
+            elif last and not self._is_over(stage, key, last, watch):
                 return None
-            claim = Claim(owner=owner, attempt=number, claimed=now(), heartbeat=now())
-            if self._create(f"{self.attempt_folder(stage, key, number)}/claim.json", claim):
+            if claim := self.claim_after(stage, key, owner, last):
                 return claim
+
+    def claim_after(self, stage: str, key: str, owner: str, attempt: int) -> Claim | None:
+        """Take the attempt after this one; None when somebody else has it."""
+        claim = Claim(owner=owner, attempt=attempt + 1, claimed=now())
+        return claim if self._create(self._claim_path(stage, key, attempt + 1), claim) else None
+
+    def _is_over(self, stage: str, key: str, attempt: int, watch: Watch) -> bool:
+        """Whether the attempt has failed, or neither its owner nor its program was heard of for a lease."""
+        if self.failure(stage, key, attempt) is not None:
+            return True
+        heard = self.read_claim(stage, key, attempt), self.progress(stage, key, attempt)
+        return watch.is_over((stage, key, attempt, *heard))
 
     def read_claim(self, stage: str, key: str, attempt: int) -> Claim | None:
         """Who holds an attempt."""
-        return self._load(f"{self.attempt_folder(stage, key, attempt)}/claim.json", Claim)
+        return self._load(self._claim_path(stage, key, attempt), Claim)
+
+    def _claim_path(self, stage: str, key: str, attempt: int) -> str:
+        return f"{self.attempt_folder(stage, key, attempt)}/claim.json"
 
     def heartbeat(self, stage: str, key: str, claim: Claim) -> None:
-        """Say that the owner is alive."""
-        path = f"{self.attempt_folder(stage, key, claim.attempt)}/claim.json"
-        self._save(path, claim.model_copy(update={"heartbeat": now()}))
+        """Say that the owner is alive.
 
-    def is_alive(self, stage: str, key: str, attempt: int, *, stale_after: dt.timedelta) -> bool:
-        """Whether the attempt has not failed and its owner or its stage program was heard of lately."""
-        if self.failure(stage, key, attempt) is not None:
-            return False
-        claim = self.read_claim(stage, key, attempt)
-        progress = self.progress(stage, key, attempt)
-        seen = [claim.heartbeat] if claim else []
-        seen += [progress.updated] if progress else []
-        return bool(seen) and now() - max(seen) < stale_after
+        :raises Overtaken: when the attempt is its owner's no longer.
+        """
+        self.check_newest(stage, key, claim.attempt)
+        last = self.read_claim(stage, key, claim.attempt)
+        if last is None or (last.owner, last.claimed) != (claim.owner, claim.claimed):
+            raise self._overtaken(claim.attempt, "Somebody else")
+        self._save(self._claim_path(stage, key, claim.attempt), last.model_copy(update={"beats": last.beats + 1}))
+
+    def check_newest(self, stage: str, key: str, attempt: int) -> None:
+        """Go on only while no later attempt is claimed: before work that costs, and before what others would see.
+
+        :raises Overtaken: when one is.
+        """
+        last = self.last_attempt(stage, key)
+        if last > attempt and self.read_claim(stage, key, last) is not None:
+            raise self._overtaken(attempt, f"Attempt {last}")
+
+    @staticmethod
+    def _overtaken(attempt: int, who: str) -> Overtaken:
+        return Overtaken(
+            f"{who} has taken over from attempt {attempt}, which was not heard of for {LEASE_SECONDS:g} s.",
+            hint="Its machine was away or paused. The next try waits for the attempt that has taken over.",
+        )
 
     def request_uri(self, stage: str, key: str, attempt: int) -> str:
         """Where an attempt's request is: the stage program's only argument."""
@@ -353,27 +424,38 @@ class ArtifactStore:
     # Checkpoints
 
     def save_checkpoint(self, stage: str, key: str, attempt: int, step: int, source: Path) -> None:
-        """Store a folder as the checkpoint of a step, then drop the older ones."""
+        """Store a folder as the checkpoint of a step, then drop what is older than the one before it.
+
+        An attempt that was overtaken and knows nothing of it drops nothing that a later one made.
+        """
         base = f"{self.folder(stage, key)}/checkpoints"
-        older = list(self.storage.folders(base))
-        place = f"{base}/{step}-{attempt}"
-        files = self._upload(source, place)
-        self._save(f"{place}/checkpoint.json", _Checkpoint(step=step, files=files))
-        for name in older:
-            if name != f"{step}-{attempt}":
-                self.storage.delete(f"{base}/{name}")
+        ours = _Saved(step, attempt)
+        files = self._upload(source, f"{base}/{ours}")
+        self._save(f"{base}/{ours}/checkpoint.json", _Checkpoint(step=step, files=files))
+        older = [each for each in self._saved(base) if each.step < step and each.attempt <= attempt]
+        for each in sorted(older)[: 1 - CHECKPOINTS_KEPT]:
+            self.storage.delete(f"{base}/{each}")
 
     def latest_checkpoint(self, stage: str, key: str, into: Path) -> tuple[int, Path] | None:
-        """Fetch the newest complete checkpoint: its step and a local folder; None without any."""
+        """Fetch the newest whole checkpoint: its step and a local folder; None without any.
+
+        One that is damaged or not complete is removed.
+        """
         base = f"{self.folder(stage, key)}/checkpoints"
-        found = [
-            (name, self._load(f"{base}/{name}/checkpoint.json", _Checkpoint)) for name in self.storage.folders(base)
-        ]
-        complete = [(entry.step, name, entry) for name, entry in found if entry is not None]
-        if not complete:
-            return None
-        step, name, entry = max(complete, key=lambda item: item[:2])
-        return step, self._fetch(f"{base}/{name}", entry.files, into)
+        for each in sorted(self._saved(base), reverse=True):
+            place = f"{base}/{each}"
+            try:
+                entry = _Checkpoint.model_validate_json(self.storage.read(f"{place}/checkpoint.json"))
+                return entry.step, self._fetch(place, entry.files, into / str(each))
+            except (NotFound, ValidationError, Damaged) as error:
+                why = error.message if isinstance(error, Damaged) else "It is not complete."
+                log.warning("The checkpoint %s is passed over and removed. %s", self.storage.uri_of(place), why)
+                self.storage.delete(place)
+        return None
+
+    def _saved(self, base: str) -> list[_Saved]:
+        """Every checkpoint, complete or not."""
+        return [saved for name in self.storage.folders(base) if (saved := _Saved.of(name))]
 
     def drop_checkpoints(self, stage: str, key: str) -> None:
         """Remove them all: nobody resumes what is committed."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,6 +98,10 @@ class Storage(ABC):
     def folders(self, prefix: str = "") -> Iterator[str]:
         """Names of the folders directly below a folder."""
 
+    def unfinished(self) -> Iterable[Entry]:
+        """What writers have begun and not finished: they are at it, or were killed. A bucket forgets it by a rule."""
+        return ()
+
     @abstractmethod
     def upload(self, source: Path, path: str) -> None:
         """Store a local file."""
@@ -114,8 +118,18 @@ class Storage(ABC):
         """Copy within the storage, replacing what was there."""
 
     @abstractmethod
+    def remove(self, paths: Iterable[str]) -> None:
+        """Remove objects, and nothing else; nothing happens where nothing is.
+
+        :raises Infrastructure: when one of them may still be there.
+        """
+
     def delete(self, prefix: str) -> None:
-        """Remove an object, or everything below a folder; nothing happens where nothing is."""
+        """Remove an object, or everything below a folder; nothing happens where nothing is.
+
+        :raises Infrastructure: when something may still be there.
+        """
+        self.remove(entry.path for entry in self.list(prefix))
 
     def local_path(self, path: str) -> Path | None:
         """Where the object lies on this machine's disk, or None where it must be fetched.

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import datetime as dt
+import errno
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 from urllib.parse import quote, unquote, urlsplit
 from uuid import uuid4
 
-from e2e3d_stages.contract.messages import InvalidRequest, now
+from e2e3d_stages.contract.messages import Infrastructure, InvalidRequest, now
 from e2e3d_stages.contract.paths import UnsafePath, inside
 from e2e3d_stages.store.base import Entry, NotFound, Storage, file_digest
 
-# What a disk says of a name under which nothing can be read; outside its root a storage has nothing.
-_NOTHING_THERE = (FileNotFoundError, NotADirectoryError, IsADirectoryError, InvalidRequest)
+# What a disk says of a name under which nothing can be read.
+_NOTHING_THERE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 _ASIDE = ".writing-"
+_CHUNK = 1 << 20
 
 
 class FileStorage(Storage):
@@ -43,18 +46,13 @@ class FileStorage(Storage):
         return now()
 
     def read(self, path: str) -> bytes:
-        try:
-            return self.local_path(path).read_bytes()
-        except _NOTHING_THERE:
-            raise NotFound(self.uri_of(path)) from None
+        with self._reading(path) as place:
+            return place.read_bytes()
 
     def read_part(self, path: str, start: int, size: int) -> bytes:
-        try:
-            with self.local_path(path).open("rb") as file:
-                file.seek(start)
-                return file.read(size)
-        except _NOTHING_THERE:
-            raise NotFound(self.uri_of(path)) from None
+        with self._reading(path) as place, place.open("rb") as file:
+            file.seek(start)
+            return file.read(size)
 
     def sha256(self, path: str) -> str:
         try:
@@ -63,19 +61,14 @@ class FileStorage(Storage):
             raise NotFound(self.uri_of(path)) from None
 
     def write(self, path: str, data: bytes) -> None:
-        with self._aside(path) as temporary:
-            temporary.write_bytes(data)
-            temporary.replace(self.local_path(path))
+        with self._aside(path) as (temporary, file):
+            file.write(data)
+            self._name(temporary, file, path)
 
     def create(self, path: str, data: bytes) -> bool:
-        with self._aside(path) as temporary:
-            temporary.write_bytes(data)
-            try:
-                # link, unlike rename, refuses a name that exists.
-                os.link(temporary, self.local_path(path))
-            except FileExistsError:
-                return False
-            return True
+        with self._aside(path) as (temporary, file):
+            file.write(data)
+            return self._name(temporary, file, path, only_if_free=True)
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
         start = self.local_path(prefix)
@@ -88,42 +81,129 @@ class FileStorage(Storage):
                 with suppress(FileNotFoundError):
                     yield _entry_of(file.relative_to(self.root).as_posix(), file)
 
+    def unfinished(self) -> Iterator[Entry]:
+        for file in _files_below(self.root):
+            if file.name.startswith(_ASIDE):
+                with suppress(FileNotFoundError):
+                    yield _entry_of(file.relative_to(self.root).as_posix(), file)
+
     def folders(self, prefix: str = "") -> Iterator[str]:
         start = self.local_path(prefix)
         if start.is_dir():
             yield from sorted(child.name for child in start.iterdir() if child.is_dir())
 
     def upload(self, source: Path, path: str) -> None:
-        with self._aside(path) as temporary:
-            shutil.copyfile(source, temporary)
-            temporary.replace(self.local_path(path))
+        with source.open("rb") as data, self._aside(path) as (temporary, file):
+            shutil.copyfileobj(data, file, _CHUNK)
+            self._name(temporary, file, path)
 
     def download(self, path: str, target: Path) -> None:
-        try:
-            shutil.copyfile(self.local_path(path), target)
-        except FileNotFoundError:
-            raise NotFound(self.uri_of(path)) from None
+        with self._reading(path) as place:
+            shutil.copyfile(place, target)
 
     def copy(self, source: str, target: str) -> None:
-        self.upload(self.local_path(source), target)
+        place = self.local_path(source)
+        with self._reading(source):
+            self.upload(place, target)
 
-    def delete(self, prefix: str) -> None:
-        place = self.local_path(prefix)
-        if place.is_dir():
-            shutil.rmtree(place, ignore_errors=True)
-        else:
-            place.unlink(missing_ok=True)
+    def remove(self, paths: Iterable[str]) -> None:
+        for path in paths:
+            place = self.local_path(path)
+            with suppress(*_NOTHING_THERE), self._told(path):
+                place.unlink()
+                # A folder is there as long as something is in it, as in a bucket.
+                with suppress(OSError):
+                    while (place := place.parent) != self.root:
+                        place.rmdir()
 
     @contextmanager
-    def _aside(self, path: str) -> Iterator[Path]:
-        """A temporary name beside the target, gone at the end unless it was renamed."""
-        folder = self.local_path(path).parent
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / f"{_ASIDE}{uuid4().hex}"
+    def _reading(self, path: str) -> Iterator[Path]:
+        """Where an object lies; tells what is not there, and nothing is outside the root."""
         try:
-            yield temporary
+            place = self.local_path(path)
+        except InvalidRequest:
+            raise NotFound(self.uri_of(path)) from None
+        try:
+            with self._told(path):
+                yield place
+        except _NOTHING_THERE:
+            raise NotFound(self.uri_of(path)) from None
+
+    @contextmanager
+    def _told(self, path: str) -> Iterator[None]:
+        """Tell what a disk refuses from a disk that fails."""
+        try:
+            yield
+        except _NOTHING_THERE:
+            raise
+        except PermissionError as error:
+            raise InvalidRequest(
+                f"The disk refused access to {self.uri_of(path)}: {error.strerror}.",
+                hint="Check whose the folder is, and as whom Airflow and the stages run.",
+            ) from error
+        except OSError as error:
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            raise Infrastructure(
+                f"The disk {'is full' if full else 'failed'} at {self.uri_of(path)}: {error.strerror or error}.",
+                hint=f"{'Free disk space' if full else 'Look at the disk or the share'}, then clear the task.",
+            ) from error
+
+    @contextmanager
+    def _aside(self, path: str) -> Iterator[tuple[Path, BinaryIO]]:
+        """A file under a temporary name beside the target, gone at the end unless `_name` renamed it."""
+        target = self.local_path(path)
+        temporary = target.with_name(f"{_ASIDE}{uuid4().hex}")
+        with self._told(path):
+            with _open_in_new_folder(temporary) as file:
+                try:
+                    yield temporary, file
+                finally:
+                    temporary.unlink(missing_ok=True)
+
+    def _name(self, temporary: Path, file: BinaryIO, path: str, *, only_if_free: bool = False) -> bool:
+        """Give what was written its name, after its bytes are on the disk: a power loss leaves both or neither."""
+        file.flush()
+        os.fsync(file.fileno())
+        target = self.local_path(path)
+        if only_if_free:
+            try:
+                # link, unlike rename, refuses a name that exists.
+                os.link(temporary, target)
+            except FileExistsError:
+                return False
+            except OSError as error:
+                if error.errno not in (errno.EPERM, errno.ENOTSUP):
+                    raise
+                raise InvalidRequest(
+                    f"The file system of {self.uri} knows no hard links, so that nobody could claim anything.",
+                    hint="Put the store on one that does, as ext4, XFS or NFS, or use a bucket.",
+                ) from error
+        else:
+            temporary.replace(target)
+        _sync(target.parent)
+        return True
+
+
+def _open_in_new_folder(file: Path) -> BinaryIO:
+    """Open a new file for writing, its folder made and on the disk."""
+    while True:
+        # Whoever removes the last file of a folder meanwhile removes the folder with it.
+        with suppress(FileNotFoundError):
+            missing = [folder for folder in (file.parent, *file.parent.parents) if not folder.exists()]
+            for folder in reversed(missing):
+                folder.mkdir(exist_ok=True)
+                _sync(folder.parent)
+            return file.open("xb")
+
+
+def _sync(folder: Path) -> None:
+    """Let a folder's names reach the disk."""
+    with suppress(FileNotFoundError):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
         finally:
-            temporary.unlink(missing_ok=True)
+            os.close(descriptor)
 
 
 def _files_below(folder: Path) -> Iterator[Path]:

@@ -6,9 +6,14 @@ import datetime as dt
 import hashlib
 import logging
 import random
+import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent import futures
+from contextlib import suppress
 from email.utils import parsedate_to_datetime
+from functools import cached_property, partial
+from itertools import islice
 from mimetypes import guess_type
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,6 +28,7 @@ from botocore.exceptions import (
     FlexibleChecksumError,
     HTTPClientError,
     IncompleteReadError,
+    ReadTimeoutError,
 )
 from urllib3.exceptions import HTTPError
 
@@ -31,17 +37,33 @@ from e2e3d_stages.store.base import CHUNK, Entry, NotFound, Storage
 
 log = logging.getLogger("e2e3d")
 
+_connecting = threading.Lock()
+
 Result = TypeVar("Result")
 
 # How long a store that is busy or away is asked again: longer than a restart of it takes.
 PATIENCE_SECONDS = 180.0
 LONGEST_PAUSE_SECONDS = 5.0
+# How long one answer is waited for: what is left of the patience, within these limits.
+LONGEST_ANSWER_SECONDS = 60.0
+SHORTEST_ANSWER_SECONDS = 2.0
+# How often a part of a large file is tried before the whole is; together they take the patience.
+TRIES_A_PART = 3
 
 _MISSING = {"404", "NoSuchKey", "NotFound"}
 _REFUSED = {"403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"}
 _BUSY_STATUS = {408, 429, 500, 502, 503, 504}
-# https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html: what is told with another status, and passes.
-_BUSY = {"RequestTimeout", "ConditionalRequestConflict", "OperationAborted"}
+# https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html: what passes, with whatever status it is told.
+_BUSY = {
+    "ConditionalRequestConflict",
+    "InternalError",
+    "OperationAborted",
+    "RequestTimeout",
+    "ServiceUnavailable",
+    "SlowDown",
+}
+# https://docs.aws.amazon.com/AmazonS3/latest/API/API_DeleteObjects.html
+KEYS_A_REQUEST = 1000
 # No connection, one that broke off, a body that ended early or arrived damaged. botocore lets urllib3's own error out
 # where the body of a refusal breaks off.
 _BROKEN = (
@@ -67,33 +89,64 @@ class S3Storage(Storage):
         if not self.bucket:
             raise InvalidRequest(f"{uri!r} names no bucket.", hint="Write s3://bucket/prefix.")
         self.prefix = prefix.strip("/")
-        # What is retried here is retried soon; `_patiently` does the waiting, and asks again for a body that broke off.
-        retries: Any = {"mode": "standard", "max_attempts": 3}
-        self._client: Any = boto3.client(
-            "s3",
-            config=Config(retries=retries, max_pool_connections=32, connect_timeout=10),
-            aws_access_key_id=environment.get("AWS_ACCESS_KEY_ID"),
-            aws_secret_access_key=environment.get("AWS_SECRET_ACCESS_KEY"),
-            aws_session_token=environment.get("AWS_SESSION_TOKEN"),
-            region_name=environment.get("AWS_DEFAULT_REGION"),
-            endpoint_url=environment.get("AWS_ENDPOINT_URL_S3"),
-        )
+        self._environment = environment
+        # `_patiently` asks again.
+        self._client = self._connect(1, LONGEST_ANSWER_SECONDS)
         if ".amazonaws." in self._client.meta.endpoint_url:
             self.aws_region = self._client.meta.region_name
+
+    def _connect(self, tries: int, seconds: float) -> Any:
+        """A client that waits so long for each byte, and asks so often."""
+        retries: Any = {"mode": "standard", "total_max_attempts": tries}
+        environment = self._environment
+        # boto3's default session is not to be used by two threads at a time.
+        with _connecting:
+            return boto3.client(
+                "s3",
+                config=Config(
+                    retries=retries, max_pool_connections=32, connect_timeout=min(10, seconds), read_timeout=seconds
+                ),
+                aws_access_key_id=environment.get("AWS_ACCESS_KEY_ID"),
+                aws_secret_access_key=environment.get("AWS_SECRET_ACCESS_KEY"),
+                aws_session_token=environment.get("AWS_SESSION_TOKEN"),
+                region_name=environment.get("AWS_DEFAULT_REGION"),
+                endpoint_url=environment.get("AWS_ENDPOINT_URL_S3"),
+            )
+
+    @property
+    def _patience(self) -> float:
+        return PATIENCE_SECONDS if self.patience_seconds is None else self.patience_seconds
+
+    @cached_property
+    def _transfers(self) -> Any:
+        """The client for whole files, which may take hours: it is silence that ends them."""
+        return self._connect(TRIES_A_PART, max(self._patience / TRIES_A_PART, SHORTEST_ANSWER_SECONDS))
 
     def _key(self, path: str) -> str:
         return "/".join(part for part in (self.prefix, path) if part)
 
     def _patiently(self, path: str, ask: Callable[..., Result], *what: Any, **asked: Any) -> Result:
-        """What the store answers; it is asked again while it is busy or away.
+        """What the store answers in time; it is asked again while it is busy, away or silent.
 
         :param ask: asks it, and may do so twice: an answer may be lost on its way.
         """
-        patience = PATIENCE_SECONDS if self.patience_seconds is None else self.patience_seconds
-        until, pause = time.monotonic() + patience, 0.5
+
+        def ask_in_time(left: float) -> Result:
+            within = min(max(left, SHORTEST_ANSWER_SECONDS), LONGEST_ANSWER_SECONDS)
+            return answer_within(within, partial(ask, *what, **asked))
+
+        return self._again_and_again(path, ask_in_time)
+
+    def _transferred(self, path: str, transfer: Callable[..., Result], *what: Any, **asked: Any) -> Result:
+        """Have a whole file moved, however long that takes while it does move."""
+        return self._again_and_again(path, lambda _left: transfer(*what, **asked))
+
+    def _again_and_again(self, path: str, ask: Callable[[float], Result]) -> Result:
+        """Ask until the patience is over, of which the question hears how much is left."""
+        until, pause = time.monotonic() + self._patience, 0.5
         while True:
             try:
-                return ask(*what, **asked)
+                return ask(until - time.monotonic())
             except (ClientError, BotoCoreError, Boto3Error, HTTPError) as error:
                 cause = _cause(error)
                 if not _passes(cause) or time.monotonic() + pause > until:
@@ -144,11 +197,11 @@ class S3Storage(Storage):
         return data
 
     def sha256(self, path: str) -> str:
-        return self._patiently(path, self._digest, self._key(path))
+        return self._transferred(path, self._digest, self._key(path))
 
     def _digest(self, key: str) -> str:
         digest = hashlib.sha256()
-        for chunk in self._client.get_object(Bucket=self.bucket, Key=key)["Body"].iter_chunks(CHUNK):
+        for chunk in self._transfers.get_object(Bucket=self.bucket, Key=key)["Body"].iter_chunks(CHUNK):
             digest.update(chunk)
         return digest.hexdigest()
 
@@ -157,8 +210,12 @@ class S3Storage(Storage):
         self._patiently(path, self._client.put_object, Bucket=self.bucket, **told)
 
     def create(self, path: str, data: bytes) -> bool:
+        if self._patiently(path, self._put_first, path, data):
+            return True
         # A request whose answer was lost is repeated: then what is there is ours.
-        return self._patiently(path, self._put_first, path, data) or self.read(path) == data
+        with suppress(NotFound):
+            return self.read(path) == data
+        return False
 
     def _put_first(self, path: str, data: bytes) -> bool:
         try:
@@ -197,22 +254,52 @@ class S3Storage(Storage):
 
     def upload(self, source: Path, path: str) -> None:
         told = _content_type(path)
-        self._patiently(path, self._client.upload_file, str(source), self.bucket, self._key(path), ExtraArgs=told)
+        self._transferred(path, self._transfers.upload_file, str(source), self.bucket, self._key(path), ExtraArgs=told)
 
     def download(self, path: str, target: Path) -> None:
-        self._patiently(path, self._client.download_file, self.bucket, self._key(path), str(target))
+        self._transferred(path, self._transfers.download_file, self.bucket, self._key(path), str(target))
 
     def copy(self, source: str, target: str) -> None:
         origin = {"Bucket": self.bucket, "Key": self._key(source)}
         # A copy in parts forgets what the original's type was.
         told = {**_content_type(target), "MetadataDirective": "REPLACE"}
-        self._patiently(source, self._client.copy, origin, self.bucket, self._key(target), ExtraArgs=told)
+        self._transferred(source, self._transfers.copy, origin, self.bucket, self._key(target), ExtraArgs=told)
 
-    def delete(self, prefix: str) -> None:
-        keys = [self._key(entry.path) for entry in self.list(prefix)]
-        for start in range(0, len(keys), 1000):
-            batch = {"Objects": [{"Key": key} for key in keys[start : start + 1000]], "Quiet": True}
-            self._patiently(prefix, self._client.delete_objects, Bucket=self.bucket, Delete=batch)
+    def remove(self, paths: Iterable[str]) -> None:
+        waiting = iter(paths)
+        while batch := set(islice(waiting, KEYS_A_REQUEST)):
+            self._patiently(min(batch), self._remove, batch)
+
+    def _remove(self, left: set[str]) -> None:
+        """Remove what is left of these; the answer is 200 also where it names keys that are still there."""
+        objects = [{"Key": self._key(path)} for path in sorted(left)]
+        answer = self._client.delete_objects(Bucket=self.bucket, Delete={"Objects": objects, "Quiet": True})
+        failed = [told for told in answer.get("Errors", []) if told.get("Code") not in _MISSING]
+        keys = {told.get("Key") for told in failed}
+        left -= {path for path in left if self._key(path) not in keys}
+        if failed:
+            # One that will not pass is worth no second try of the others.
+            raise ClientError({"Error": min(failed, key=lambda told: told.get("Code") in _BUSY)}, "DeleteObjects")
+
+
+def answer_within(seconds: float, ask: Callable[[], Result]) -> Result:
+    """What is answered in so many seconds, however slowly its bytes come.
+
+    A question without an answer is left alone: its socket's own limit ends it later, and nobody waits for it.
+    """
+    answer: futures.Future[Result] = futures.Future()
+
+    def wait() -> None:
+        try:
+            answer.set_result(ask())
+        except BaseException as error:
+            answer.set_exception(error)
+
+    threading.Thread(target=wait, name="store", daemon=True).start()
+    try:
+        return answer.result(seconds)
+    except futures.TimeoutError:
+        raise ReadTimeoutError(endpoint_url=f"no answer within {seconds:.0f} s") from None
 
 
 def _cause(error: Exception) -> Exception:

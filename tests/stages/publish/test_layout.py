@@ -19,6 +19,7 @@ from airflow_provider_e2e3d.scenes.record import Run
 from e2e3d_stages.contract.messages import Advice, Infrastructure, JobRecord, Manifest, Program, StoredFile, Usage
 from e2e3d_stages.contract.paths import folder_name, safe_path
 from e2e3d_stages.store.artifacts import ArtifactStore
+from e2e3d_stages.store.leases import Watch
 
 MORNING = dt.datetime(2026, 11, 1, 8, 0, tzinfo=dt.timezone.utc)
 EVENING = MORNING + dt.timedelta(hours=10)
@@ -65,7 +66,7 @@ def job(store: ArtifactStore) -> Callable[..., None]:
     """Leaves what collecting an attempt's job leaves: job(stage, attempt, price, owner=...)."""
 
     def leave(stage: str, attempt: int, price: float | None, owner: str = "me") -> None:
-        claim = store.claim(stage, f"key-of-{stage}", owner, stale_after=dt.timedelta(0))
+        claim = store.claim(stage, f"key-of-{stage}", owner, Watch(0))
         assert claim is not None
         assert claim.attempt == attempt
         record = JobRecord(profile="cloud", backend="ecs", handle={}, machine="large", billable_seconds=60, price=price)

@@ -29,8 +29,9 @@ def record(run: SimpleNamespace, tmp_path) -> Any:
 
     def make(train_price: float | None = 1.5, **others: Any) -> dict[str, Any]:
         for stage, price in {**PRICES, "train": train_price}.items():
-            claim = Claim(owner="me", attempt=1, claimed=STARTED, heartbeat=STARTED)
-            store.heartbeat(stage, f"key-of-{stage}", claim)
+            claim = Claim(owner="me", attempt=1, claimed=STARTED)
+            path = f"{store.attempt_folder(stage, f'key-of-{stage}', 1)}/claim.json"
+            store.storage.write(path, claim.model_dump_json().encode())
             job = JobRecord(
                 profile="cloud", backend="ecs", handle={}, machine="large", billable_seconds=60, price=price
             )

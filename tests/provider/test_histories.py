@@ -1,0 +1,78 @@
+"""Thousands of histories in which machines, clocks, network and bucket do what they can: what is promised is kept.
+
+`E2E3D_HISTORIES` says how many `make soak` tries, and `E2E3D_FIRST_HISTORY` the seed of the first.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from e2e3d_stages.store import leases
+from e2e3d_stages.store.artifacts import ArtifactStore
+from tests.simulator import FAULTS, Fault, Plan, drawn, history, shrunk
+
+
+def tried(seeds: range) -> None:
+    """Every promise is kept in all of them."""
+    for seed in seeds:
+        if broken := history(drawn(seed)):
+            smallest = shrunk(drawn(seed), broken)
+            pytest.fail(f"History {seed} breaks a promise: {broken}\nThe smallest that does: {smallest}")
+
+
+@pytest.mark.slow
+def test_whatever_happens_one_job_makes_the_artifact_and_nothing_that_counts_is_lost() -> None:
+    tried(range(1000))
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(0)
+def test_it_is_so_in_many_more_histories() -> None:
+    first = int(os.environ.get("E2E3D_FIRST_HISTORY", 1000))
+    tried(range(first, first + int(os.environ.get("E2E3D_HISTORIES", 1_000_000))))
+
+
+def test_the_same_seed_is_the_same_history(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leases, "LEASE_SECONDS", 10)
+    told = [history(drawn(seed)) for seed in range(40)]
+    assert any(told)
+    assert told == [history(drawn(seed)) for seed in range(40)]
+
+
+def test_a_lease_that_is_too_short_is_found_and_told_in_the_smallest_history(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leases, "LEASE_SECONDS", 10)
+    seed = next(seed for seed in range(100) if history(drawn(seed)))
+    with pytest.raises(pytest.fail.Exception, match=f"History {seed} breaks a promise") as told:
+        tried(range(seed, seed + 1))
+    assert "The smallest that does: Plan(" in str(told.value)
+
+
+def test_silence_while_the_store_was_away_is_found_to_be_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leases, "LONGEST_GAP_SECONDS", 1e9)
+    outages = (Fault(60, "away", 175),)
+    assert "a living attempt was overtaken" in {
+        (history(Plan(seed, starts=(0, 5), faults=outages)) or "").split(":")[0] for seed in range(40)
+    }
+
+
+def test_an_attempt_that_does_not_look_whether_it_was_overtaken_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ArtifactStore, "check_newest", lambda *_: None)
+    # The owner and its job sleep, and another comes meanwhile.
+    plans = [
+        Plan(0, starts=(0, 60), faults=(Fault(first, "pause", 300), Fault(first + 1, "pause", 300)))
+        for first in range(10, 40)
+    ]
+    assert "two jobs at one time" in {(history(plan) or "").split(":")[0] for plan in plans}
+
+
+def test_in_a_bucket_that_ignores_conditions_nobody_claims_anything(monkeypatch: pytest.MonkeyPatch) -> None:
+    plans = [Plan(seed, starts=(0, 0.1, 0.2), conditional=False) for seed in range(40)]
+    assert {history(plan) for plan in plans} == {None}
+    monkeypatch.setattr(ArtifactStore, "probe_once", lambda _store: None)
+    assert "two owners of" in {(history(plan) or "")[:13] for plan in plans}
+
+
+def test_what_goes_wrong_does() -> None:
+    assert {fault.kind for seed in range(1000) for fault in drawn(seed).faults} == set(FAULTS)
