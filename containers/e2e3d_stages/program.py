@@ -43,7 +43,7 @@ from e2e3d_stages.store.captures import fetch_capture
 log = logging.getLogger("e2e3d")
 
 
-_LIBRARIES = ("pycolmap", "torch", "gsplat", "numba", "numpy", "pillow", "faiss-cpu")
+_LIBRARIES = ("pycolmap", "torch", "gsplat", "numba", "numpy", "pillow", "pi-heif", "rawpy", "faiss-cpu")
 
 
 def run(request_uri: str, *, ends: Callable[[Failure], bool] = lambda _failure: True) -> int:

@@ -22,7 +22,7 @@ DROPPED = {
     "unreadable": "Cannot be read",
     "duplicate": "A copy",
     "too_small": "Too small",
-    "too_large": "Has too many pixels",
+    "too_large": "Takes too much memory",
     "outside": "A link to a file outside the capture",
     "unsafe_name": "Has a name that no file can have",
     "unsupported_format": "In a format that is not supported",
