@@ -252,7 +252,7 @@ def _by_copy(path: str, stems: Collection[str]) -> str:
 
 def _by_file(path: str, names: Collection[str], stems: dict[str, str]) -> str:
     stem = _stem(path)
-    if path.endswith(".png") and stem in names:
+    if stem != path and path.endswith(".png") and stem in names:
         return "masks"
     if _is_raw(path) and not _is_raw(stems[stem]):
         return "raw twins of photos"

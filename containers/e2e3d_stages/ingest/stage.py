@@ -19,6 +19,7 @@ from PIL import Image
 from e2e3d_stages.contract.captures import NOT_A_PHOTO
 from e2e3d_stages.contract.messages import UnreadableCapture
 from e2e3d_stages.ingest.capture import list_capture, reading
+from e2e3d_stages.ingest.copies import Cells, cells_of, copies
 from e2e3d_stages.ingest.exif import Exif
 from e2e3d_stages.ingest.params import Params
 from e2e3d_stages.ingest.pixels import FULL, Glance, Memory, Range, TooLarge, Unreadable, decode, look, range_of
@@ -33,7 +34,7 @@ MAX_WORKERS = 8
 NAMED_IN_WARNING = 10
 REASONS = {
     "unreadable": "cannot be read",
-    "duplicate": "are copies of other photos",
+    "duplicate": "show the same as other photos",
     "too_small": "are too small",
     "too_large": "take too much memory",
     "outside": "are links to files outside the capture",
@@ -71,6 +72,9 @@ class Prepared:
     focal_px: float | None
     blur: float
     exif: Exif
+    stored: tuple[int, int]
+    bytes: int
+    cells: Cells
     remarks: Mapping[str, str]
 
 
@@ -96,6 +100,8 @@ def run(job: Job) -> dict[str, Any]:
             prepared.append(result)
         else:
             dropped.append(result)
+    prepared, twins = _without_twins(prepared)
+    dropped += twins
     if len(prepared) < MIN_PHOTOS:
         raise _too_few(prepared, dropped)
     if job.params.poses:
@@ -180,6 +186,9 @@ def _prepare(
         focal_px=glance.exif.focal_px * scale if glance.exif.focal_px else None,
         blur=blur_score(image),
         exif=glance.exif,
+        stored=glance.size,
+        bytes=source.path.stat().st_size,
+        cells=cells_of(image),
         remarks=picture.remarks,
     )
 
@@ -210,6 +219,27 @@ def _refuse_copy(photo: Prepared, seen: dict[str, str]) -> Prepared | Refused:
     photo.path.unlink()
     same = "file" if photo.content in seen else "picture"
     return Refused(photo.source, "duplicate", f"The same {same} as {original}.")
+
+
+def _without_twins(prepared: list[Prepared]) -> tuple[list[Prepared], list[Refused]]:
+    """Of photos that show the same the one with the most pixels stays, and then that of the largest file."""
+    best = sorted(prepared, key=lambda photo: (photo.stored[0] * photo.stored[1], photo.bytes), reverse=True)
+    originals = {
+        best[copy].source: best[original].source
+        for copy, original in copies([(photo.cells, photo.width / photo.height) for photo in best]).items()
+    }
+    for photo in prepared:
+        if photo.source in originals:
+            photo.path.unlink()
+    return [photo for photo in prepared if photo.source not in originals], [
+        Refused(
+            photo.source,
+            "duplicate",
+            f"Shows the same as {originals[photo.source]}, at another size or quality, or from the very same place.",
+        )
+        for photo in prepared
+        if photo.source in originals
+    ]
 
 
 def _too_few(prepared: list[Prepared], dropped: list[Refused]) -> UnreadableCapture:
