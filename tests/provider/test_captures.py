@@ -94,6 +94,21 @@ def test_on_a_disk_a_folder_whose_name_is_none_hides_no_other(tmp_path: Path) ->
     assert (yard.name, yard.photos) == ("yard", 1)
 
 
+def test_a_folder_that_must_not_be_read_hides_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = FileStorage(tmp_path.as_uri())
+    upload(storage, "barn/1.jpg", "barn/private/2.jpg", "closed/1.jpg", "yard/1.jpg")
+    scandir = os.scandir
+
+    def guarded(folder: Path) -> Any:
+        if Path(folder).name in ("private", "closed"):
+            raise PermissionError(13, "Permission denied", str(folder))
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", guarded)
+    assert {capture.name: capture.photos for capture in captures_below(storage)} == {"barn": 1, "yard": 1}
+    assert capture_digest(open_storage((tmp_path / "barn").as_uri()))
+
+
 def test_an_object_that_is_called_like_its_folder_hides_no_capture(s3_root: str) -> None:
     storage = open_storage(s3_root)
     upload(storage, "marker", "marker-2/1.jpg", "marker/1.jpg", "near", "near/1.jpg", "town.zip", "town.zip-2/1.jpg")

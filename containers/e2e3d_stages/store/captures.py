@@ -95,11 +95,13 @@ def _refused(storage: Storage, capture: str, path: str) -> Refused | None:
         return Refused(shown(capture), UNSAFE_NAME, "An object that is called like the capture itself.")
     try:
         safe_path(path)
-        storage.local_path(path)
+        place = storage.local_path(path)
     except UnsafePath as error:
         return Refused(shown(path), UNSAFE_NAME, str(error))
     except InvalidRequest:
         return Refused(path, "outside", "A link to a file outside the capture.")
+    if place is not None and place.is_dir():
+        return Refused(path, "unreadable", "A folder that must not be read.")
     return None
 
 
