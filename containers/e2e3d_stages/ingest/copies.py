@@ -41,7 +41,7 @@ def copies(photos: Sequence[tuple[Cells, float]]) -> dict[int, int]:
 
     :param photos: cells and width / height of each; the best of several copies first.
     """
-    coarse = np.stack([_directions(_halved(cells)) for cells, _ in photos]) if photos else np.empty((0, 0))
+    coarse = np.array([_directions(_halved(cells)) for cells, _ in photos], np.float32)
     found: dict[int, int] = {}
     for one, other in _pairs(coarse):
         if one not in found and other not in found and _same(photos[one], photos[other]):
@@ -88,7 +88,7 @@ def _alike(one: Floats, other: Floats) -> float:
 
 def _halved(cells: Cells) -> Floats:
     half = CELLS // 2
-    return cells.astype(np.float32).reshape(half, 2, half, 2).mean(axis=(1, 3))
+    return np.asarray(cells.astype(np.float32).reshape(half, 2, half, 2).mean(axis=(1, 3)))
 
 
 def _directions(cells: Floats) -> Floats:

@@ -54,6 +54,12 @@ MOST_MISSING = 0.1
 # Where there is nothing: neither dark nor bright, and without anything that could be matched.
 BACKGROUND = (128, 128, 128)
 
+# A HEIC without a profile may say its colours by a number: ITU-T H.273, table 2.
+DISPLAY_P3 = 12
+P3_TO_SRGB = np.array(
+    [[1.2249401, -0.2249402, 0.0], [-0.0420569, 1.0420571, 0.0], [-0.0196376, -0.0786361, 1.0982735]], np.float32
+)
+
 Values = npt.NDArray[Any]
 
 
@@ -252,13 +258,14 @@ def _load(picture: Picture, file: BinaryIO, max_size: int) -> None:
             raise
         image = _without_end(file, max_size)
         picture.remarks["cut"] = ""
-    orientation, profile = _orientation(image), image.info.get("icc_profile")
+    orientation, info = _orientation(image), image.info
+    profile = info.get("icc_profile")
     if image.has_transparency_data:
         image = image.convert("RGBA")
     elif profile is None or image.mode not in ("L", "CMYK", "LAB"):
         image = image.convert("RGB")
-    image.info["icc_profile"] = profile
     picture.image = _turned(image, orientation)
+    picture.image.info.update(info)
 
 
 def _load_deep(picture: Picture, file: BinaryIO, values: Range) -> None:
@@ -294,6 +301,8 @@ def _finish(picture: Picture, long_side: int) -> None:
     if profile:
         image = _in_srgb(image, profile, picture)
     image = image.convert("RGB")
+    if not profile and picture.image.info.get("nclx_profile", {}).get("color_primaries") == DISPLAY_P3:
+        image = _from_p3(image)
     if alpha is not None and alpha.getextrema()[0] != 255:
         image = Image.composite(image, Image.new("RGB", image.size, BACKGROUND), alpha)
         picture.remarks["alpha"] = ""
@@ -333,6 +342,15 @@ def _to_srgb(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
     cube = np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(len(steps), -1, 3)
     changed = np.abs(np.asarray(transform.apply(Image.fromarray(cube)), int) - cube).max()
     return transform if changed > 2 else None
+
+
+def _from_p3(image: Image.Image) -> Image.Image:
+    """Display P3, whose curve is that of sRGB (IEC 61966-2-1), in sRGB."""
+    encoded = np.asarray(image, np.float32) / 255
+    linear = np.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4) @ P3_TO_SRGB.T
+    linear = linear.clip(0, 1)
+    curved = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+    return Image.fromarray((255 * curved + 0.5).astype(np.uint8))
 
 
 # Values of more than 8 bits
