@@ -43,8 +43,9 @@ SIDE_SUFFIXES = _suffixes(
     "yaml yml"
 )
 
-# Why ingest leaves a file out that nobody took for a photo.
-NOT_A_PHOTO = "not_a_photo"
+# Why ingest leaves out a file without which there is no photo less: of the others so many are uploaded.
+NOT_A_PHOTO, UNSUPPORTED, DUPLICATE = "not_a_photo", "unsupported_format", "duplicate"
+UNCOUNTED = frozenset({NOT_A_PHOTO, UNSUPPORTED, DUPLICATE})
 
 
 class Kind(str, Enum):

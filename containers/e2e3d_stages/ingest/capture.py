@@ -13,6 +13,7 @@ from pathlib import Path
 from e2e3d_stages.contract.captures import (
     HEAD_BYTES,
     NOT_A_PHOTO,
+    UNSUPPORTED,
     Kind,
     companions,
     films_of_photos,
@@ -97,7 +98,7 @@ def list_capture(capture: LocalCapture, scratch: Path) -> Listed:
 def _not_a_photo(name: str, kind: Kind) -> Refused:
     if kind is Kind.MEDIA:
         what = suffix_of(name)[1:].upper() or "Such a file"
-        return Refused(name, "unsupported_format", f"{what} cannot be read: export it as JPEG.")
+        return Refused(name, UNSUPPORTED, f"{what} cannot be read: export it as JPEG.")
     if kind is Kind.ARCHIVE:
         return Refused(name, "unreadable", "A zip in a zip in a zip is not opened.")
     return Refused(name, NOT_A_PHOTO, "Not a photo.")

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from e2e3d_stages.contract.captures import NOT_A_PHOTO
+from e2e3d_stages.contract.captures import DUPLICATE, NOT_A_PHOTO, UNCOUNTED, UNSUPPORTED
 from e2e3d_stages.contract.messages import UnreadableCapture
 from e2e3d_stages.ingest.capture import list_capture, reading
 from e2e3d_stages.ingest.copies import Cells, cells_of, copies
@@ -34,12 +34,12 @@ MAX_WORKERS = 8
 NAMED_IN_WARNING = 10
 REASONS = {
     "unreadable": "cannot be read",
-    "duplicate": "show the same as other photos",
+    DUPLICATE: "show the same as other photos",
     "too_small": "are too small",
     "too_large": "take too much memory",
     "outside": "are links to files outside the capture",
     UNSAFE_NAME: "have names that no file can have",
-    "unsupported_format": "are in a format that is not supported",
+    UNSUPPORTED: "are in a format that is not supported",
 }
 # What was done to photos that are used, and what to do where that is not wanted.
 REMARKS = {
@@ -218,7 +218,7 @@ def _refuse_copy(photo: Prepared, seen: dict[str, str]) -> Prepared | Refused:
         return photo
     photo.path.unlink()
     same = "file" if photo.content in seen else "picture"
-    return Refused(photo.source, "duplicate", f"The same {same} as {original}.")
+    return Refused(photo.source, DUPLICATE, f"The same {same} as {original}.")
 
 
 def _without_twins(prepared: list[Prepared]) -> tuple[list[Prepared], list[Refused]]:
@@ -234,7 +234,7 @@ def _without_twins(prepared: list[Prepared]) -> tuple[list[Prepared], list[Refus
     return [photo for photo in prepared if photo.source not in originals], [
         Refused(
             photo.source,
-            "duplicate",
+            DUPLICATE,
             f"Shows the same as {originals[photo.source]}, at another size or quality, or from the very same place.",
         )
         for photo in prepared
@@ -329,7 +329,7 @@ def _write(job: Job, prepared: list[Prepared], dropped: list[Refused]) -> dict[s
         "files_given": len(prepared) + len(dropped),
         "photos": len(photos),
         "dropped": len(dropped),
-        "other_files": sum(item.reason == NOT_A_PHOTO for item in dropped),
+        "other_files": sum(item.reason in UNCOUNTED for item in dropped),
         "cameras": len(cameras),
         "photos_with_gps": sum(photo.exif.gps is not None for photo in prepared),
         "photos_with_focal": sum(photo.focal_px is not None for photo in prepared),

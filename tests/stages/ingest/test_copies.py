@@ -9,6 +9,7 @@ import pytest
 from ingest_photos import Ingest, save
 from PIL import Image, ImageEnhance
 
+from e2e3d_stages.contract.figures import UPLOADED
 from e2e3d_stages.contract.messages import UnreadableCapture
 from e2e3d_stages.ingest.copies import cells_of, copies
 
@@ -75,6 +76,8 @@ def test_of_copies_the_one_with_the_most_pixels_stays_wherever_it_stands(
     result = ingest(tmp_path / "shoot")
     assert {kept["source"].split("/")[0] for kept in result.record["photos"]} == {"full"}
     assert set(result.dropped.values()) == {"duplicate"}
+    # They are no photos that could not be placed.
+    assert UPLOADED.of_metrics({"ingest": result.metrics}) == 4
     (warning,) = result.job.warnings
     assert "4 files were left out because they show the same as other photos: a web/9371.jpg" in warning.message
     assert "full/IMG_9371.jpg, at another size" in result.record["dropped"][0]["detail"]
