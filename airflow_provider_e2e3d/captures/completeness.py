@@ -15,7 +15,7 @@ class Completeness:
     :param marker: name of a file that the uploader writes last; empty: nothing came for `quiet_seconds`. A zip, which
         has no room for a marker, must be quiet in either case.
     :param quiet_seconds: how long nothing must have come: longer than the upload of the largest file takes.
-    :param min_photos: how many photos there must be at least, except in a zip.
+    :param min_photos: how many photos there must be at least, except where zips hold them.
     """
 
     marker: str = ""
@@ -28,7 +28,7 @@ class Completeness:
 
     def missing(self, capture: Capture, at: dt.datetime) -> str:
         """What a capture listed at a time still lacks, in words; nothing when it is complete."""
-        if not capture.zipped and capture.photos < self.min_photos:
+        if capture.counted and capture.photos < self.min_photos:
             return f"it has {capture.photos} photos and needs {self.min_photos}"
         if self.marker and not capture.zipped:
             return "" if self.marker in capture.files else f"its marker {self.marker} is not there"

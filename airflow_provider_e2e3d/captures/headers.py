@@ -8,9 +8,11 @@ from contextlib import suppress
 from typing import Any
 
 from airflow_provider_e2e3d.captures.listing import Capture
-from e2e3d_stages.contract.captures import is_photo
+from e2e3d_stages.contract.captures import Kind, kinds_of
 from e2e3d_stages.contract.messages import UnreadableCapture
+from e2e3d_stages.contract.paths import shown
 from e2e3d_stages.store.base import NotFound, Storage
+from e2e3d_stages.store.zips import entry_head, entry_path, open_zip
 
 # Enough for a thumbnail, a colour profile and other things that stand before a JPEG's size.
 HEADER_BYTES = 256 * 1024
@@ -37,23 +39,43 @@ def long_side(data: bytes) -> int | None:
 
 # A zip's table of contents is never as large.
 _MOST_BYTES = 32 * 2**20
+MOST_ZIPS = 20
 
 
 def look_at(storage: Storage, capture: Capture) -> tuple[int, int | None]:
-    """How many photos there are, and the longest side of one of them in px where it tells; few bytes are read."""
-    if not capture.zipped:
-        return capture.photos, long_side(_header(storage, capture.first_photo))
-    try:
-        with zipfile.ZipFile(io.BufferedReader(_Parts(storage, capture.size), HEADER_BYTES)) as bundle:
-            photos = [entry for entry in bundle.infolist() if is_photo(entry.filename)]
-            if not photos:
-                return 0, None
-            with bundle.open(photos[0]) as file:
-                return len(photos), long_side(file.read(HEADER_BYTES))
-    except (zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+    """How many photos there are, and the longest side of one of them in px where it tells; few bytes are read.
+
+    :raises UnreadableCapture: when there are photos that cannot be counted so.
+    """
+    if len(capture.zips) > MOST_ZIPS:
         raise UnreadableCapture(
-            f"{storage.uri} is not a zip that can be read: {error}.", hint="Zip the photos again and upload that."
-        ) from None
+            f"The photos of {storage.uri} lie in {len(capture.zips)} zips, which are too many to look into.",
+            hint=f"Upload the photos themselves, or at most {MOST_ZIPS} zips.",
+        )
+    photos, side = capture.photos, long_side(_header(storage, capture.first_photo))
+    for path, size in capture.zips:
+        more, other = _look_into(_Parts(storage, path, 0, size), path or capture.name, depth=1)
+        photos, side = photos + more, side or other
+    return photos, side
+
+
+def _look_into(file: _Parts, name: str, depth: int) -> tuple[int, int | None]:
+    with open_zip(io.BufferedReader(file, HEADER_BYTES), name) as bundle:
+        entries = {entry_path(entry): entry for entry in bundle.infolist() if not entry.is_dir()}
+        sizes = {path: entry.file_size for path, entry in entries.items()}
+        kinds = kinds_of(sizes, lambda path: entry_head(bundle, entries[path]))
+        photos = [entries[path] for path, kind in kinds.items() if kind is Kind.PHOTO]
+        count, side = len(photos), long_side(entry_head(bundle, photos[0], HEADER_BYTES)) if photos else None
+        inner = [entries[path] for path, kind in kinds.items() if kind is Kind.ARCHIVE]
+        for entry in inner[:MOST_ZIPS] if depth == 1 else []:
+            if entry.compress_type != zipfile.ZIP_STORED:
+                raise UnreadableCapture(
+                    f"{shown(name)} holds another zip, whose photos are counted only when it is unpacked.",
+                    hint="Zip the photos themselves to know beforehand what they take.",
+                )
+            more, other = _look_into(file.part(entry), entry_path(entry), depth + 1)
+            count, side = count + more, side or other
+        return count, side
 
 
 def _header(storage: Storage, photo: str) -> bytes:
@@ -64,10 +86,16 @@ def _header(storage: Storage, photo: str) -> bytes:
 
 
 class _Parts(io.RawIOBase):
-    """A stored file of which only the parts that somebody looks at are fetched."""
+    """A stored file, or a part of it, of which only what somebody looks at is fetched."""
 
-    def __init__(self, storage: Storage, size: int) -> None:
-        self._storage, self._size, self._place = storage, size, 0
+    def __init__(self, storage: Storage, path: str, start: int, size: int) -> None:
+        self._storage, self._path, self._start, self._size, self._place = storage, path, start, size, 0
+
+    def part(self, entry: zipfile.ZipInfo) -> _Parts:
+        """An entry of the zip that this is, which was stored as it is."""
+        header = self._storage.read_part(self._path, self._start + entry.header_offset, 30)
+        skipped = 30 + int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
+        return _Parts(self._storage, self._path, self._start + entry.header_offset + skipped, entry.file_size)
 
     def readable(self) -> bool:
         return True
@@ -83,7 +111,7 @@ class _Parts(io.RawIOBase):
         wanted = min(len(buffer), self._size - self._place)
         if wanted > _MOST_BYTES:
             raise zipfile.BadZipFile("its table of contents is too large")
-        data = self._storage.read_part("", self._place, wanted) if wanted > 0 else b""
+        data = self._storage.read_part(self._path, self._start + self._place, wanted) if wanted > 0 else b""
         buffer[: len(data)] = data
         self._place += len(data)
         return len(data)

@@ -6,13 +6,15 @@ import datetime as dt
 import hashlib
 import logging
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 
-from e2e3d_stages.contract.captures import is_hidden, is_photo, suffix_of
+from e2e3d_stages.contract.captures import HEAD_BYTES, Kind, is_hidden, kind_by_name, kinds_of, suffix_of
 from e2e3d_stages.contract.messages import canonical
 from e2e3d_stages.contract.paths import path_problem, shown
-from e2e3d_stages.store.base import Entry, Storage
+from e2e3d_stages.store.base import Entry, NotFound, Storage
 from e2e3d_stages.store.captures import capture_name
 
 log = logging.getLogger(__name__)
@@ -24,13 +26,14 @@ class Capture:
 
     :param name: of the folder or the zip, as its root lists it.
     :param uri: where it is.
-    :param photos: how many files are photos.
-    :param zipped: whether it is a zip, whose photos are not counted.
+    :param photos: how many files are photos, without those in zips.
+    :param zipped: whether it is a zip.
     :param size: of all files, in bytes.
     :param arrived: when its newest file came.
     :param fingerprint: differs when a file comes, goes or changes; not the digest of the contents, which nobody read.
-    :param files: names of the files directly in it that are no photos: one may be a marker.
-    :param first_photo: where one of its photos is, below `uri`; empty for a zip.
+    :param files: names of the files directly in it that are not called like photos: one may be a marker.
+    :param first_photo: where one of its photos is, below `uri`; empty where there is none.
+    :param zips: where its zips are, below `uri`, and how large; the one at `uri` itself is ''.
     """
 
     name: str
@@ -42,6 +45,12 @@ class Capture:
     fingerprint: str
     files: frozenset[str]
     first_photo: str = ""
+    zips: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def counted(self) -> bool:
+        """Whether `photos` are all there are: nobody has looked into a zip."""
+        return not self.zips
 
 
 def captures_below(storage: Storage) -> Iterator[Capture]:
@@ -60,7 +69,7 @@ def captures_below(storage: Storage) -> Iterator[Capture]:
             log.info("%r below %s is no capture: %s", shown(name), storage.uri, problem)
             continue
         entries = list(group)
-        capture = _capture(name, storage.uri_of(name), entries, inside=len(name) + 1)
+        capture = _capture(storage, name, storage.uri_of(name), entries, inside=len(name) + 1)
         # A bucket may hold a folder of a zip's name, which comes later, and is what lies at their address.
         place = entries[-1].path[: len(name) + 1]
         yield from (each for each in zips if f"{each.name}/" < place)
@@ -74,12 +83,13 @@ def captures_below(storage: Storage) -> Iterator[Capture]:
 
 def capture_at(storage: Storage) -> Capture | None:
     """The one capture that a storage's root is, or None while nothing lies there."""
-    return _capture(capture_name(storage), storage.uri, list(storage.list()), inside=0)
+    return _capture(storage, capture_name(storage), storage.uri, list(storage.list()), inside=0)
 
 
-def _capture(name: str, uri: str, entries: list[Entry], *, inside: int) -> Capture | None:
+def _capture(storage: Storage, name: str, uri: str, entries: list[Entry], *, inside: int) -> Capture | None:
     """A capture from its files, or None for what is none.
 
+    :param storage: what was listed.
     :param inside: where in an entry's path the path inside the capture begins; a zip has none.
     """
     files = {entry.path[inside:]: entry for entry in entries}
@@ -93,7 +103,10 @@ def _capture(name: str, uri: str, entries: list[Entry], *, inside: int) -> Captu
             listed.pop("", None)
     if not seen or (zipped and suffix_of(name) != ".zip"):
         return None
-    photos = [path for path in seen if is_photo(path)]
+    kinds = {"": Kind.ARCHIVE}
+    if not zipped:
+        kinds = kinds_of({path: entry.size for path, entry in seen.items()}, partial(_head, storage, seen))
+    photos = [path for path, kind in kinds.items() if kind is Kind.PHOTO]
     # A name on a disk may be no text.
     listing = [[path.encode(errors="backslashreplace").decode(), it.size, it.tag] for path, it in seen.items()]
     return Capture(
@@ -104,6 +117,18 @@ def _capture(name: str, uri: str, entries: list[Entry], *, inside: int) -> Captu
         size=sum(entry.size for entry in seen.values()),
         arrived=max(entry.arrived for entry in files.values()),
         fingerprint=hashlib.sha256(canonical(listing)).hexdigest()[:16],
-        files=frozenset(path for path in files if "/" not in path and not is_photo(path)),
+        files=frozenset(
+            path
+            for path in files
+            if "/" not in path and (is_hidden(path) or path_problem(path) or kind_by_name(path) is not Kind.PHOTO)
+        ),
         first_photo=photos[0] if photos else "",
+        zips=tuple((path, seen[path].size) for path, kind in kinds.items() if kind is Kind.ARCHIVE),
     )
+
+
+def _head(storage: Storage, entries: dict[str, Entry], path: str) -> bytes:
+    """The first bytes of a file; none of one that is gone, or a link to elsewhere: that is for ingest to tell."""
+    with suppress(NotFound, OSError):
+        return storage.read_part(entries[path].path, 0, HEAD_BYTES)
+    return b""

@@ -31,7 +31,8 @@ def reconstruction_params() -> dict[str, Param]:
             type="string",
             minLength=1,
             title="Capture",
-            description="Where the photos are: s3://bucket/prefix, a folder or one zip, in a place the profile allows.",
+            description="Where the photos are: s3://bucket/prefix, a folder or one zip, in a place the profile allows. "
+            "JPEG, HEIC, PNG, TIFF, WebP, AVIF and raw files are read.",
         ),
         "scene": Param(
             None,

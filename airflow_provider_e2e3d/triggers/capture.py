@@ -123,7 +123,7 @@ def described(capture: Capture, scene: str) -> dict[str, Any]:
         "name": capture.name,
         "scene": scene,
         "fingerprint": capture.fingerprint,
-        "photos": None if capture.zipped else capture.photos,
+        "photos": capture.photos if capture.counted else None,
         "bytes": capture.size,
     }
 

@@ -45,7 +45,7 @@ from e2e3d_stages.store.opening import open_storage
 log = logging.getLogger("e2e3d")
 
 
-_LIBRARIES = ("pycolmap", "torch", "gsplat", "numba", "numpy", "pillow", "faiss-cpu")
+_LIBRARIES = ("pycolmap", "torch", "gsplat", "numba", "numpy", "pillow", "pi-heif", "rawpy", "faiss-cpu")
 
 
 def run(request_uri: str, *, ends: Callable[[Failure], bool] = lambda _failure: True) -> int:

@@ -94,6 +94,21 @@ def test_on_a_disk_a_folder_whose_name_is_none_hides_no_other(tmp_path: Path) ->
     assert (yard.name, yard.photos) == ("yard", 1)
 
 
+def test_a_folder_that_must_not_be_read_hides_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = FileStorage(tmp_path.as_uri())
+    upload(storage, "barn/1.jpg", "barn/private/2.jpg", "closed/1.jpg", "yard/1.jpg")
+    scandir = os.scandir
+
+    def guarded(folder: Path) -> Any:
+        if Path(folder).name in ("private", "closed"):
+            raise PermissionError(13, "Permission denied", str(folder))
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", guarded)
+    assert {capture.name: capture.photos for capture in captures_below(storage)} == {"barn": 1, "yard": 1}
+    assert list_capture_files(open_storage((tmp_path / "barn").as_uri())).files
+
+
 def test_an_object_that_is_called_like_its_folder_hides_no_capture(s3_root: str) -> None:
     storage = open_storage(s3_root)
     upload(storage, "marker", "marker-2/1.jpg", "marker/1.jpg", "near", "near/1.jpg", "town.zip", "town.zip-2/1.jpg")
@@ -142,6 +157,43 @@ def test_a_fingerprint_differs_when_a_file_comes_goes_or_changes(storage: Storag
     storage.write("yard/2.jpg", b"better")
     seen.append(fingerprint())
     assert len(set(seen)) == len(seen)
+
+
+def test_photos_are_counted_whatever_they_are_called(storage: Storage) -> None:
+    for number in range(7):
+        storage.write(f"yard/dji_fly_{number}_photo", b"\xff\xd8\xff" + bytes(2000 + number))
+    upload(storage, "yard/_DONE", "yard/IMG_1.HEIC", "yard/IMG_2.DNG", "yard/IMG_3.jfif", "yard/clip.mov")
+    storage.write("yard/telemetry", b"no photo" * 100)
+    (yard,) = captures_below(storage)
+    assert (yard.photos, yard.counted) == (10, True)
+    assert {"_DONE", "dji_fly_0_photo"} <= yard.files
+
+
+def test_few_bytes_are_read_to_count_them(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    upload(storage, "barn/1.jpg", "barn/notes.txt")
+    for number in range(50):
+        storage.write(f"yard/dji_fly_{number}_photo", b"\xff\xd8\xff" + bytes(2000))
+    read: list[int] = []
+    original = type(storage).read_part
+    monkeypatch.setattr(type(storage), "read_part", lambda self, *part: read.append(part[2]) or original(self, *part))
+    assert sum(capture.photos for capture in captures_below(storage)) == 51
+    assert read == [64]
+
+
+def test_companions_of_photos_do_not_count(storage: Storage) -> None:
+    names = [f"{folder}/{number}" for number in (1, 2, 3) for folder in ("images", "masks", "depth", "images_2")]
+    upload(storage, *(f"yard/{name}.png" for name in names))
+    (yard,) = captures_below(storage)
+    assert (yard.photos, yard.first_photo) == (3, "images/1.png")
+
+
+def test_a_folder_that_holds_a_zip_is_complete_when_it_was_quiet(storage: Storage) -> None:
+    upload(storage, "yard/photos.zip", "yard/readme.txt")
+    (yard,) = captures_below(storage)
+    assert (yard.photos, yard.counted, yard.zipped) == (0, False, False)
+    rule = Completeness(quiet_seconds=60, min_photos=5)
+    assert not rule.holds(yard, yard.arrived + 59 * SECOND)
+    assert rule.holds(yard, yard.arrived + 60 * SECOND)
 
 
 def test_the_stores_clock_is_the_one_that_stamps_what_arrives(storage: Storage) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import io
 import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -159,6 +160,44 @@ def test_a_zip_is_counted_without_being_fetched(
     assert look_at(storage, found) == (12, 800)
     assert sum(read) < 1_000_000
     assert len(read) < 10
+
+
+def zipped(**files: bytes) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as bundle:
+        for name, data in files.items():
+            bundle.writestr(name.replace("__", "."), data)
+    return file.getvalue()
+
+
+def test_zips_in_a_folder_and_in_a_zip_are_counted(tmp_path: Path) -> None:
+    photos = capture(tmp_path / "shoot", 3, size=(640, 800))
+    inner = zipped(a__jpg=b"", b__HEIC=b"", masks=b"", notes__txt=b"")
+    photos.write("more.zip", zipped(c__jpg=b"", inner__zip=inner))
+    found = capture_at(photos)
+    assert found is not None
+    assert look_at(photos, found) == (6, 800)
+
+
+@pytest.mark.parametrize("damage", ["first photo", "table of contents", "name"])
+def test_what_is_damaged_in_a_zip_ends_no_run(damage: str, run: Run, script: Script, captures: Path) -> None:
+    photo = io.BytesIO()
+    Image.effect_noise((640, 480), 50).save(photo, "JPEG")
+    with zipfile.ZipFile(captures / "odd.zip", "w", zipfile.ZIP_BZIP2) as bundle:
+        for name in ("é1.jpg", "2.jpg"):
+            bundle.writestr(name, photo.getvalue())
+        end = bundle.infolist()[1].header_offset
+    data = bytearray((captures / "odd.zip").read_bytes())
+    if damage == "first photo":
+        data[60 : end - 10] = bytes(end - 70)
+    elif damage == "name":
+        data = bytearray(bytes(data).replace("é1".encode(), b"\xe9\xe91"))
+    else:
+        data[-20:] = bytes(20)
+    (captures / "odd.zip").write_bytes(data)
+    outcome = run("plan", capture=str(captures / "odd.zip"))
+    assert outcome.states["plan"] == "success", outcome.log[-3000:]
+    assert ("There is no estimate" in outcome.log) == (damage == "table of contents")
 
 
 def test_history_of_two_writers_at_once_is_whole_and_does_not_grow(store: ArtifactStore) -> None:

@@ -252,7 +252,7 @@ class _Planner:
             scene=scene,
             capture=wanted.address,
             state=State.RUN,
-            photos=None if wanted.capture is None or wanted.capture.zipped else wanted.capture.photos,
+            photos=wanted.capture.photos if wanted.capture and wanted.capture.counted else None,
             parameters={**self.common, **wanted.parameters},
         )
         try:

@@ -1,22 +1,64 @@
-"""What lies in a capture, by its name: the one answer that ingest, estimates, sensors and batches share."""
+"""What lies in a capture: the one answer that ingest, estimates, sensors and batches share.
+
+A listing shows only names. Where a file's first bytes are at hand, they are believed and not its name.
+"""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
+from enum import Enum
 from pathlib import PurePosixPath
 
 from e2e3d_stages.contract.paths import path_problem
 
-PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff"})
-OTHER_MEDIA = frozenset(
-    {".heic", ".heif", ".avif", ".gif", ".bmp", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".mp4", ".mov", ".avi"}
+JPEG, PNG, WEBP, TIFF, HEIF, AVIF, RAW = "JPEG", "PNG", "WebP", "TIFF", "HEIC", "AVIF", "RAW"
+ZIP, FILM = "ZIP", "film"
+PHOTO_FORMATS = (JPEG, PNG, WEBP, TIFF, HEIF, AVIF, RAW)
+
+# Enough of a file to tell what it is.
+HEAD_BYTES = 64
+# How many files of a listing are looked into where names don't tell what they are.
+MOST_LOOKS = 4
+# In bytes. Markers and notes are smaller.
+SMALLEST_PHOTO = 1024
+
+
+def _suffixes(names: str) -> frozenset[str]:
+    return frozenset(f".{name}" for name in names.split())
+
+
+RAW_SUFFIXES = _suffixes(
+    "3fr arw cr2 cr3 crw dcr dng erf fff iiq kdc mos mrw nef nrw orf pef raf rw2 rwl sr2 srf srw x3f"
+)
+PHOTO_SUFFIXES = RAW_SUFFIXES | _suffixes("jpg jpeg jpe jfif mpo png webp tif tiff heic heics heif hif avif")
+FILM_SUFFIXES = _suffixes("mp4 mov m4v avi mkv webm 3gp mts m2ts mpg mpeg wmv insv 360")
+# Pictures that are not read.
+PICTURE_SUFFIXES = _suffixes("gif bmp jxl jp2 j2k psd psb exr hdr tga svg gpr dcm")
+# What lies beside photos: notes, logs, positions, models, previews, what file managers leave.
+SIDE_SUFFIXES = _suffixes(
+    "aae bak bin cam csv dat db doc docx dop exe fbx glb gltf gpx htm html ini info ipynb jar js json kml kmz las laz "
+    "lnk log lrf lrv m4a marks md md5 mp3 mrk mtl nav nmea npy npz obj obs ods odt out p4d pdf pkl plist ply pp3 psx "
+    "pt pth pto py rcproj rtf rtk sfm sha256 sh sidecar sqlite srt sub thm tmp toml tsv txt ubx url wav xlsx xml xmp "
+    "yaml yml"
 )
 
-# What a run takes of one capture, a prefix as well as an unpacked zip.
+# What a run takes of one capture, a prefix as well as unpacked zips.
 MAX_FILES = 20_000
 MAX_BYTES = 64 * 2**30
 
-# Why ingest leaves a file out that nobody took for a photo.
-NOT_A_PHOTO = "not_a_photo"
+# Why ingest leaves out a file without which there is no photo less: of the others so many are uploaded.
+NOT_A_PHOTO, UNSUPPORTED, DUPLICATE = "not_a_photo", "unsupported_format", "duplicate"
+UNCOUNTED = frozenset({NOT_A_PHOTO, UNSUPPORTED, DUPLICATE})
+
+
+class Kind(str, Enum):
+    """What a file of a capture is."""
+
+    PHOTO = "photo"
+    ARCHIVE = "archive"
+    MEDIA = "media"  # a film, or a picture that is not read
+    SIDE = "side"
 
 
 def suffix_of(path: str) -> str:
@@ -30,6 +72,196 @@ def is_hidden(path: str) -> bool:
     return "__MACOSX" in steps or any(step.startswith(".") and step not in (".", "..") for step in steps)
 
 
-def is_photo(path: str) -> bool:
-    """Whether a file of a capture is a photo by its name: none that is hidden, and none that no disk could hold."""
-    return suffix_of(path) in PHOTO_SUFFIXES and not is_hidden(path) and not path_problem(path)
+def kind_by_name(path: str) -> Kind | None:
+    """What a file is by its name; None where that does not tell, as of `dji_fly_0_photo`."""
+    suffix = suffix_of(path)
+    if suffix in PHOTO_SUFFIXES:
+        return Kind.PHOTO
+    if suffix == ".zip":
+        return Kind.ARCHIVE
+    if suffix in FILM_SUFFIXES or suffix in PICTURE_SUFFIXES:
+        return Kind.MEDIA
+    return Kind.SIDE if suffix in SIDE_SUFFIXES else None
+
+
+def kind_of(path: str, head: bytes) -> Kind:
+    """What a file is by its first `HEAD_BYTES`.
+
+    Its name tells only what bytes don't: that something damaged was to be a photo, and that what looks like a photo or
+    a zip serves another purpose, as a camera's `.thm` and a `.docx` do.
+    """
+    named, found = kind_by_name(path), format_of(head)
+    if not found:
+        return named or Kind.SIDE
+    if named is Kind.SIDE:
+        return Kind.SIDE
+    if found in PHOTO_FORMATS:
+        return Kind.PHOTO
+    return Kind.ARCHIVE if found == ZIP else Kind.MEDIA
+
+
+def kinds_of(sizes: Mapping[str, int], head: Callable[[str], bytes]) -> dict[str, Kind]:
+    """What the files of a listing are, by their names; without those that are hidden, or that no disk could hold.
+
+    Where a name does not tell, the largest of those that end alike is looked into, since a camera names all its photos
+    in one way. Companions of photos are `SIDE`.
+
+    :param sizes: in bytes, by path.
+    :param head: reads the first `HEAD_BYTES` of a file; it is asked at most `MOST_LOOKS` times.
+    """
+    paths = [path for path in sizes if not is_hidden(path) and not path_problem(path)]
+    kinds = {path: kind for path in paths if (kind := kind_by_name(path))}
+    alike: dict[str, list[str]] = {}
+    for path in sorted((path for path in paths if path not in kinds), key=lambda path: sizes[path], reverse=True):
+        alike.setdefault(suffix_of(path), []).append(path)
+    for group in list(alike.values())[:MOST_LOOKS]:
+        kind = kind_of(group[0], head(group[0]))
+        kinds |= {path: kind for path in group if sizes[path] >= SMALLEST_PHOTO}
+    beside = companions([path for path, kind in kinds.items() if kind is Kind.PHOTO])
+    return kinds | dict.fromkeys(beside, Kind.SIDE)
+
+
+_MAGIC = (
+    (b"\xff\xd8\xff", JPEG),
+    (b"\x89PNG\r\n\x1a\n", PNG),
+    (b"II*\x00", TIFF),
+    (b"MM\x00*", TIFF),
+    (b"II+\x00", TIFF),
+    (b"MM\x00+", TIFF),
+    (b"FUJIFILMCCD-RAW", RAW),
+    (b"IIRO", RAW),
+    (b"IIRS", RAW),
+    (b"MMOR", RAW),
+    (b"IIU\x00", RAW),
+    (b"\x00MRM", RAW),
+    (b"FOVb", RAW),
+    (b"PK\x03\x04", ZIP),
+    (b"PK\x05\x06", ZIP),
+    (b"\x1aE\xdf\xa3", FILM),
+    (b"GIF8", "GIF"),
+    (b"8BPS", "PSD"),
+    (b"v/1\x01", "EXR"),
+    (b"\x00\x00\x00\x0cJXL ", "JPEG XL"),
+    (b"\x00\x00\x00\x0cjP  ", "JPEG 2000"),
+)
+
+
+def format_of(head: bytes) -> str:
+    """The format of a file that begins so; empty where nothing is known of it.
+
+    Raw photos of most makers are TIFF files, and called so.
+    """
+    if head[4:8] == b"ftyp":
+        return _box_format(head)
+    if head[:4] == b"RIFF":
+        return {b"WEBP": WEBP, b"AVI ": FILM}.get(head[8:12], "")
+    return next((name for magic, name in _MAGIC if head.startswith(magic)), "")
+
+
+def _box_format(head: bytes) -> str:
+    """By the brands in an ISO base media file's first box (ISO/IEC 14496-12, 4.3; 23008-12, annex B)."""
+    end = min(int.from_bytes(head[:4], "big"), len(head))
+    brands = [head[8:12], *(head[place : place + 4] for place in range(16, end - 3, 4))]
+    if brands[0] == b"crx ":
+        return RAW
+    if {b"avif", b"avis"} & set(brands):
+        return AVIF
+    return HEIF if brands[0] in _HEIF_BRANDS else FILM
+
+
+_HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"mif2", b"msf1"})
+
+
+# Folders beside the photos, by the conventions of COLMAP, nerfstudio, Polycam, OpenSplat, Brush and NeuS.
+_FOLDERS = tuple(
+    (re.compile(rf"({pattern})(_\d+)?", re.IGNORECASE), purpose)
+    for pattern, purpose in (
+        (r"((dynamic|object|sam|image|human|sky)_?)?masks?|segmentations?|semantics?|mattes?", "masks"),
+        (r"((mono|sensor|dense)_?)?depths?(_?(maps?|images?))?|disparit(y|ies)", "depth maps"),
+        (r"confidences?(_?maps?)?", "confidence maps"),
+        (r"(mono_?)?normals?(_?(maps?|images?))?", "normal maps"),
+        (r"thumbs?|thumbnails?|@eadir", "previews"),
+    )
+)
+# Folders of the same photos again; Mip-NeRF 360 halves their size again and again.
+_COPIES = re.compile(r"(?P<base>images?|rgb|input)_(?P<factor>2|4|8|16)|corrected_(?P<original>images)", re.IGNORECASE)
+_AFFIXES = re.compile(
+    r"(?P<base>.+)[._-](?P<what>masks?|seg(mentation)?|matte|alpha|depth|normals?|conf(idence)?)", re.IGNORECASE
+)
+_AFFIX_PURPOSES = {"d": "depth maps", "n": "normal maps", "c": "confidence maps"}
+
+
+def companions(photos: Collection[str]) -> dict[str, str]:
+    """Of pictures that lie in a capture those that accompany photos, and as what, such as `masks`.
+
+    A folder holds companions only beside photos: where `mask/` is all there is, the photos are of a mask.
+
+    :param photos: paths of everything that could be a photo.
+    """
+    names = {path.lower() for path in photos}
+    stems = {_stem(name): name for name in sorted(names, key=_is_raw, reverse=True)}
+    beside = {folder for path in names for folder in _folders_of(path)}
+    found = {}
+    for path in photos:
+        name = path.lower()
+        purpose = _by_folder(name, beside) or _by_copy(name, stems) or _by_file(name, names, stems)
+        if purpose:
+            found[path] = purpose
+    return found
+
+
+def films_of_photos(films: Collection[str], photos: Collection[str]) -> set[str]:
+    """Of the films those that belong to a photo of the same name, as a Live Photo's does."""
+    stems = {_stem(path.lower()) for path in photos}
+    return {path for path in films if _stem(path.lower()) in stems}
+
+
+def _stem(path: str) -> str:
+    return path.removesuffix(PurePosixPath(path).suffix)
+
+
+def _is_raw(path: str) -> bool:
+    return suffix_of(path) in RAW_SUFFIXES
+
+
+def _purpose_of_folder(step: str) -> str:
+    return next((purpose for pattern, purpose in _FOLDERS if pattern.fullmatch(step)), "")
+
+
+def _folders_of(path: str) -> Iterator[str]:
+    """The folders, from its own upwards, for which a picture is a photo and no companion."""
+    steps = path.split("/")[:-1]
+    yield "/".join(steps)
+    while steps and not _purpose_of_folder(steps.pop()):
+        yield "/".join(steps)
+
+
+def _by_folder(path: str, beside: set[str]) -> str:
+    steps = path.split("/")[:-1]
+    found = (_purpose_of_folder(step) for place, step in enumerate(steps) if "/".join(steps[:place]) in beside)
+    return next(filter(None, found), "")
+
+
+def _by_copy(path: str, stems: Collection[str]) -> str:
+    steps = _stem(path).split("/")
+    for place, step in enumerate(steps[:-1]):
+        match = _COPIES.fullmatch(step)
+        if match is None:
+            continue
+        originals = [match["original"] or match["base"]]
+        originals += [f"{match['base']}_{factor}" for factor in (2, 4, 8) if factor < int(match["factor"] or 0)]
+        if any("/".join([*steps[:place], original, *steps[place + 1 :]]) in stems for original in originals):
+            return "copies at another size"
+    return ""
+
+
+def _by_file(path: str, names: Collection[str], stems: dict[str, str]) -> str:
+    stem = _stem(path)
+    if stem != path and path.endswith(".png") and stem in names:
+        return "masks"
+    if _is_raw(path) and not _is_raw(stems[stem]):
+        return "raw twins of photos"
+    match = _AFFIXES.fullmatch(stem)
+    if match and "/" not in path[len(match["base"]) :] and (match["base"] in stems or match["base"] in names):
+        return _AFFIX_PURPOSES.get(match["what"][0], "masks")
+    return ""

@@ -1,25 +1,56 @@
-"""Which files of a capture are photos: those of a folder, or of one zip that is unpacked with care."""
+"""Which files of a capture are photos, whether they lie in a folder, in a zip, or in a zip in either."""
 
 from __future__ import annotations
 
 import re
-import shutil
-import stat
 import zipfile
-import zlib
-from pathlib import Path, PurePosixPath
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
 
-from e2e3d_stages.contract.captures import NOT_A_PHOTO, OTHER_MEDIA, PHOTO_SUFFIXES, is_hidden, suffix_of
+from e2e3d_stages.contract.captures import (
+    HEAD_BYTES,
+    MAX_BYTES,
+    MAX_FILES,
+    NOT_A_PHOTO,
+    UNSUPPORTED,
+    Kind,
+    companions,
+    films_of_photos,
+    is_hidden,
+    kind_by_name,
+    kind_of,
+    suffix_of,
+)
+from e2e3d_stages.contract.damage import is_damage
 from e2e3d_stages.contract.messages import Refused, UnreadableCapture
 from e2e3d_stages.contract.paths import UnsafePath, safe_path, shown
-from e2e3d_stages.store.captures import UNSAFE_NAME, LocalCapture, Source
+from e2e3d_stages.store.captures import UNSAFE_NAME, LocalCapture, Source, reading
+from e2e3d_stages.store.zips import entry_head, entry_path, entry_problem, open_zip, unreadable
 
-MAX_ZIP_ENTRIES = 20_000
-MAX_ZIP_BYTES = 64 * 2**30
+# A zip, and the zips in it.
+MAX_ZIP_DEPTH = 2
 # Photos hardly shrink in a zip; an uncompressed TIFF of a plain wall may by a factor of 20.
 MAX_ZIP_RATIO = 100
-# Small text files compress well and harm nobody.
+# What is as small harms nobody, however well it was compressed.
 MIN_SUSPECT_BYTES = 2**20
+_BOMB = f"unpacks to more than {MAX_ZIP_RATIO} times its size, as a zip bomb does"
+_CHUNK = 2**20
+
+
+@dataclass
+class Listed:
+    """What lies in a capture.
+
+    :param photos: in natural order.
+    :param refused: what was not taken for a photo, or cannot become one, with the reason.
+    :param companions: how many files of each kind accompany photos: masks, depth maps, …
+    """
+
+    photos: list[Source]
+    refused: list[Refused]
+    companions: Counter[str] = field(default_factory=Counter)
 
 
 def natural_order(name: str) -> list[tuple[int, int, str]]:
@@ -28,103 +59,153 @@ def natural_order(name: str) -> list[tuple[int, int, str]]:
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts if part] + [(2, 0, name)]
 
 
-def list_capture(capture: LocalCapture, scratch: Path) -> tuple[list[Source], list[Refused]]:
-    """All photo files of a capture in natural order, and the other files with the reason they are left out.
+def list_capture(capture: LocalCapture, scratch: Path) -> Listed:
+    """What the files of a capture are. Hidden ones and `__MACOSX` folders are passed over in silence.
 
-    Hidden files and `__MACOSX` folders are passed over in silence.
-
-    :param scratch: where a zip is unpacked.
+    :param scratch: where zips are unpacked.
     :raises UnreadableCapture: a zip that is damaged, encrypted, a bomb, or leaves its folder.
     """
-    files: list[Source | Refused] = [*capture.files, *capture.left_out]
-    if capture.single and suffix_of(capture.name) not in PHOTO_SUFFIXES:
-        files = _unpack(capture, scratch)
-    photos, refused = [], []
-    for file in sorted(files, key=lambda file: natural_order(_name(file))):
-        if is_hidden(_name(file)):
-            continue
-        kept = file if isinstance(file, Refused) else _not_a_photo(file) or file
-        if isinstance(kept, Source):
-            photos.append(kept)
+    unpacking = _Unpacking(scratch)
+    files: list[tuple[Source, Kind]] = []
+    refused = list(capture.left_out)
+    for found in (each for file in capture.files for each in _opened(file, capture, unpacking)):
+        if isinstance(found, Refused):
+            refused.append(found)
         else:
-            refused.append(kept)
-    return photos, refused
+            files.append(found)
+    files = [(source, kind) for source, kind in files if not is_hidden(source.name)]
+    beside = companions({source.name for source, kind in files if kind is Kind.PHOTO})
+    photos = [source for source, kind in files if kind is Kind.PHOTO and source.name not in beside]
+    shadows = films_of_photos(
+        {source.name for source, kind in files if kind is Kind.MEDIA}, {photo.name for photo in photos}
+    )
+    refused += [
+        _not_a_photo(source.name, kind)
+        for source, kind in files
+        if kind is not Kind.PHOTO and source.name not in shadows
+    ]
+    return Listed(
+        photos=sorted(photos, key=lambda photo: natural_order(photo.name)),
+        refused=sorted(
+            (item for item in refused if not is_hidden(item.source)), key=lambda item: natural_order(item.source)
+        ),
+        companions=Counter(beside.values()),
+    )
 
 
-def _name(file: Source | Refused) -> str:
-    return file.source if isinstance(file, Refused) else file.name
+def _not_a_photo(name: str, kind: Kind) -> Refused:
+    if kind is Kind.MEDIA:
+        what = suffix_of(name)[1:].upper() or "Such a file"
+        return Refused(name, UNSUPPORTED, f"{what} cannot be read: export it as JPEG.")
+    if kind is Kind.ARCHIVE:
+        return Refused(name, "unreadable", "A zip in a zip in a zip is not opened.")
+    return Refused(name, NOT_A_PHOTO, "Not a photo.")
 
 
-def _not_a_photo(source: Source) -> Refused | None:
-    suffix = suffix_of(source.name)
-    if suffix in PHOTO_SUFFIXES:
-        return None
-    if suffix in OTHER_MEDIA:
-        return Refused(source.name, "unsupported_format", f"{suffix[1:].upper()} cannot be read: export it as JPEG.")
-    return Refused(source.name, NOT_A_PHOTO, "Not a JPEG, PNG, WebP or TIFF file.")
+def _opened(file: Source, capture: LocalCapture, unpacking: _Unpacking) -> Iterator[tuple[Source, Kind] | Refused]:
+    """A file of a capture and what it is; of a zip what lies in it, under names that begin with the zip's."""
+    with reading(file.name), file.path.open("rb") as opened:
+        kind = kind_of(file.name, opened.read(HEAD_BYTES))
+    if capture.single and kind is not Kind.PHOTO:
+        # What is given by itself is a photo or a zip, and says of itself when it is neither.
+        yield from unpacking.unpack(file, inside="")
+    elif kind is Kind.ARCHIVE:
+        try:
+            yield from unpacking.unpack(file, inside=f"{file.name}/")
+        except UnreadableCapture as error:
+            yield Refused(file.name, "unreadable", f"{error.message} {error.hint}")
+    else:
+        yield file, kind
 
 
-def _unpack(capture: LocalCapture, scratch: Path) -> list[Source | Refused]:
-    try:
-        with zipfile.ZipFile(capture.files[0].path) as bundle:
-            entries = [entry for entry in bundle.infolist() if not entry.is_dir()]
-            _check_zip(entries)
-            return [
-                _extract(bundle, entry, scratch / f"unpacked-{place:05d}")
-                for place, entry in enumerate(entry for entry in entries if not is_hidden(_path_of(entry)))
-            ]
-    except (zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError, EOFError) as error:
-        raise UnreadableCapture(
-            f"{shown(capture.name)} is not a zip that can be read: {error}.",
-            hint="Zip the photos again and upload that.",
-        ) from None
+class _Unpacking:
+    """Zips of one capture, unpacked under names of our own and within limits that hold for all of them together."""
 
+    def __init__(self, scratch: Path) -> None:
+        self._scratch = scratch
+        self._entries = self._bytes = self._files = 0
 
-def _path_of(entry: zipfile.ZipInfo) -> str:
-    """An entry's path as other zips have it: some programs write backslashes, or `./` before it."""
-    return PurePosixPath(entry.filename.replace("\\", "/")).as_posix()
+    def unpack(self, zipped: Source, *, inside: str, depth: int = 1) -> Iterator[tuple[Source, Kind] | Refused]:
+        """What lies in a zip; only what may be a photo, or another zip, takes room on the disk.
 
+        :param inside: what the names of its files begin with.
+        :raises UnreadableCapture: one that is damaged as a whole, or refused.
+        """
+        with zipped.path.open("rb") as file, open_zip(file, zipped.name) as bundle:
+            entries = [entry for entry in bundle.infolist() if not entry.is_dir() and not is_hidden(entry_path(entry))]
+            self._admit(entries, zipped.path.stat().st_size)
+            for entry in entries:
+                name = inside + entry_path(entry)
+                try:
+                    safe_path(name)
+                except UnsafePath as error:
+                    yield Refused(shown(name), UNSAFE_NAME, str(error))
+                    continue
+                kind = _kind(bundle, entry)
+                if kind is Kind.PHOTO or (kind is Kind.ARCHIVE and depth < MAX_ZIP_DEPTH):
+                    found = self._extract(bundle, entry, name)
+                    if kind is Kind.ARCHIVE and isinstance(found, Source):
+                        yield from self._unpack_inner(found, depth + 1)
+                    else:
+                        yield found if isinstance(found, Refused) else (found, kind)
+                else:
+                    yield Source(name, zipped.path), kind
 
-def _check_zip(entries: list[zipfile.ZipInfo]) -> None:
-    """Refuse the whole archive before a byte of it is unpacked."""
-    total = sum(entry.file_size for entry in entries)
-    if len(entries) > MAX_ZIP_ENTRIES or total > MAX_ZIP_BYTES:
-        raise UnreadableCapture(
-            f"The zip holds {len(entries)} files of {total / 2**30:.1f} GiB together.",
-            hint=f"At most {MAX_ZIP_ENTRIES} files and {MAX_ZIP_BYTES / 2**30:.0f} GiB are unpacked.",
-        )
-    for entry in entries:
-        problem = _zip_problem(entry)
-        if problem:
+    def _unpack_inner(self, zipped: Source, depth: int) -> Iterator[tuple[Source, Kind] | Refused]:
+        try:
+            yield from self.unpack(zipped, inside=f"{zipped.name}/", depth=depth)
+        except UnreadableCapture as error:
+            yield Refused(zipped.name, "unreadable", f"{error.message} {error.hint}")
+        finally:
+            zipped.path.unlink()
+
+    def _admit(self, entries: list[zipfile.ZipInfo], size: int) -> None:
+        """Refuse a whole zip before a byte of it is unpacked.
+
+        :param size: of the zip, in bytes.
+        """
+        wanted = [entry for entry in entries if kind_by_name(entry_path(entry)) in (Kind.PHOTO, Kind.ARCHIVE)]
+        self._entries += len(entries)
+        self._bytes += sum(entry.file_size for entry in wanted)
+        if self._entries > MAX_FILES or self._bytes > MAX_BYTES:
             raise UnreadableCapture(
-                f"The zip is refused: {shown(entry.filename)!r} {problem}.",
-                hint="Zip only the photos themselves, without a password.",
+                f"The zip holds {self._entries} files of {self._bytes / 2**30:.1f} GiB together.",
+                hint=f"At most {MAX_FILES} files and {MAX_BYTES / 2**30:.0f} GiB are unpacked.",
             )
+        problems = ((entry, entry_problem(entry)) for entry in entries)
+        bombs = ((entry, _BOMB) for entry in wanted if _is_bomb(entry))
+        for entry, problem in (*problems, *bombs):
+            if problem:
+                raise UnreadableCapture(
+                    f"The zip is refused: {shown(entry.filename)!r} {problem}.",
+                    hint="Zip only the photos themselves, without a password.",
+                )
+        if self._bytes > max(MIN_SUSPECT_BYTES, MAX_ZIP_RATIO * size):
+            raise UnreadableCapture(f"The zip is refused: it {_BOMB}.", hint="Zip only the photos themselves.")
+
+    def _extract(self, bundle: zipfile.ZipFile, entry: zipfile.ZipInfo, name: str) -> Source | Refused:
+        """Unpack one entry; zipfile itself stops at the declared size and checks the CRC."""
+        if _is_bomb(entry):
+            return Refused(name, "unreadable", f"It {_BOMB}.")
+        target = self._scratch / f"unpacked-{self._files:05d}"
+        self._files += 1
+        try:
+            with bundle.open(entry) as packed, target.open("wb") as unpacked:
+                while chunk := packed.read(_CHUNK):
+                    unpacked.write(chunk)
+        except Exception as error:
+            if not is_damage(error):
+                raise
+            target.unlink(missing_ok=True)
+            return Refused(name, "unreadable", unreadable(entry, error))
+        return Source(name, target)
 
 
-def _zip_problem(entry: zipfile.ZipInfo) -> str:
-    name = entry.filename.replace("\\", "/")
-    if name.startswith("/") or ".." in name.split("/") or re.match(r"[A-Za-z]:", name):
-        return "would be written outside its folder"
-    if stat.S_ISLNK(entry.external_attr >> 16):
-        return "is a link"
-    if entry.flag_bits & 0x1:
-        return "is encrypted"
-    if entry.file_size > MIN_SUSPECT_BYTES and entry.file_size > MAX_ZIP_RATIO * max(entry.compress_size, 1):
-        return f"unpacks to more than {MAX_ZIP_RATIO} times its size, as a zip bomb does"
-    return ""
+def _kind(bundle: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Kind:
+    """By content where it can be read, else by name."""
+    head = entry_head(bundle, entry)
+    return kind_of(entry_path(entry), head) if head else kind_by_name(entry_path(entry)) or Kind.SIDE
 
 
-def _extract(bundle: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path) -> Source | Refused:
-    """Unpack under a name of our own; zipfile itself stops at the declared size and checks the CRC."""
-    try:
-        name = safe_path(_path_of(entry))
-    except UnsafePath as error:
-        return Refused(shown(entry.filename), UNSAFE_NAME, str(error))
-    try:
-        with bundle.open(entry) as packed, target.open("wb") as unpacked:
-            shutil.copyfileobj(packed, unpacked)
-    except (zipfile.BadZipFile, zlib.error, EOFError):
-        # One damaged entry is one unreadable photo, found when it is opened.
-        target.write_bytes(b"")
-    return Source(name, target)
+def _is_bomb(entry: zipfile.ZipInfo) -> bool:
+    return entry.file_size > max(MIN_SUSPECT_BYTES, MAX_ZIP_RATIO * entry.compress_size)

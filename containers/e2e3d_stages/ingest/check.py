@@ -4,16 +4,23 @@ from __future__ import annotations
 
 from io import BytesIO
 
+import pi_heif
+import rawpy
 from PIL import Image
 
-from e2e3d_stages.ingest.stage import FORMATS
+from e2e3d_stages.contract.captures import PHOTO_FORMATS
+from e2e3d_stages.ingest.pixels import FORMATS
 from e2e3d_stages.runtime.checks import noise, versions
 
 
 def check() -> str:
     """Every format of photos that is taken."""
+    # Nothing here writes those.
+    if not (pi_heif.libheif_info()["decoders"] and rawpy.libraw_version):
+        raise RuntimeError("HEIC or raw photos cannot be decoded.")
     for name in FORMATS:
-        file = BytesIO()
-        noise().save(file, name)
-        Image.open(file, formats=[name]).load()
-    return versions("pillow", "numpy") + f", reads {' '.join(FORMATS)}"
+        if name != "HEIF":
+            file = BytesIO()
+            noise().save(file, name)
+            Image.open(file, formats=[name]).load()
+    return versions("pillow", "numpy", "pi-heif", "rawpy") + f", reads {' '.join(PHOTO_FORMATS)}"

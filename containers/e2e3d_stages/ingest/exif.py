@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import datetime as dt
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from PIL import ExifTags, Image
+
+from e2e3d_stages.contract.damage import is_damage
 
 Gps = dict[str, Any]
 
@@ -48,19 +50,25 @@ class Exif:
     orientation: int = 1
 
 
-def read_exif(image: Image.Image) -> Exif:
-    """The EXIF of an opened image; a damaged one counts as none, since the pixels may be fine."""
+def read_exif(read: Callable[[], Image.Exif], size: tuple[int, int]) -> Exif:
+    """The EXIF of a photo; a damaged one counts as none, since the pixels may be fine.
+
+    :param read: gives it as Pillow reads it, or raises.
+    :param size: of the photo as it is stored, in px.
+    """
     try:
-        exif = image.getexif()
+        exif = read()
         base, detail, gps = dict(exif), exif.get_ifd(ExifTags.IFD.Exif), exif.get_ifd(ExifTags.IFD.GPSInfo)
-    except Exception:  # Pillow raises whatever its parser stumbled over
+    except Exception as error:  # Pillow raises whatever its parser stumbled over
+        if not is_damage(error):
+            raise
         return Exif()
     return Exif(
         make=_text(base.get(_Tag.Make)),
         model=_text(base.get(_Tag.Model)),
         lens=_text(detail.get(_Tag.LensModel)),
         focal_mm=_positive(detail.get(_Tag.FocalLength)),
-        focal_px=focal_in_pixels(detail, *image.size),
+        focal_px=focal_in_pixels(detail, *size),
         gps=read_gps(gps),
         taken=_taken(base, detail),
         orientation=int(_positive(base.get(_Tag.Orientation)) or 1),

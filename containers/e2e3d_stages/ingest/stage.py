@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -14,43 +14,48 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from e2e3d_stages.contract.captures import NOT_A_PHOTO
+from e2e3d_stages.contract.captures import DUPLICATE, NOT_A_PHOTO, UNCOUNTED, UNSUPPORTED
 from e2e3d_stages.contract.messages import Refused, UnreadableCapture
 from e2e3d_stages.ingest.capture import list_capture
-from e2e3d_stages.ingest.exif import Exif, read_exif
+from e2e3d_stages.ingest.copies import Cells, cells_of, copies
+from e2e3d_stages.ingest.exif import Exif
 from e2e3d_stages.ingest.params import Params
+from e2e3d_stages.ingest.pixels import FULL, Glance, Memory, Range, TooLarge, Unreadable, decode, look, range_of
 from e2e3d_stages.ingest.poses import refuse_turned, take_poses
 from e2e3d_stages.runtime.context import StageContext
-from e2e3d_stages.store.captures import UNSAFE_NAME, Source
+from e2e3d_stages.store.captures import UNSAFE_NAME, Source, reading
 
-FORMATS = ("JPEG", "PNG", "WEBP", "TIFF")
 JPEG_QUALITY = 95
-# EXIF orientation to what turns the stored picture upright.
-TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 MIN_PHOTOS = 3
 BLUR_SIZE = 500
-# Each worker holds one decoded photo, up to half a gigabyte at Pillow's own pixel limit.
 MAX_WORKERS = 8
 NAMED_IN_WARNING = 10
 REASONS = {
     "unreadable": "cannot be read",
-    "duplicate": "are copies of other photos",
+    DUPLICATE: "show the same as other photos",
     "too_small": "are too small",
-    "too_large": "have too many pixels",
+    "too_large": "take too much memory",
     "outside": "are links to files outside the capture",
     UNSAFE_NAME: "have names that no file can have",
-    "unsupported_format": "are in a format that is not supported",
-    NOT_A_PHOTO: "are no photos",
+    UNSUPPORTED: "are in a format that is not supported",
+}
+# What was done to photos that are used, and what to do where that is not wanted.
+REMARKS = {
+    "range": (
+        "Photos with more than 8 bits a value: {} became black to white, the same way in all photos of one camera",
+        "Nothing to do, unless another range is to be shown: then export them with 8 bits a value.",
+    ),
+    "alpha": (
+        "Photos that are transparent in places, which became grey",
+        "Nothing to do if that was cut out on purpose; otherwise export them without transparency.",
+    ),
+    "cut": ("Photos that lack their end; what is missing of them became grey", "Copy them again from the camera."),
+    "profile": (
+        "Photos with a colour profile that cannot be used; they were taken for sRGB",
+        "Nothing to do if their colours are right; otherwise export them again, as sRGB.",
+    ),
 }
 
 
@@ -67,6 +72,10 @@ class Prepared:
     focal_px: float | None
     blur: float
     exif: Exif
+    stored: tuple[int, int]
+    bytes: int
+    cells: Cells
+    remarks: Mapping[str, str]
 
 
 def run(context: StageContext) -> dict[str, Any]:
@@ -76,7 +85,8 @@ def run(context: StageContext) -> dict[str, Any]:
     :raises UnreadableCapture: fewer than three usable photos, a zip that is refused, or poses that cannot fit.
     """
     assert context.capture is not None
-    sources, dropped = list_capture(context.capture, context.scratch)
+    listed = list_capture(context.capture, context.scratch)
+    sources, dropped = listed.photos, listed.refused
     if context.params.poses:
         take_poses(context.capture, context.params.poses, context.output / "poses")
         dropped = [item for item in dropped if not item.source.startswith(f"{context.params.poses}/")]
@@ -90,11 +100,15 @@ def run(context: StageContext) -> dict[str, Any]:
             prepared.append(result)
         else:
             dropped.append(result)
+    prepared, twins = _without_twins(prepared)
+    dropped += twins
     if len(prepared) < MIN_PHOTOS:
         raise _too_few(prepared, dropped)
     if context.params.poses:
         refuse_turned(prepared)
     _warn_about(dropped, context)
+    _tell_companions(listed.companions, context)
+    _remark_on(prepared, context)
     return _write(context, prepared, dropped)
 
 
@@ -103,37 +117,65 @@ def _prepare_all(context: StageContext, sources: list[Source]) -> Iterator[Prepa
     pool = ThreadPoolExecutor(min(context.threads, MAX_WORKERS))
     folder = context.scratch / "prepared"
     folder.mkdir()
+    memory = Memory()
     try:
+        glances = []
+        for glance in pool.map(lambda source: _glance(source, memory, context.params), sources):
+            context.check_stop()
+            glances.append(glance)
+        ranges = _ranges(glances)
         targets = [folder / f"{place}.jpg" for place in range(len(sources))]
-        for result in pool.map(lambda source, target: prepare(source, target, context.params), sources, targets):
+
+        def prepare(source: Source, glance: Glance | Refused, target: Path) -> Prepared | Refused:
+            if isinstance(glance, Refused):
+                return glance
+            return _prepare(source, glance, target, context.params, memory, ranges.get(glance.camera, FULL))
+
+        for result in pool.map(prepare, sources, glances, targets):
             context.check_stop()
             yield result
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def prepare(source: Source, target: Path, params: Params) -> Prepared | Refused:
+def _ranges(glances: list[Glance | Refused]) -> dict[Any, Range]:
+    """One range of values for the photos of each camera that have more than 8 bits."""
+    deep = [glance for glance in glances if isinstance(glance, Glance) and glance.deep]
+    return {
+        camera: range_of([it.deep for it in deep if it.camera == camera and it.deep], integers=camera[0])
+        for camera in {glance.camera for glance in deep}
+    }
+
+
+def _glance(source: Source, memory: Memory, params: Params) -> Glance | Refused:
+    """What a photo's header tells."""
+    with reading(source.name):
+        try:
+            glance = look(source.path, source.name, memory)
+        except Unreadable as error:
+            return Refused(source.name, "unreadable", str(error))
+        except TooLarge as error:
+            return Refused(source.name, "too_large", str(error))
+    if max(glance.size) < params.min_size:
+        return Refused(source.name, "too_small", f"{glance.size[0]} x {glance.size[1]} pixels")
+    return glance
+
+
+def _prepare(
+    source: Source, glance: Glance, target: Path, params: Params, memory: Memory, values: Range
+) -> Prepared | Refused:
     """Read one photo and write it upright, resized and without EXIF to `target`."""
-    try:
-        with source.path.open("rb") as file:
-            content = _file_digest(file)
-            file.seek(0)
-            with Image.open(file, formats=FORMATS) as stored:
-                if max(stored.size) < params.min_size:
-                    return Refused(source.name, "too_small", f"{stored.width} x {stored.height} pixels")
-                exif = read_exif(stored)
-                stored_long = max(stored.size)
-                image = _resized(stored, exif.orientation, params.max_size)
-    except Image.DecompressionBombError as error:
-        return Refused(source.name, "too_large", str(error))
-    except UnidentifiedImageError:
-        return Refused(source.name, "unreadable", f"damaged, or none of {', '.join(FORMATS)}")
-    except MemoryError:
-        raise
-    except Exception as error:  # Pillow raises whatever a decoder stumbled over
-        return Refused(source.name, "unreadable", str(error) or type(error).__name__)
+    with reading(source.name):
+        try:
+            picture = decode(source.path, glance, params.max_size, memory, values)
+        except Unreadable as error:
+            return Refused(source.name, "unreadable", str(error))
+        except TooLarge as error:
+            return Refused(source.name, "too_large", str(error))
+        content = _file_digest(source.path)
+    image = picture.image
     image.save(target, "JPEG", quality=JPEG_QUALITY)
-    scale = max(image.size) / stored_long
+    scale = max(image.size) / max(glance.size)
     return Prepared(
         source=source.name,
         path=target,
@@ -141,36 +183,22 @@ def prepare(source: Source, target: Path, params: Params) -> Prepared | Refused:
         pixels=hashlib.sha256(image.tobytes()).hexdigest(),
         width=image.width,
         height=image.height,
-        focal_px=exif.focal_px * scale if exif.focal_px else None,
+        focal_px=glance.exif.focal_px * scale if glance.exif.focal_px else None,
         blur=blur_score(image),
-        exif=exif,
+        exif=glance.exif,
+        stored=glance.size,
+        bytes=source.path.stat().st_size,
+        cells=cells_of(image),
+        remarks=picture.remarks,
     )
 
 
-def _file_digest(file: Any) -> str:
+def _file_digest(path: Path) -> str:
     digest = hashlib.sha256()
-    while chunk := file.read(2**20):
-        digest.update(chunk)
+    with path.open("rb") as file:
+        while chunk := file.read(2**20):
+            digest.update(chunk)
     return digest.hexdigest()
-
-
-def _resized(image: Image.Image, orientation: int, max_size: int) -> Image.Image:
-    """The photo upright in 8-bit RGB, its longest side at most `max_size`."""
-    long_side = min(max_size, max(image.size))
-    # JPEG can be decoded at a half or a quarter of its size for a fraction of the time and memory.
-    image.draft("RGB", (2 * max_size, 2 * max_size))
-    if image.mode.startswith("I"):
-        # 16-bit greyscale: Pillow would clip it instead of scaling it.
-        image = Image.fromarray((np.asarray(image, np.float32) / 257).clip(0, 255).astype(np.uint8))
-    upright = image.convert("RGB")
-    if orientation in TURNS:
-        upright = upright.transpose(TURNS[orientation])
-    scale = long_side / max(upright.size)
-    size = (max(1, round(upright.width * scale)), max(1, round(upright.height * scale)))
-    if upright.size != size:
-        upright = upright.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
-    upright.info.clear()
-    return upright
 
 
 def blur_score(image: Image.Image) -> float:
@@ -190,11 +218,34 @@ def _refuse_copy(photo: Prepared, seen: dict[str, str]) -> Prepared | Refused:
         return photo
     photo.path.unlink()
     same = "file" if photo.content in seen else "picture"
-    return Refused(photo.source, "duplicate", f"The same {same} as {original}.")
+    return Refused(photo.source, DUPLICATE, f"The same {same} as {original}.")
+
+
+def _without_twins(prepared: list[Prepared]) -> tuple[list[Prepared], list[Refused]]:
+    """Of photos that show the same the one with the most pixels stays, and then that of the largest file."""
+    best = sorted(prepared, key=lambda photo: (photo.stored[0] * photo.stored[1], photo.bytes), reverse=True)
+    originals = {
+        best[copy].source: best[original].source
+        for copy, original in copies([(photo.cells, photo.width / photo.height) for photo in best]).items()
+    }
+    for photo in prepared:
+        if photo.source in originals:
+            photo.path.unlink()
+    return [photo for photo in prepared if photo.source not in originals], [
+        Refused(
+            photo.source,
+            DUPLICATE,
+            f"Shows the same as {originals[photo.source]}, at another size or quality, or from the very same place.",
+        )
+        for photo in prepared
+        if photo.source in originals
+    ]
 
 
 def _too_few(prepared: list[Prepared], dropped: list[Refused]) -> UnreadableCapture:
     usable = ", ".join(photo.source for photo in prepared) or "none"
+    # A note beside two photos is not why they are too few.
+    dropped = [item for item in dropped if item.reason != NOT_A_PHOTO] or dropped
     named = dropped[:NAMED_IN_WARNING]
     reasons = "; ".join(f"{item.source}: {item.reason.replace('_', ' ')} ({item.detail})" for item in named)
     return UnreadableCapture(
@@ -209,15 +260,39 @@ def _too_few(prepared: list[Prepared], dropped: list[Refused]) -> UnreadableCapt
 
 
 def _warn_about(dropped: list[Refused], context: StageContext) -> None:
-    for reason, count in Counter(item.reason for item in dropped).items():
+    for reason, count in Counter(item.reason for item in dropped if item.reason != NOT_A_PHOTO).items():
         names = [item.source for item in dropped if item.reason == reason]
-        more = f" and {count - NAMED_IN_WARNING} more" if count > NAMED_IN_WARNING else ""
         context.warn(
             f"photos_{reason}",
             f"{count} {'file was' if count == 1 else 'files were'} left out because they {REASONS[reason]}: "
-            f"{', '.join(names[:NAMED_IN_WARNING])}{more}.",
+            f"{_listed(names)}.",
             "Nothing to do if that is intended; otherwise export or upload these files again.",
         )
+
+
+def _tell_companions(companions: Counter[str], context: StageContext) -> None:
+    if companions:
+        told = ", ".join(f"{count} {what}" for what, count in sorted(companions.items()))
+        context.warn(
+            "companions",
+            f"Beside the photos lie files that accompany them and were not taken for photos: {told}.",
+            "Nothing to do if that is so; photos among them need a folder, or names, that don't say so.",
+        )
+
+
+def _remark_on(prepared: list[Prepared], context: StageContext) -> None:
+    remarked: dict[tuple[str, str], list[str]] = {}
+    for photo in prepared:
+        for remark, detail in photo.remarks.items():
+            remarked.setdefault((remark, detail), []).append(photo.source)
+    for (remark, detail), names in remarked.items():
+        what, advice = REMARKS[remark]
+        context.warn(f"photos_{remark}", f"{what.format(detail)} ({len(names)}): {_listed(names)}.", advice)
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - NAMED_IN_WARNING} more" if len(names) > NAMED_IN_WARNING else ""
+    return ", ".join(names[:NAMED_IN_WARNING]) + more
 
 
 def _write(context: StageContext, prepared: list[Prepared], dropped: list[Refused]) -> dict[str, Any]:
@@ -256,7 +331,7 @@ def _write(context: StageContext, prepared: list[Prepared], dropped: list[Refuse
         "files_given": len(prepared) + len(dropped),
         "photos": len(photos),
         "dropped": len(dropped),
-        "other_files": sum(item.reason == NOT_A_PHOTO for item in dropped),
+        "other_files": sum(item.reason in UNCOUNTED for item in dropped),
         "cameras": len(cameras),
         "photos_with_gps": sum(photo.exif.gps is not None for photo in prepared),
         "photos_with_focal": sum(photo.focal_px is not None for photo in prepared),

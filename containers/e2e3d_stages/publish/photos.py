@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image
 
-from e2e3d_stages.contract.captures import NOT_A_PHOTO
+from e2e3d_stages.contract.captures import DUPLICATE, NOT_A_PHOTO, UNCOUNTED, UNSUPPORTED
 from e2e3d_stages.contract.paths import inside
 from e2e3d_stages.runtime.context import InputArtifact
 
@@ -20,12 +20,12 @@ THUMBNAIL_SIZE = 240
 # What ingest's reasons mean, before the detail.
 DROPPED = {
     "unreadable": "Cannot be read",
-    "duplicate": "A copy",
+    DUPLICATE: "A copy",
     "too_small": "Too small",
-    "too_large": "Has too many pixels",
+    "too_large": "Takes too much memory",
     "outside": "A link to a file outside the capture",
     "unsafe_name": "Has a name that no file can have",
-    "unsupported_format": "In a format that is not supported",
+    UNSUPPORTED: "In a format that is not supported",
     NOT_A_PHOTO: "Not a photo",
 }
 
@@ -37,7 +37,7 @@ def photo_facts(inputs: Mapping[str, InputArtifact]) -> dict[str, Any]:
     """
     prepared = _json(inputs["ingest"].folder / "photos.json")
     placed = _json(inputs["sfm"].folder / "photos.json")
-    dropped = [item for item in prepared["dropped"] if item["reason"] != NOT_A_PHOTO]
+    dropped = [item for item in prepared["dropped"] if item["reason"] not in UNCOUNTED]
     unused = [photo for photo in placed if not photo["supported"]]
     return {
         "uploaded": len(placed) + len(dropped),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -12,6 +13,7 @@ from e2e3d_stages.contract.messages import (
     CaptureChanged,
     CaptureFile,
     CaptureListing,
+    Infrastructure,
     InvalidRequest,
     Refused,
     UnreadableCapture,
@@ -49,6 +51,24 @@ class LocalCapture:
     left_out: tuple[Refused, ...] = ()
 
 
+@contextmanager
+def reading(name: str) -> Iterator[None]:
+    """What a disk says of a file of a capture, told without where it lies.
+
+    :raises NotFound: when it is gone.
+    :raises Infrastructure: the photo may be fine.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        raise NotFound(name) from None
+    except OSError as error:
+        raise Infrastructure(
+            f"{shown(name)} could not be read: {error.strerror or type(error).__name__}.",
+            hint="Look at the disk or the share that it lies on, and at who may read it; then clear the task.",
+        ) from error
+
+
 def capture_name(storage: Storage) -> str:
     """The name of the folder or of the file that a storage's root is."""
     return (storage.local_path("") or PurePosixPath(storage.uri)).name
@@ -59,14 +79,17 @@ def list_capture_files(storage: Storage) -> CaptureListing:
 
     :raises UnreadableCapture: when there is nothing, or more than a run may take.
     :raises CaptureChanged: when one of them goes away meanwhile.
+    :raises Infrastructure: when one of them cannot be read.
     """
     entries, left_out = _entries(storage)
 
     def read(entry: Entry) -> CaptureFile:
+        name = entry.path or capture_name(storage)
         try:
-            return CaptureFile(path=entry.path, size=entry.size, sha256=storage.sha256(entry.path))
+            with reading(name):
+                return CaptureFile(path=entry.path, size=entry.size, sha256=storage.sha256(entry.path))
         except NotFound:
-            raise _changed([entry.path or capture_name(storage)], len(entries)) from None
+            raise _changed([name], len(entries)) from None
 
     files = in_parallel(read, entries)
     return CaptureListing(files=tuple(files), left_out=tuple(left_out))
@@ -102,11 +125,13 @@ def _refused(storage: Storage, path: str) -> Refused | None:
         return Refused(shown(capture_name(storage)), UNSAFE_NAME, "An object that is called like the capture itself.")
     try:
         safe_path(path)
-        storage.local_path(path)
+        place = storage.local_path(path)
     except UnsafePath as error:
         return Refused(shown(path), UNSAFE_NAME, str(error))
     except InvalidRequest:
         return Refused(path, "outside", "A link to a file outside the capture.")
+    if place is not None and place.is_dir():
+        return Refused(path, "unreadable", "A folder that must not be read.")
     return None
 
 
@@ -125,16 +150,16 @@ def fetch_capture(
     moved = progress(sum(file.size for file in listing.files))
 
     def fetch_one(place: int, file: CaptureFile) -> Source | None:
-        path = storage.local_path(file.path)
+        source = Source(file.path or name, storage.local_path(file.path) or into / f"fetched-{place:05d}")
         try:
-            if path is None:
-                path = into / f"fetched-{place:05d}"
-                storage.download(file.path, path)
-            intact = path.stat().st_size == file.size and file_digest(path) == file.sha256
-        except (NotFound, FileNotFoundError):
+            if remote:
+                storage.download(file.path, source.path)
+            with reading(source.name):
+                intact = source.path.stat().st_size == file.size and file_digest(source.path) == file.sha256
+        except NotFound:
             return None
         moved(file.size)
-        return Source(file.path or name, path) if intact else None
+        return source if intact else None
 
     files = in_parallel(lambda numbered: fetch_one(*numbered), list(enumerate(listing.files)))
     changed = [file.path or name for file, found in zip(listing.files, files, strict=True) if found is None]

@@ -207,7 +207,10 @@ def _sync(folder: Path) -> None:
 
 
 def _files_below(folder: Path) -> Iterator[Path]:
-    """Every file, in the order of their paths, of which one folder at a time is kept; links to folders not followed."""
+    """Every file, in the order of their paths, of which one folder at a time is kept; links to folders not followed.
+
+    A folder that must not be read is listed as if it were a file: it costs its capture something, and no other.
+    """
     try:
         with os.scandir(folder) as listing:
             # `a-b` goes before `a/b`, as in a bucket.
@@ -217,7 +220,10 @@ def _files_below(folder: Path) -> Iterator[Path]:
     for name in children:
         child = folder / name
         if name.endswith("/"):
-            yield from _files_below(child)
+            try:
+                yield from _files_below(child)
+            except PermissionError:
+                yield child
         elif child.is_file():
             yield child
 

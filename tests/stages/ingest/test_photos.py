@@ -10,6 +10,7 @@ from ingest_photos import Ingest, picture, save
 from PIL import ExifTags, Image
 
 from e2e3d_stages.contract.messages import UnreadableCapture
+from e2e3d_stages.ingest import pixels, stage
 from e2e3d_stages.ingest.exif import focal_in_pixels, read_gps
 from e2e3d_stages.ingest.stage import blur_score
 
@@ -206,10 +207,11 @@ def test_useless_files_are_left_out_by_name_with_the_reason(
     save(capture / "poster.png", picture(9, 1200, 900))
     (capture / "notes.txt").write_text("hello")
     (capture / "IMG_3.HEIC").write_bytes(b"....ftypheic")
+    (capture / "film.mp4").write_bytes(b"....ftypisom")
     (capture / ".DS_Store").write_bytes(b"hidden")
     (capture / "__MACOSX").mkdir()
     (capture / "__MACOSX" / "._IMG_1.jpg").write_bytes(b"hidden")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 400_000)
+    monkeypatch.setattr(stage, "Memory", lambda: pixels.Memory(8_000_000))
     result = ingest(capture)
     assert result.dropped == {
         "junk.jpg": "unreadable",
@@ -219,15 +221,18 @@ def test_useless_files_are_left_out_by_name_with_the_reason(
         "icon.png": "too_small",
         "poster.png": "too_large",
         "notes.txt": "not_a_photo",
-        "IMG_3.HEIC": "unsupported_format",
+        "IMG_3.HEIC": "unreadable",
+        "film.mp4": "unsupported_format",
     }
     assert [photo["source"] for photo in result.record["photos"]] == ["IMG_1.jpg", "IMG_2.jpg", "IMG_10.jpg"]
     told = {warning.code: warning.message for warning in result.context.warnings}
     assert "junk.jpg" in told["photos_unreadable"]
     details = {photo["source"]: photo["detail"] for photo in result.record["dropped"]}
-    assert details["junk.jpg"] == "damaged, or none of JPEG, PNG, WEBP, TIFF"
-    assert "IMG_3.HEIC" in told["photos_unsupported_format"]
-    assert result.metrics["dropped"] == 8
+    assert details["junk.jpg"] == "damaged, or none of JPEG, PNG, WebP, TIFF, HEIC, AVIF, RAW"
+    assert details["poster.png"].startswith("1200 x 900 pixels take 8.6 MB of memory, and there are 8.0 MB")
+    assert "film.mp4" in told["photos_unsupported_format"]
+    assert "notes.txt" not in "".join(told.values())
+    assert result.metrics["dropped"] == 9
 
 
 def test_a_link_does_not_pull_in_files_from_elsewhere(capture: Path, ingest: Ingest, tmp_path: Path) -> None:

@@ -1,15 +1,21 @@
 from __future__ import annotations
 
+import io
 import stat
 import struct
 import zipfile
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from ingest_photos import Ingest
 
 from e2e3d_stages.contract.messages import UnreadableCapture
 from e2e3d_stages.ingest import capture as capture_module
+from e2e3d_stages.store.zips import entry_head, entry_path, entry_problem, open_zip
+
+FILES = Path(__file__).parent / "files"
 
 
 @pytest.fixture
@@ -45,7 +51,7 @@ def test_a_zip_bomb_is_refused_before_it_is_unpacked(archive: Path, ingest: Inge
 def test_too_many_or_too_large_entries_are_refused(
     archive: Path, ingest: Ingest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(capture_module, "MAX_ZIP_ENTRIES", 2)
+    monkeypatch.setattr(capture_module, "MAX_FILES", 2)
     with pytest.raises(UnreadableCapture, match="holds 3 files"):
         ingest(archive)
 
@@ -90,3 +96,93 @@ def test_one_damaged_photo_in_a_zip_costs_only_itself(archive: Path, ingest: Ing
     data = archive.read_bytes()
     archive.write_bytes(data.replace(b"A" * 5000, b"A" * 4999 + b"B"))
     assert ingest(archive).dropped == {"trip/bad.jpg": "unreadable"}
+
+
+def test_a_side_file_that_packs_well_is_no_bomb_and_takes_no_room(archive: Path, ingest: Ingest) -> None:
+    add(archive, "trip/flightlog.csv", b"0,0,0\n" * 2_000_000)
+    add(archive, "trip/telemetry", b"\0" * 12_000_000)
+    result = ingest(archive)
+    assert result.metrics["photos"] == 3
+    assert result.context.warnings == []
+    assert sum(path.stat().st_size for path in result.context.scratch.rglob("*") if path.is_file()) < 1_000_000
+
+
+def test_many_small_files_are_a_bomb_together(archive: Path, ingest: Ingest) -> None:
+    for number in range(40):
+        add(archive, f"{number}.jpg", bytes(2**20 - 1))
+    with pytest.raises(UnreadableCapture, match="zip bomb"):
+        ingest(archive)
+
+
+def test_a_photo_without_a_suffix_that_is_a_bomb_costs_only_itself(archive: Path, ingest: Ingest) -> None:
+    add(archive, "dji_fly_0", b"\xff\xd8\xff" + bytes(20 * 2**20))
+    assert ingest(archive).dropped == {"dji_fly_0": "unreadable"}
+
+
+def test_limits_hold_for_all_zips_of_a_capture_together(
+    capture: Path, archive: Path, ingest: Ingest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(capture_module, "MAX_FILES", 5)
+    for name in ("a.zip", "b.zip"):
+        (capture / name).write_bytes(archive.read_bytes())
+    # Those of the first are copies.
+    assert ingest(capture).dropped["b.zip"] == "unreadable"
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+@pytest.mark.parametrize("damaged", [0, 1])
+def test_one_damaged_entry_costs_only_its_photo_however_it_is_packed(
+    method: int, damaged: int, capture: Path, ingest: Ingest, tmp_path: Path
+) -> None:
+    (capture / "IMG_11.jpg").write_bytes((FILES / "turned-p3.heic").read_bytes())
+    path = tmp_path / "photos.zip"
+    with zipfile.ZipFile(path, "w", method) as bundle:
+        for photo in sorted(capture.iterdir()):
+            bundle.write(photo, photo.name)
+        entry = bundle.infolist()[damaged]
+    data = bytearray(path.read_bytes())
+    start = entry.header_offset + 30 + len(entry.filename)
+    data[start + 20 : start + entry.compress_size] = b"\xa5" * (entry.compress_size - 20)
+    path.write_bytes(data)
+    result = ingest(path)
+    assert result.dropped == {entry.filename: "unreadable"}
+    assert "damaged in its zip" in result.record["dropped"][0]["detail"]
+
+
+def test_a_name_that_is_falsely_said_to_be_utf8_costs_nothing(capture: Path, ingest: Ingest, tmp_path: Path) -> None:
+    path = tmp_path / "photos.zip"
+    with zipfile.ZipFile(path, "w") as bundle:
+        for name, photo in zip(("cafXé.jpg", "b.jpg", "ümlaut.jpg"), sorted(capture.iterdir()), strict=True):
+            bundle.write(photo, name)
+    path.write_bytes(path.read_bytes().replace("Xé".encode(), b"\xe9\xe9\xe9"))
+    result = ingest(path)
+    assert [photo["source"] for photo in result.record["photos"]] == ["b.jpg", "cafΘΘΘ.jpg", "ümlaut.jpg"]
+
+
+def test_deflate64_is_told_by_its_name_with_a_way_out(archive: Path, ingest: Ingest) -> None:
+    data = bytearray(archive.read_bytes())
+    for mark, place in ((b"PK\x03\x04", 8), (b"PK\x01\x02", 10)):
+        found = -1
+        while (found := data.find(mark, found + 1)) >= 0:
+            struct.pack_into("<H", data, found + place, 9)
+    archive.write_bytes(data)
+    with pytest.raises(UnreadableCapture, match=r"packed with Deflate64, as Windows packs .* the folder itself"):
+        ingest(archive)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_a_zip_that_was_damaged_anywhere_is_read_or_refused_and_never_crashes(data: st.DataObject) -> None:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as bundle:
+        for name, method in (("a.jpg", 0), ("é.jpg", 8), ("b/c.zip", 12), ("d", 14)):
+            bundle.writestr(name, b"\xff\xd8\xff" + bytes(range(200)), method)
+    content = bytearray(file.getvalue())
+    for place in data.draw(st.lists(st.integers(0, len(content) - 1), max_size=6)):
+        content[place] = data.draw(st.integers(0, 255))
+    try:
+        with open_zip(io.BytesIO(bytes(content)), "x.zip") as bundle:
+            for entry in bundle.infolist():
+                entry_path(entry), entry_problem(entry), entry_head(bundle, entry)
+    except UnreadableCapture:
+        pass

@@ -1,0 +1,491 @@
+"""A photo's file becomes the picture that was seen: upright, in 8-bit sRGB, with nothing that its alpha hides.
+
+What values mean is read from the file and from the data, within a bound of memory that all workers share.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
+from io import BytesIO
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+import pi_heif
+import rawpy
+from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
+
+from e2e3d_stages.contract.captures import HEAD_BYTES, PHOTO_FORMATS, RAW, RAW_SUFFIXES, TIFF, format_of, suffix_of
+from e2e3d_stages.contract.damage import is_damage
+from e2e3d_stages.contract.formatting import as_size
+from e2e3d_stages.ingest.exif import Exif, read_exif
+
+pi_heif.register_heif_opener()
+# Pillow's own limit knows neither how small a JPEG is decoded nor how many photos are decoded at once; `Memory` does.
+Image.MAX_IMAGE_PIXELS = None
+
+# As Pillow calls them.
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "HEIF", "AVIF")
+# EXIF orientation to what turns the stored picture upright.
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# A picture as Pillow holds it, 4 bytes a pixel, and its copy while it is turned or converted.
+PIXEL_BYTES = 8
+# Numbers of 16 or 32 bits, and what they are while they become 8.
+DEEP_PIXEL_BYTES = 24
+# The coefficients of a progressive JPEG, which the decoder keeps at full size.
+PROGRESSIVE_BYTES = 6
+RAW_PIXEL_BYTES = 14
+MEMORY_BYTES = 2 * 2**30
+# Of a JPEG without its end. What is missing becomes grey, which costs a scene little as long as it is little.
+MOST_MISSING = 0.1
+# Where there is nothing: neither dark nor bright, and without anything that could be matched.
+BACKGROUND = (128, 128, 128)
+
+# A HEIC without a profile may say its colours by a number: ITU-T H.273, table 2.
+DISPLAY_P3 = 12
+P3_TO_SRGB = np.array(
+    [[1.2249401, -0.2249402, 0.0], [-0.0420569, 1.0420571, 0.0], [-0.0196376, -0.0786361, 1.0982735]], np.float32
+)
+
+Values = npt.NDArray[Any]
+
+
+class Unreadable(Exception):
+    """A file that cannot become a picture, and why, in words."""
+
+
+class TooLarge(Exception):
+    """A picture that takes more memory than there is for all, in words."""
+
+
+class Memory:
+    """Bytes that all workers share: who wants to decode a photo waits until there are enough."""
+
+    def __init__(self, most: int = MEMORY_BYTES) -> None:
+        self._most = self._free = most
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def of(self, size: tuple[int, int], count: int) -> Iterator[None]:
+        """Take so many bytes for a while.
+
+        :param size: of the picture, in px.
+        :raises TooLarge: when there are never as many.
+        """
+        if count > self._most:
+            raise TooLarge(
+                f"{size[0]} x {size[1]} pixels take {as_size(count)} of memory, and there are {as_size(self._most)}: "
+                "save it smaller, or as a JPEG, which is decoded at a part of its size"
+            )
+        with self._changed:
+            self._changed.wait_for(lambda: self._free >= count)
+            self._free -= count
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += count
+                self._changed.notify_all()
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How the values of one photo with more than 8 bits lie: least, 0.1 %, 99.9 %, most."""
+
+    least: float
+    low: float
+    high: float
+    most: float
+
+
+@dataclass(frozen=True)
+class Range:
+    """Which values become black and white.
+
+    :param nominal: whether it is the range that the numbers can have, and not only the one that they happen to have.
+    """
+
+    black: float
+    white: float
+    nominal: bool = True
+
+
+FULL = Range(0, 65535)
+# A picture that uses less of what its numbers could say would come out flat, as a thermal one does.
+USED_SHARE = 0.25
+
+
+def range_of(spreads: Sequence[Spread], *, integers: bool) -> Range:
+    """One range for all photos of one camera, so that the same thing is as bright in each of them.
+
+    It is what the numbers can hold (10, 12, 14 or 16 bits, 0 to 1, 0 to 255), found by the largest one; or, where they
+    use little of that, what they do use, but for a thousandth at each end.
+    """
+    least, most = min(each.least for each in spreads), max(each.most for each in spreads)
+    low, high = min(each.low for each in spreads), max(each.high for each in spreads)
+    tops = [2**bits - 1 for bits in (8, 10, 12, 14, 16)] if integers else [1, 255, 65535]
+    top = next((top for top in tops if least >= 0 and most <= top), None)
+    if top is not None and high - low >= USED_SHARE * top:
+        return Range(0, top)
+    return Range(low, high, nominal=False) if high > low else Range(low - 1, low + 1, nominal=False)
+
+
+@dataclass(frozen=True)
+class Glance:
+    """What a photo's header tells.
+
+    :param size: in px, as it is stored.
+    :param deep: whether its values have more than 8 bits; then how they lie.
+    :param integers: of a deep one, whether they are whole numbers.
+    """
+
+    size: tuple[int, int]
+    exif: Exif
+    raw: bool = False
+    deep: Spread | None = None
+    integers: bool = True
+
+    @property
+    def camera(self) -> tuple[bool, str, str]:
+        """Photos of which this is equal get one range."""
+        return self.integers, self.exif.make, self.exif.model
+
+
+@dataclass
+class Picture:
+    """A photo as it is to be seen.
+
+    :param image: upright, RGB.
+    :param remarks: what was done to it that people should know, by the keys of the stage's `REMARKS`, with details.
+    """
+
+    image: Image.Image
+    remarks: dict[str, str] = field(default_factory=dict)
+
+
+@contextmanager
+def decoding() -> Iterator[None]:
+    """What a decoder says of the data in words; what the machine says goes through.
+
+    :raises Unreadable: when the data are at fault.
+    """
+    try:
+        yield
+    except (Unreadable, TooLarge):
+        raise
+    except UnidentifiedImageError:
+        raise Unreadable(f"damaged, or none of {', '.join(PHOTO_FORMATS)}") from None
+    except Exception as error:
+        if not is_damage(error):
+            raise
+        raise Unreadable(str(error) or type(error).__name__) from None
+
+
+def look(path: Path, name: str, memory: Memory) -> Glance:
+    """What there is to know of a photo before it is decoded; one with more than 8 bits a value is decoded for that.
+
+    :param name: in the capture: its suffix tells a raw photo from a TIFF.
+    :raises Unreadable: when it is no photo.
+    """
+    with decoding(), path.open("rb") as file:
+        if _is_raw(file, name):
+            found = _look_at_raw(file)
+            if found is not None:
+                return found
+        with Image.open(file, formats=FORMATS) as image:
+            # A PNG's own way to its EXIF decodes it.
+            exif, size = read_exif(partial(Image.Image.getexif, image), image.size), image.size
+            if not _is_deep(image):
+                return Glance(size, exif)
+            with memory.of(size, _bytes_of(image, size, deep=True)):
+                values = _values(image, file)
+                integers = bool(np.issubdtype(values.dtype, np.integer))
+                return Glance(size, exif, deep=_spread(values), integers=integers)
+
+
+def decode(path: Path, glance: Glance, max_size: int, memory: Memory, values: Range = FULL) -> Picture:
+    """The picture, its longest side at most `max_size`.
+
+    :param values: of a photo with more than 8 bits a value.
+    :raises Unreadable: when it is damaged.
+    :raises TooLarge: when it takes more memory than all may.
+    """
+    with decoding(), path.open("rb") as file:
+        if glance.raw:
+            return _develop(file, glance, max_size, memory)
+        with Image.open(file, formats=FORMATS) as image:
+            full = image.size
+            # JPEG can be decoded at a half or a quarter of its size for a fraction of the time and memory.
+            image.draft("RGB", (2 * max_size, 2 * max_size))
+            # Of 16 bits a colour Pillow keeps the upper 8, which is right as long as they are all used.
+            deep = glance.deep is not None and (image.mode != "RGB" or values != FULL)
+            with memory.of(full, _bytes_of(image, full, deep=deep)):
+                picture = Picture(image)
+                if deep:
+                    _load_deep(picture, file, values)
+                else:
+                    _load(picture, file, max_size)
+                _finish(picture, min(max_size, max(full)))
+                return picture
+
+
+def _bytes_of(image: Image.Image, full: tuple[int, int], *, deep: bool) -> int:
+    each = DEEP_PIXEL_BYTES if deep else PIXEL_BYTES
+    kept = PROGRESSIVE_BYTES * full[0] * full[1] if image.info.get("progressive") else 0
+    return each * image.width * image.height + kept
+
+
+def _load(picture: Picture, file: BinaryIO, max_size: int) -> None:
+    """Decode, and turn upright: a TIFF is by its decoder, a HEIC by its own, of others the orientation still stands."""
+    image = picture.image
+    try:
+        image.load()
+    except OSError as error:
+        if image.format not in ("JPEG", "MPO") or not is_damage(error):
+            raise
+        image = _without_end(file, max_size)
+        picture.remarks["cut"] = ""
+    orientation, info = _orientation(image), image.info
+    profile = info.get("icc_profile")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+    elif profile is None or image.mode not in ("L", "CMYK", "LAB"):
+        image = image.convert("RGB")
+    picture.image = _turned(image, orientation)
+    picture.image.info.update(info)
+
+
+def _load_deep(picture: Picture, file: BinaryIO, values: Range) -> None:
+    image = picture.image
+    shown = _shown(_values(image, file), values)
+    # Of values that were stretched a profile says nothing any more.
+    shown.info["icc_profile"] = image.info.get("icc_profile") if values.nominal else None
+    if values != FULL:
+        picture.remarks["range"] = f"{values.black:.6g} to {values.white:.6g}"
+    picture.image = _turned(shown, _orientation(image))
+
+
+def _orientation(image: Image.Image) -> int:
+    """How a decoded picture is still to be turned."""
+    return read_exif(image.getexif, image.size).orientation
+
+
+def _turned(image: Image.Image, orientation: int) -> Image.Image:
+    return image.transpose(TURNS[orientation]) if orientation in TURNS else image
+
+
+def _finish(picture: Picture, long_side: int) -> None:
+    """Scale, convert colours to sRGB, and cover what alpha hides; then nothing but pixels is left."""
+    image, profile = picture.image, picture.image.info.get("icc_profile")
+    scale = long_side / max(image.size)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    if image.size != size:
+        # Pillow weighs colours by alpha, so that what is hidden does not bleed into what is seen.
+        image = image.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
+    alpha = image.getchannel("A") if image.mode == "RGBA" else None
+    if alpha is not None:
+        image = image.convert("RGB")
+    if profile:
+        image = _in_srgb(image, profile, picture)
+    image = image.convert("RGB")
+    if not profile and picture.image.info.get("nclx_profile", {}).get("color_primaries") == DISPLAY_P3:
+        image = _from_p3(image)
+    if alpha is not None and alpha.getextrema()[0] != 255:
+        image = Image.composite(image, Image.new("RGB", image.size, BACKGROUND), alpha)
+        picture.remarks["alpha"] = ""
+    image.info.clear()
+    picture.image = image
+
+
+# Colours
+
+
+def _in_srgb(image: Image.Image, profile: bytes, picture: Picture) -> Image.Image:
+    """The picture's colours as its profile means them; one that cannot be used is passed over."""
+    try:
+        transform = _to_srgb(profile, image.mode)
+    except (ImageCms.PyCMSError, OSError, TypeError, ValueError, KeyError):
+        picture.remarks["profile"] = ""
+        return image
+    if transform is None:
+        return image
+    return transform.apply(image)
+
+
+@lru_cache(maxsize=32)
+def _to_srgb(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
+    """What converts pictures of a mode; None where it would change nothing, as the many profiles of sRGB."""
+    transform = ImageCms.buildTransform(
+        ImageCms.ImageCmsProfile(BytesIO(profile)),
+        ImageCms.createProfile("sRGB"),
+        mode,
+        "RGB",
+        ImageCms.Intent.RELATIVE_COLORIMETRIC,
+        ImageCms.Flags.BLACKPOINTCOMPENSATION,
+    )
+    if mode != "RGB":
+        return transform
+    steps = np.arange(0, 256, 15, dtype=np.uint8)
+    cube = np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(len(steps), -1, 3)
+    changed = np.abs(np.asarray(transform.apply(Image.fromarray(cube)), int) - cube).max()
+    return transform if changed > 2 else None
+
+
+def _from_p3(image: Image.Image) -> Image.Image:
+    """Display P3, whose curve is that of sRGB (IEC 61966-2-1), in sRGB."""
+    encoded = np.asarray(image, np.float32) / 255
+    linear = np.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4) @ P3_TO_SRGB.T
+    linear = linear.clip(0, 1)
+    curved = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+    return Image.fromarray((255 * curved + 0.5).astype(np.uint8))
+
+
+# Values of more than 8 bits
+
+
+def _is_deep(image: Image.Image) -> bool:
+    return image.mode[0] in "IF" or (image.mode == "RGB" and ";16" in _packing(image))
+
+
+def _packing(image: Image.Image) -> str:
+    """How a file's values become bytes, by Pillow's name: `RGB;16B` has two bytes a value, the high one first."""
+    tiles = getattr(image, "tile", None)
+    options = tiles[0].args if tiles else ""
+    return str(options[0] if isinstance(options, tuple) and options else options)
+
+
+def _values(image: Image.Image, file: BinaryIO) -> Values:
+    """Values as the file has them, height x width, and x 3 for colours."""
+    packing = _packing(image)
+    image.load()
+    if image.mode[0] in "IF":
+        return np.asarray(image)
+    # Pillow keeps the upper byte of a colour of 16 bits. Read with its bytes swapped, it keeps the lower one.
+    again = Image.open(file, formats=FORMATS)
+    swapped = packing[:-1] + {"B": "L", "L": "B", "N": "B"}.get(packing[-1], packing[-1])
+    again.tile = [
+        tile._replace(args=(swapped, *tile.args[1:]) if isinstance(tile.args, tuple) else swapped)
+        for tile in again.tile
+    ]
+    again.load()
+    low = np.asarray(again.convert("RGB"), np.uint16)
+    return np.asarray(image.convert("RGB"), np.uint16) * 256 + low
+
+
+def _spread(values: Values) -> Spread:
+    flat = values.reshape(-1)
+    known = flat[np.isfinite(flat)]
+    if not known.size:
+        raise Unreadable("it has no values but infinite ones and such as are no numbers")
+    low, high = np.percentile(known[:: max(1, known.size // 500_000)], (0.1, 99.9))
+    return Spread(float(known.min()), float(low), float(high), float(known.max()))
+
+
+def _shown(values: Values, shown: Range) -> Image.Image:
+    scaled = (np.asarray(values, np.float32) - shown.black) * (255 / (shown.white - shown.black))
+    return Image.fromarray((np.nan_to_num(scaled).clip(0, 255) + 0.5).astype(np.uint8))
+
+
+# JPEGs without their end
+
+
+def _without_end(file: BinaryIO, max_size: int) -> Image.Image:
+    """What there is of a JPEG that was cut off; the rest is grey.
+
+    :raises Unreadable: when too much is missing.
+    """
+    file.seek(0)
+    # Half a marker would make one with what is put behind it.
+    data = file.read().rstrip(b"\xff")
+    if _missing(data) > MOST_MISSING:
+        raise Unreadable(f"cut off: more than {MOST_MISSING:.0%} of it is missing")
+    image = _ended(data, 2 * max_size)
+    image.load()
+    return image
+
+
+def _ended(data: bytes, size: int) -> Image.Image:
+    image = Image.open(BytesIO(data + b"\xff\xd9"), formats=["JPEG"])
+    image.draft("RGB", (size, size))
+    return image
+
+
+def _missing(data: bytes) -> float:
+    """Which share of a cut off JPEG no byte of it determines: what differs when another end is made up."""
+    width, height = Image.open(BytesIO(data), formats=["JPEG"]).size
+    noise = np.random.default_rng(0).integers(0, 255, min(width * height // 2, 2**26), np.uint8).tobytes()
+    one, other = (np.asarray(_ended(each, 1)) for each in (data, data + noise))
+    return float((one != other).reshape(*one.shape[:2], -1).any(axis=2).mean())
+
+
+# Raw photos
+
+
+def _is_raw(file: BinaryIO, name: str) -> bool:
+    head = file.read(HEAD_BYTES)
+    file.seek(0)
+    kind = format_of(head)
+    return kind == RAW or (kind == TIFF and (suffix_of(name) in RAW_SUFFIXES or head[8:10] == b"CR" or _is_dng(file)))
+
+
+def _is_dng(file: BinaryIO) -> bool:
+    exif = Image.Exif()
+    try:
+        exif.load_from_fp(file)
+        return ExifTags.Base.DNGVersion in exif
+    except Exception as error:
+        if not is_damage(error):
+            raise
+        return False
+    finally:
+        file.seek(0)
+
+
+def _look_at_raw(file: BinaryIO) -> Glance | None:
+    """None where it is an ordinary TIFF after all."""
+    try:
+        with rawpy.imread(file) as photo:
+            file.seek(0)
+            size = (photo.sizes.width, photo.sizes.height)
+            return Glance(size, _raw_exif(photo, file, size), raw=True)
+    except rawpy.LibRawFileUnsupportedError:
+        file.seek(0)
+        return None
+
+
+def _raw_exif(photo: Any, file: BinaryIO, size: tuple[int, int]) -> Exif:
+    def stored() -> Image.Exif:
+        if format_of(file.read(HEAD_BYTES)) != TIFF:
+            preview: Image.Exif = Image.open(BytesIO(photo.extract_thumb().data), formats=["JPEG"]).getexif()
+            return preview
+        file.seek(0)
+        exif = Image.Exif()
+        exif.load_from_fp(file)
+        return exif
+
+    return read_exif(stored, size)
+
+
+def _develop(file: BinaryIO, glance: Glance, max_size: int, memory: Memory) -> Picture:
+    """By the camera's own white balance, and without brightening each photo by its own content."""
+    half = max(glance.size) >= 2 * max_size
+    with memory.of(glance.size, RAW_PIXEL_BYTES * glance.size[0] * glance.size[1]):
+        with rawpy.imread(file) as photo:
+            # LibRaw turns it upright.
+            pixels = photo.postprocess(use_camera_wb=True, no_auto_bright=True, output_bps=8, half_size=half)
+        picture = Picture(Image.fromarray(pixels))
+        _finish(picture, min(max_size, max(glance.size)))
+        return picture
