@@ -214,6 +214,7 @@ class World:
         self.sleepers: list[tuple[float, int, Actor]] = []
         self.actors: list[Actor] = []
         self.hub = getcurrent()
+        self.nobody = self.turn = Actor("nobody", 0, self.hub)
         self.broken: str | None = None
         self.bucket = Bucket(self)
         self.place = Place(self)
@@ -249,8 +250,7 @@ class World:
     @property
     def me(self) -> Actor:
         """Whose turn it is."""
-        current = getcurrent()
-        return next((actor for actor in self.actors if actor.green is current), Actor("nobody", 0, current))
+        return self.nobody if getcurrent() is self.hub else self.turn
 
     def sleep(self, seconds: float) -> None:
         """Let others go on for so long."""
@@ -288,7 +288,7 @@ class World:
             until = self.time + 3 * 3600
             while self.sleepers and not self.broken and self.time < until:
                 moment, _, actor = heapq.heappop(self.sleepers)
-                self.time = max(self.time, moment)
+                self.time, self.turn = max(self.time, moment), actor
                 actor.green.switch()
             return self.broken or self.promises.in_the_end()
         finally:
