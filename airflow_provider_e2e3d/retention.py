@@ -321,7 +321,7 @@ def _spare_parts(
     for number, files in past.items():
         if number != chosen:
             reason = f"attempt {chosen} became the artifact" if chosen else "it made no artifact"
-            nobody_comes = number < found.last if chosen else _is_own(store, found, number)
+            nobody_comes = (chosen and number < found.last) or _is_own(store, found, number)
             last = None if nobody_comes else found.last
             yield see(found, "attempt", f"/attempts/{number}", files, at - files.newest, reason, last=last)
     if found.checkpoints.size and (found.manifest or (not works and at - found.checkpoints.newest >= old)):

@@ -64,6 +64,10 @@ STEPS, STEP_SECONDS = 4, 20.0
 BEAT_SECONDS, LOOK_SECONDS = 10.0, 15.0
 # Less than any lease: who was heard of so lately lives.
 LATELY_SECONDS = 45.0
+# Longer than anybody is silent who lives, and shorter than a lease.
+LONG_SECONDS = 60.0
+# Between a look and what follows from it lie a few requests.
+AT_ONCE_SECONDS = 15.0
 # Who was overtaken may need so long to see it.
 NOTICED_WITHIN_SECONDS = 60.0
 TRIES = 12
@@ -179,6 +183,7 @@ class Actor:
     name: str
     ahead: float
     green: greenlet
+    slept: float = 0.0
     woken: float = 0.0
 
     @property
@@ -211,6 +216,7 @@ class World:
         self.sleepers: list[tuple[float, int, Actor]] = []
         self.actors: list[Actor] = []
         self.hub = getcurrent()
+        self.nobody = self.turn = Actor("nobody", 0, self.hub)
         self.broken: str | None = None
         self.bucket = Bucket(self)
         self.place = Place(self)
@@ -246,8 +252,7 @@ class World:
     @property
     def me(self) -> Actor:
         """Whose turn it is."""
-        current = getcurrent()
-        return next((actor for actor in self.actors if actor.green is current), Actor("nobody", 0, current))
+        return self.nobody if getcurrent() is self.hub else self.turn
 
     def sleep(self, seconds: float) -> None:
         """Let others go on for so long."""
@@ -285,7 +290,7 @@ class World:
             until = self.time + 3 * 3600
             while self.sleepers and not self.broken and self.time < until:
                 moment, _, actor = heapq.heappop(self.sleepers)
-                self.time = max(self.time, moment)
+                self.time, self.turn = max(self.time, moment), actor
                 actor.green.switch()
             return self.broken or self.promises.in_the_end()
         finally:
@@ -333,6 +338,7 @@ class World:
         self.requests += 1
         fault = self.faults.pop(0) if self.faults and self.faults[0].request <= number else None
         if fault and fault.kind == "pause":
+            self.me.slept = self.time
             self.sleep(fault.seconds)
             self.me.woken = self.time
         if fault and fault.kind == "away":
@@ -622,7 +628,11 @@ class Promises:
     def __init__(self, world: World) -> None:
         self.world = world
         self.heard: dict[int, float] = {}
+        self.revived: dict[int, float] = {}
         self.overtaken: dict[int, float] = {}
+        self.saved: set[int] = set()
+        self.rotten = False
+        self._best_before = 0
 
     def _attempt(self, key: str) -> tuple[int, str]:
         """An attempt's number and which of its files, for a key of one."""
@@ -641,6 +651,8 @@ class Promises:
         there = self.world.objects.get(key)
         if key == f"{FOLDER}/manifest.json" and there and there.data != data:
             raise Violation("a manifest was replaced")
+        if key.startswith(f"{FOLDER}/checkpoints/") and key.endswith("/checkpoint.json"):
+            self.saved.add(json.loads(data)["step"])
         number, name = self._attempt(key)
         if name == "claim.json":
             self._before_claim(number, there, json.loads(data))
@@ -648,6 +660,8 @@ class Promises:
             ended = max(self.overtaken.get(number, self.world.time), self.world.me.woken, self.world.away_until)
             if name == "progress.json" and self.world.time - ended > NOTICED_WITHIN_SECONDS:
                 raise Violation(f"two jobs at one time: attempt {number} goes on though it was overtaken")
+            if number in self.heard and self._since(number) > LONG_SECONDS:
+                self.revived[number] = self.world.time
             self.heard[number] = self.world.time
 
     def _before_claim(self, number: int, there: Stored | None, claim: dict[str, Any]) -> None:
@@ -657,16 +671,28 @@ class Promises:
                 raise Violation(f"two owners of attempt {number}")
             return
         last = number - 1
-        if last in self.heard and not self._failed(last) and self._since(last) < LATELY_SECONDS:
+        before = self.world.objects.get(f"{FOLDER}/attempts/{last}/claim.json")
+        alive = last in self.heard and not self._failed(last) and self._since(last) < LATELY_SECONDS
+        if alive and not self._just_woke(last) and before and json.loads(before.data)["owner"] != claim["owner"]:
             raise Violation(
                 f"a living attempt was overtaken: {last} was heard of {self._since(last):.0f} s before {number}"
             )
         for each in self.heard:
             self.overtaken.setdefault(each, self.world.time)
 
+    def _just_woke(self, number: int) -> bool:
+        """Whether an attempt slept for longer than a lease, and so late before the claim that nobody could know."""
+        looked = self.world.time - AT_ONCE_SECONDS
+        if self.world.me.woken > looked:
+            looked = self.world.me.slept
+        return self.revived.get(number, -DAY) > looked
+
     def before_removal(self, key: str) -> None:
         number, name = self._attempt(key)
         held = name in ("claim.json", "request.json") and number in self.heard and not self._failed(number)
+        claim = self.world.objects.get(f"{FOLDER}/attempts/{number}/claim.json")
+        # A clean-up removes what an earlier one held.
+        held = held and not (claim and json.loads(claim.data)["owner"].startswith("clean-up"))
         if held and self._since(number) < LATELY_SECONDS and key in self.world.objects:
             raise Violation(f"a run lost its {name}: attempt {number} was alive")
         self._best_before = self.best()
@@ -675,6 +701,8 @@ class Promises:
         steps = any(key.startswith(f"{FOLDER}/checkpoints/") for key in keys)
         made = f"{FOLDER}/manifest.json" in self.world.objects
         cleaning = self.world.me.name.startswith("clean-up")
+        if steps and (made or cleaning):
+            self.saved.clear()
         if steps and not made and not cleaning and self.best() < self._best_before:
             raise Violation(f"work was lost: step {self._best_before} was removed, and {self.best()} is left")
 
@@ -697,6 +725,11 @@ class Promises:
         for key in self.world.draw.sample(sorted(files), min(1, len(files))):
             there = self.world.objects[key]
             self.world.objects[key] = Stored(there.data[: len(there.data) // 2], there.arrived, rotten=True)
+        self.saved.discard(step)
+        before = max(self.saved, default=0)
+        if self.best() < before and not self.rotten:
+            raise Violation(f"work was lost: step {step} is damaged, and step {before} was not kept")
+        self.rotten = True
 
     def resume(self, store: ArtifactStore, into: Path) -> int:
         """The step that a job goes on from."""

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -65,6 +66,19 @@ def test_an_attempt_that_does_not_look_whether_it_was_overtaken_is_found(monkeyp
         for first in range(10, 40)
     ]
     assert "two jobs at one time" in {(history(plan) or "").split(":")[0] for plan in plans}
+
+
+def test_a_store_that_keeps_one_checkpoint_only_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    save = ArtifactStore.save_checkpoint
+
+    def save_one(store: ArtifactStore, stage: str, key: str, attempt: int, step: int, source: Path) -> None:
+        save(store, stage, key, attempt, step, source)
+        store.storage.delete(f"{store.folder(stage, key)}/checkpoints/{step - 1}-{attempt}")
+
+    plans = [Plan(0, faults=(Fault(first, "rot"),)) for first in range(20, 60)]
+    assert {history(plan) for plan in plans} == {None}
+    monkeypatch.setattr(ArtifactStore, "save_checkpoint", save_one)
+    assert "work was lost" in {(history(plan) or "").split(":")[0] for plan in plans}
 
 
 def test_in_a_bucket_that_ignores_conditions_nobody_claims_anything(monkeypatch: pytest.MonkeyPatch) -> None:

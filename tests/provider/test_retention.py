@@ -188,6 +188,9 @@ def test_what_was_reused_since_the_survey_is_not_removed(store: ArtifactStore) -
     assert not remove(store, spare)
     assert without_own(paths(store), 2) == before
     assert store.manifest("sfm", "a") == manifest
+    (own,) = spare_after(store, 8).values()
+    assert remove(store, own)
+    assert paths(store) == before
 
 
 def test_an_attempt_holds_what_it_reads_until_it_is_old_itself(store: ArtifactStore) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import datetime as dt
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -609,11 +610,27 @@ def test_an_old_look_is_answered_at_once_and_renewed_behind_it(
     until(lambda: viewer.json("/api/scenes")["total"] == 2)
 
 
+@pytest.fixture(params=["refuses", "accepts and never answers"])
+def dead_end(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The address of a server that is of no use."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        if request.param != "refuses":
+            listener.listen()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
 def test_a_store_that_is_away_is_told_and_hides_no_other(
-    viewer: Browser, own_store: ArtifactStore, profile_file: Path, runs: None, monkeypatch: pytest.MonkeyPatch
+    viewer: Browser,
+    own_store: ArtifactStore,
+    profile_file: Path,
+    runs: None,
+    dead_end: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(stores, "PATIENCE_SECONDS", 0.0)
-    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
+    monkeypatch.setattr("e2e3d_stages.store.s3.SHORTEST_ANSWER_SECONDS", 0.5)
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", dead_end)
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"):
         monkeypatch.setenv(name, "us-east-1")
     write_profiles(profile_file, away={"store": "s3://nowhere/x"}, local={"store": own_store.storage.uri})
