@@ -22,7 +22,7 @@ SPEC = StageSpec(
     about="Photos → upright, resized photos with what is known of their cameras.",
     inputs=(),
     container="sfm",
-    version=2,
+    version=1,
     params=Params,
     presets=PRESETS,
     longest=Limit(seconds=86_400),
