@@ -12,7 +12,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
@@ -20,15 +20,13 @@ from typing import Any
 from uuid import uuid4
 
 from airflow_provider_e2e3d.backends.base import Orphan
-from e2e3d_stages.contract.messages import Failure, FailureCode, Infrastructure, InvalidRequest
-from e2e3d_stages.store.artifacts import READ_NOTED_EVERY, ArtifactStore, in_parallel
+from e2e3d_stages.contract.messages import Failure, FailureCode, Infrastructure, InvalidRequest, Overtaken
+from e2e3d_stages.store.artifacts import CLEAN_UP, READ_NOTED_EVERY, ArtifactStore, in_parallel
 from e2e3d_stages.store.base import Entry, NotFound
 
 # How long nothing was written to an attempt when what its job left may go: much longer than a store is away, and than
 # the clocks of Airflow and the store are apart.
 SILENT = dt.timedelta(hours=1)
-# Claims as a run's owner does, and is none: the rest tells one clean-up from another.
-OWNER = "clean-up "
 
 # A stage and an artifact's key.
 _Name = tuple[str, str]
@@ -131,7 +129,7 @@ def survey(store: ArtifactStore, *, at: dt.datetime, attempt_days: int, artifact
     working = {name for name, found in keys.items() if _works(found, at - old)}
     young = {name for name, found in keys.items() if found.manifest and at - found.read < unused}
     needed = _with_inputs(store, {*_of_scenes(store), *working, *young}, keys)
-    see = partial(_spare, store, f"{OWNER}{uuid4().hex[:8]}")
+    see = partial(_spare, store, f"{CLEAN_UP}{uuid4().hex[:8]}")
     spare: list[Garbage] = []
     for name, found in keys.items():
         if found.manifest and name not in needed:
@@ -146,8 +144,8 @@ def survey(store: ArtifactStore, *, at: dt.datetime, attempt_days: int, artifact
 def remove(store: ArtifactStore, spare: Garbage) -> bool:
     """Remove exactly what the survey saw, unless somebody came back to it since.
 
-    An artifact loses its manifest first, so that nobody trusts half of it. Who says that it reads one before it looks
-    for the manifest either finds none, or is seen here in time, and the manifest comes back.
+    An artifact loses its manifest first, so that nobody trusts half of it. `ArtifactStore.use` says how a run that uses
+    it at that moment is seen; should the clean-up have slept for a lease just then, the manifest comes back.
 
     :returns: whether it is gone.
     :raises Infrastructure: when something may still be there.
@@ -157,23 +155,28 @@ def remove(store: ArtifactStore, spare: Garbage) -> bool:
     with _held(store, spare, spare.last) as held:
         if not held:
             return False
-        return (_remove_artifact if spare.what == "artifact" else _remove_files)(store, spare)
+        with suppress(Overtaken):
+            return _remove_artifact(store, spare, held) if spare.what == "artifact" else _remove_files(store, spare)
+    return False
 
 
 @contextmanager
-def _held(store: ArtifactStore, spare: Garbage, last: int) -> Iterator[bool]:
-    """Have the key to oneself, if nobody took it up since the survey; what stays is an attempt that is over."""
+def _held(store: ArtifactStore, spare: Garbage, last: int) -> Iterator[int]:
+    """Have the key to oneself, unless somebody took it up since the survey; what stays is an attempt that is over.
+
+    Gives the attempt's number, 0 for none.
+    """
     newest = store.last_attempt(spare.stage, spare.key)
     claim = store.read_claim(spare.stage, spare.key, newest) if newest > last else None
     ours = claim is not None and claim.owner == spare.owner
     held = store.claim_after(spare.stage, spare.key, spare.owner, newest) if newest == last or ours else None
     if held is None:
-        yield False
+        yield 0
         return
     if ours:
         store.storage.remove(_record(store, spare, newest))
     try:
-        yield True
+        yield held.attempt
     finally:
         message = "The clean-up held it for a moment."
         store.write_failure(
@@ -195,7 +198,7 @@ def _remove_files(store: ArtifactStore, spare: Garbage) -> bool:
     return bool(found)
 
 
-def _remove_artifact(store: ArtifactStore, spare: Garbage) -> bool:
+def _remove_artifact(store: ArtifactStore, spare: Garbage, held: int) -> bool:
     manifest = f"{spare.path}/manifest.json"
     try:
         data = store.storage.read(manifest)
@@ -203,6 +206,7 @@ def _remove_artifact(store: ArtifactStore, spare: Garbage) -> bool:
         return False
     if not _as_seen(store, spare):
         return False
+    store.check_newest(spare.stage, spare.key, held)
     store.storage.remove([manifest])
     if store.manifest(spare.stage, spare.key):
         raise Infrastructure(
@@ -353,7 +357,7 @@ def _unfinished(store: ArtifactStore, at: dt.datetime, old: dt.timedelta) -> Ite
 def _is_own(store: ArtifactStore, found: _Key, number: int) -> bool:
     """Whether it is an attempt of a clean-up: it keeps who slept for days from going on, and then goes itself."""
     claim = store.read_claim(*found.name, number)
-    return claim is not None and claim.owner.startswith(OWNER)
+    return claim is not None and claim.owner.startswith(CLEAN_UP)
 
 
 def _spare(

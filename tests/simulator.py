@@ -544,8 +544,7 @@ class Worker:
             log=self.log,
         )  # fmt: skip
         request = request_of(0)
-        if reference := store.reference(STAGE, KEY):
-            store.note_read(STAGE, KEY)
+        reference = store.use(STAGE, KEY)
         while reference is None:
             attempt = making.start(request)
             if attempt is not None:
@@ -556,7 +555,7 @@ class Worker:
                     raise Infrastructure(attempt.failure(status).message)
             else:
                 self.world.sleep(5)
-                reference = store.reference(STAGE, KEY)
+                reference = store.use(STAGE, KEY)
         if store.manifest(STAGE, KEY, digest=reference.digest) is None:
             raise Infrastructure("It vanished.")
         self.world.got[self.owner] = True

@@ -152,6 +152,11 @@ class Making:
         claim = self.store.claim(self.stage, request.key, self.owner, self.watch)
         if claim is None:
             return None
+        if self.store.reference(self.stage, request.key) is not None:
+            # It was made since this task looked, or who cleaned it up has died.
+            there = Failure(code=FailureCode.INTERRUPTED, message="The artifact is there.", attempt=claim.attempt)
+            self.store.write_failure(self.stage, request.key, there)
+            return None
         self.log.info(
             "Attempt %d on backend %s of profile %s", claim.attempt, backend.settings.backend, self.profile_name
         )

@@ -103,13 +103,12 @@ class StageOperator(AuthoredTemplates):
             request = making.request(
                 parameters=self.parameters or {}, inputs=self.inputs or {}, capture=self.capture, force=self.force
             )
-            reference = store.reference(self.stage, request.key)
+            reference = store.use(self.stage, request.key)
             folder = store.folder(self.stage, request.key)
             self.log.info("%s %s", self.stage, store.storage.uri_of(folder))
             ArtifactLink().push(context, artifact_address(context["ti"], store.storage, folder))
             remember_artifact(context, self.profile, self.stage, request.key, attempt=None)
             if reference is not None:
-                store.note_read(self.stage, request.key)
                 making.clean_up(request)
             self.log.info("::endgroup::")
             while reference is None:
@@ -123,7 +122,7 @@ class StageOperator(AuthoredTemplates):
                     )
                     return self._follow(context, attempt)
                 self._wait_for_another(store, request.key)
-                reference = store.reference(self.stage, request.key)
+                reference = store.use(self.stage, request.key)
             return self._collect(context, store, reference)
 
     def resume(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:

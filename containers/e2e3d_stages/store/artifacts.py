@@ -49,6 +49,8 @@ log = logging.getLogger("e2e3d")
 
 PARALLEL_TRANSFERS = 8
 READ_NOTED_EVERY = dt.timedelta(days=1)
+# How the name of a clean-up's claim begins.
+CLEAN_UP = "clean-up "
 # The newest and, should that be damaged, one more.
 CHECKPOINTS_KEPT = 2
 
@@ -195,15 +197,26 @@ class ArtifactStore:
         return self._create(f"{self.folder(manifest.stage, manifest.key)}/manifest.json", manifest)
 
     def note_read(self, stage: str, key: str) -> None:
-        """Say that the artifact is used again, for retention; written at most once a day.
-
-        Whoever says so before it reads the manifest, and finds one, has it: `retention.remove` looks after it took the
-        manifest away.
-        """
+        """Say that the artifact is used again, for retention; written at most once a day."""
         path = f"{self.folder(stage, key)}/read.json"
         last = self._load(path, _Read)
         if last is None or now() - last.read >= READ_NOTED_EVERY:
             self._save(path, _Read(read=now()))
+
+    def use(self, stage: str, key: str) -> Reference | None:
+        """The artifact, to be used again; None while there is none, or while a clean-up looks whether it may go.
+
+        Who uses it says so before it looks for a clean-up's claim; a clean-up claims before it looks who uses it. So at
+        least one of them sees the other.
+        """
+        if self.reference(stage, key) is None:
+            return None
+        self.note_read(stage, key)
+        last = self.last_attempt(stage, key)
+        claim = self.read_claim(stage, key, last)
+        if claim and claim.owner.startswith(CLEAN_UP) and self.failure(stage, key, last) is None:
+            return None
+        return self.reference(stage, key)
 
     def file_path(self, manifest: Manifest, path: str) -> str:
         """An artifact's file below the root.
