@@ -22,6 +22,9 @@ from e2e3d_stages.store.artifacts import ArtifactStore
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+# From this share of the matching pairs on, of which a turn explains all that changed, the camera did not move.
+TURNED_SHARE = 0.7
+
 
 class IngestOperator(StageOperator):
     """Photos become an upright, resized set with what is known of their cameras.
@@ -76,6 +79,8 @@ class SfmOperator(StageOperator):
             problems.append(f"only {placed} of {uploaded} photos could be placed ({share:.0%})")
         if placed < int(self.min_placed_photos):
             problems.append(f"{placed} placed photos are fewer than {self.min_placed_photos}")
+        if (metrics["sfm"].get("turned_share") or 0) >= TURNED_SHARE:
+            problems.append("the camera only turned, and from one place nothing has a depth")
         if points < float(self.min_points_per_photo):
             problems.append(f"a placed photo sees {points:.0f} points, fewer than {self.min_points_per_photo}")
         if problems:

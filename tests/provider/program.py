@@ -63,6 +63,7 @@ def metrics(stage: str, word: str, job: StageContext) -> dict[str, Any]:
             "photos_supported": placed,
             "photos_registered": placed,
             "points_per_photo_median": 500,
+            "turned_share": 0.9 if word == "turned" else 0.05,
         }
     if stage == "publish":
         (job.output / "thumbnail.jpg").write_bytes(b"a picture of the scene")

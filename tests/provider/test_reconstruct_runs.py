@@ -165,6 +165,14 @@ def test_a_poor_sfm_result_ends_the_run_before_training_and_names_the_photos(run
     assert "sfm" in lenient.reused
 
 
+def test_photos_from_one_place_end_the_run_before_training(run: Run, script: Script) -> None:
+    script["sfm"] = ["turned"]
+    outcome = run("train")
+    assert outcome.state == "failed"
+    assert script.calls == ["ingest", "sfm"]
+    assert "do not become a scene: the camera only turned" in outcome.log
+
+
 @pytest.mark.parametrize(
     ("conf", "words"),
     [

@@ -26,6 +26,7 @@ from e2e3d_stages.contract.messages import Failure, UnreadableCapture
 from e2e3d_stages.sfm import export
 from e2e3d_stages.sfm.frame import estimate_up, georeferenced, upright
 from e2e3d_stages.sfm.geodesy import GpsFit, fit_gps, to_enu
+from e2e3d_stages.sfm.motion import spread_out, turn_explains
 from e2e3d_stages.sfm.own_poses import read_model, take_over
 from e2e3d_stages.sfm.pairs import Pair, choose_pairs
 from e2e3d_stages.sfm.params import Params
@@ -41,6 +42,8 @@ WEAK_OBSERVATIONS = 50
 LENIENT_RATIO, LENIENT_DISTANCE = 0.9, 0.9
 # Pairs matched again for photos that found no place; keeps the second try cheaper than the first.
 MAX_RESCUE_PAIRS = 2000
+# Enough to tell whether the camera moved.
+MOST_PAIRS_LOOKED_AT = 300
 EVENT_SECONDS = 0.5
 GREY_SIZE = 64
 
@@ -150,6 +153,7 @@ def find_scene(task: Task) -> None:
         "registered_share": round(sum(item.registered for item in evidence.values()) / len(task.photos), 4),
         "models": found.models,
         "second_model_photos": found.second_model_photos,
+        "turned_share": found.turned_share,
         "mapper": found.mapper,
         "pairing": found.pairing,
         "pairs_matched": found.pairs_matched,
@@ -178,6 +182,8 @@ class Found:
 
     :param evidence: for each photo, what speaks for its place.
     :param features: found on each photo.
+    :param second_model_photos: photos that stand in other models only.
+    :param turned_share: of the pairs that match, those that a camera explains that only turned.
     """
 
     model: pycolmap.Reconstruction
@@ -186,6 +192,7 @@ class Found:
     mapper: str
     models: int = 1
     second_model_photos: int = 0
+    turned_share: float | None = None
     pairing: str | None = None
     pairs_matched: int = 0
 
@@ -203,6 +210,7 @@ def find_poses(task: Task) -> Found:
     mapper, models = reconstruct(task, pairs)
     evidence = gather_evidence(task, models)
     model = models[0] if models else pycolmap.Reconstruction()
+    turned = turned_share(task, model)
     remove_unsupported(model, evidence)
     return Found(
         model,
@@ -210,7 +218,8 @@ def find_poses(task: Task) -> Found:
         count_features(task),
         mapper,
         models=len(models),
-        second_model_photos=models[1].num_reg_images() if len(models) > 1 else 0,
+        second_model_photos=sum(item.other_model for item in evidence.values()),
+        turned_share=turned,
         pairing=pairing,
         pairs_matched=len(pairs),
     )
@@ -417,6 +426,34 @@ def verified_pairs(task: Task) -> dict[Pair, int]:
     return found
 
 
+def turned_share(task: Task, model: pycolmap.Reconstruction) -> float | None:
+    """Share of the pairs that match which a camera explains that only turned; None where none match."""
+    pairs = spread_out(list(verified_pairs(task)), MOST_PAIRS_LOOKED_AT)
+    if not pairs:
+        return None
+    refined = {image.name: model.cameras[image.camera_id] for image in model.images.values()}
+    turned = 0
+    with closing(pycolmap.Database.open(task.database)) as database:
+        stored = {image.name: database.read_camera(image.camera_id) for image in database.read_all_images()}
+
+        def directions(name: str, features: NDArray[Any]) -> NDArray[np.float64]:
+            points = database.read_keypoints(task.ids[name])[features, :2].astype(np.float64)
+            flat = refined.get(name, stored[name]).cam_from_img(points)
+            return np.column_stack([np.asarray(flat), np.ones(len(points))])
+
+        for first, second in ((task.names[one], task.names[other]) for one, other in pairs):
+            found = database.read_two_view_geometry(task.ids[first], task.ids[second])
+            matches = np.asarray(found.inlier_matches)
+            camera = refined.get(first, stored[first])
+            turned += turn_explains(
+                directions(first, matches[:, 0]),
+                directions(second, matches[:, 1]),
+                1 / camera.mean_focal_length(),
+                max(camera.width, camera.height),
+            )
+    return round(turned / len(pairs), 4)
+
+
 def gather_evidence(task: Task, models: Models) -> dict[str, Evidence]:
     """For each photo what speaks for its place in the first model."""
     registered = [
@@ -425,14 +462,23 @@ def gather_evidence(task: Task, models: Models) -> dict[str, Evidence]:
     kept = registered[0] if registered else {}
     elsewhere = {name for model in registered[1:] for name in model}
     inliers: dict[str, list[int]] = {name: [] for name in task.names}
+    matching = dict.fromkeys(task.names, 0)
     for pair, count in verified_pairs(task).items():
         first, second = (task.names[place] for place in pair)
+        matching[first] += 1
+        matching[second] += 1
         if second in kept:
             inliers[first].append(count)
         if first in kept:
             inliers[second].append(count)
     return {
-        name: Evidence(name in kept, kept.get(name, 0), tuple(inliers[name]), name in elsewhere and name not in kept)
+        name: Evidence(
+            name in kept,
+            kept.get(name, 0),
+            tuple(inliers[name]),
+            other_model=name in elsewhere and name not in kept,
+            matching=matching[name],
+        )
         for name in task.names
     }
 

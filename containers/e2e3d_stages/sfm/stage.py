@@ -129,7 +129,8 @@ def _warn(context: StageContext, metrics: dict[str, Any]) -> None:
     if metrics["second_model_photos"] >= SECOND_MODEL_SHARE * max(metrics["photos_registered"], 1):
         context.warn(
             "capture_in_parts",
-            f"The photos fall into {metrics['models']} parts that do not connect; only the largest is used.",
+            f"{metrics['second_model_photos']} photos are of parts that do not connect with the largest one, "
+            "which is used.",
             "Add photos that show the way from one part to the other.",
         )
     if metrics["gps_problem"] and metrics["gps_photos"]:

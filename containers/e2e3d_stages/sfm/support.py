@@ -24,6 +24,7 @@ class Evidence:
     :param inliers: inlier matches of each verified pair with another registered photo.
     :param other_model: whether it stands in a model that was not kept.
     :param own: whether its place came with the capture: then only its points speak for it.
+    :param matching: photos that it matches, whether they stand in the model or not.
     """
 
     registered: bool
@@ -31,6 +32,7 @@ class Evidence:
     inliers: tuple[int, ...]
     other_model: bool = False
     own: bool = False
+    matching: int = 0
 
     @property
     def supported(self) -> bool:
@@ -87,6 +89,8 @@ def _fault_of_the_capture(evidence: Evidence) -> str:
             f"too few points ({evidence.observations} points, {len(evidence.inliers)} matching photos): "
             "its place cannot be trusted"
         )
+    if not evidence.inliers and evidence.matching:
+        return f"matches {evidence.matching} photos, of which none could be placed: they may be of one place"
     if not evidence.inliers:
         return "no overlap: it matches none of the placed photos"
     return f"too little overlap: {max(evidence.inliers)} matches with the best of {len(evidence.inliers)} photos"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import io
 import stat
 import struct
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ingest_photos import Ingest
 
-from e2e3d_stages.contract.messages import UnreadableCapture
+from e2e3d_stages.contract.messages import Infrastructure, UnreadableCapture
 from e2e3d_stages.ingest import capture as capture_module
 from e2e3d_stages.store.zips import entry_head, entry_path, entry_problem, open_zip
 
@@ -167,6 +168,15 @@ def test_deflate64_is_told_by_its_name_with_a_way_out(archive: Path, ingest: Ing
             struct.pack_into("<H", data, found + place, 9)
     archive.write_bytes(data)
     with pytest.raises(UnreadableCapture, match=r"packed with Deflate64, as Windows packs .* the folder itself"):
+        ingest(archive)
+
+
+def test_a_sick_disk_is_no_damaged_zip(archive: Path, ingest: Ingest, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> bytes:
+        raise OSError(errno.EIO, "Input/output error", str(archive))
+
+    monkeypatch.setattr(zipfile.ZipExtFile, "read", fail)
+    with pytest.raises(Infrastructure, match=r"^photos\.zip could not be read: Input/output error\.$"):
         ingest(archive)
 
 

@@ -5,6 +5,7 @@ import pytest
 
 from e2e3d_stages.sfm.frame import estimate_up, georeferenced, upright
 from e2e3d_stages.sfm.geodesy import Similarity, fit_gps, fit_similarity, to_enu
+from e2e3d_stages.sfm.motion import spread_out, turn_explains
 from e2e3d_stages.sfm.pairs import choose_pairs, sequential_pairs
 from e2e3d_stages.sfm.params import PRESETS, Params
 from e2e3d_stages.sfm.support import Evidence, Quality, likely_reason
@@ -31,6 +32,7 @@ def test_a_photo_needs_points_and_matches_to_be_believed(evidence: Evidence, sup
     ("evidence", "quality", "reason"),
     [
         (Evidence(False, 0, ()), GOOD, "no overlap"),
+        (Evidence(False, 0, (), matching=11), GOOD, "matches 11 photos, of which none could be placed"),
         (Evidence(False, 0, (17,)), GOOD, "too little overlap: 17 matches"),
         (Evidence(True, 4, (17,)), GOOD, "too few points (4 points"),
         (Evidence(False, 0, (), other_model=True), GOOD, "belongs to a separate part"),
@@ -205,3 +207,37 @@ def test_only_a_fast_try_has_a_thorough_one_after_it() -> None:
         thorough = fast.thorough()
         assert thorough is not None
         assert (thorough.orientations, thorough.first_octave, thorough.max_features) == (2, -1, 8192)
+
+
+def seen_from(points: np.ndarray, center: tuple[float, float, float], degrees: float) -> np.ndarray:
+    """Directions of points from a camera that stands somewhere, turned about its vertical axis."""
+    angle = np.radians(degrees)
+    turn = np.array([[np.cos(angle), 0, -np.sin(angle)], [0, 1, 0], [np.sin(angle), 0, np.cos(angle)]])
+    there = (points - center) @ turn.T
+    noise = np.random.default_rng(1).normal(0, 0.5 / 800, (len(points), 2))
+    return np.column_stack([there[:, :2] / there[:, 2:] + noise, np.ones(len(points))])
+
+
+@pytest.mark.parametrize(
+    ("step", "flat", "turned"),
+    [(0.0, False, True), (0.01, False, True), (0.3, False, False), (0.3, True, False), (1.0, True, False)],
+    ids=["turned", "turned beside the lens", "walked", "walked along a wall", "far along a wall"],
+)
+def test_a_camera_that_only_turned_is_told_from_one_that_walked(step: float, flat: bool, turned: bool) -> None:
+    rng = np.random.default_rng(0)
+    points = rng.uniform((-2, -2, 4), (2, 2, 4 if flat else 9), (200, 3))
+    first, second = seen_from(points, (0, 0, 0), 0), seen_from(points, (step, 0, 0), 12)
+    # A tenth of the matches is wrong.
+    second[:20] = second[20:40]
+    second[100:110] = np.nan
+    assert turn_explains(first, second, 1 / 800, 1000) is turned
+    assert not turn_explains(first * np.nan, second, 1 / 800, 1000)
+
+
+def test_pairs_to_look_at_come_from_the_whole_walk() -> None:
+    pairs = [(place, place + 1) for place in range(1000)]
+    chosen = spread_out(pairs, 300)
+    assert 200 <= len(chosen) <= 300
+    assert chosen[0] == (0, 1)
+    assert chosen[-1][0] > 990
+    assert spread_out(pairs[:5], 300) == pairs[:5]
