@@ -108,11 +108,11 @@ def _opened(file: Source, capture: LocalCapture, unpacking: _Unpacking) -> Itera
         kind = kind_of(file.name, opened.read(HEAD_BYTES))
     if capture.single and kind is not Kind.PHOTO:
         # What is given by itself is a photo or a zip, and says of itself when it is neither.
-        with reading(file):
+        with reading(file.name):
             yield from unpacking.unpack(file, inside="")
     elif kind is Kind.ARCHIVE:
         try:
-            with reading(file):
+            with reading(file.name):
                 yield from unpacking.unpack(file, inside=f"{file.name}/")
         except UnreadableCapture as error:
             yield Refused(file.name, "unreadable", f"{error.message} {error.hint}")
