@@ -90,8 +90,12 @@ def test_on_a_disk_a_folder_whose_name_is_none_hides_no_other(tmp_path: Path) ->
         folder.mkdir()
         (folder / "1.jpg").write_bytes(b"x")
     (Path(os.fsdecode(os.fsencode(tmp_path / "yard") + b"/caf\xe9.jpg"))).write_bytes(b"x")
-    (yard,) = captures_below(FileStorage(tmp_path.as_uri()))
-    assert (yard.name, yard.photos) == ("yard", 1)
+    cafe, yard = captures_below(FileStorage(tmp_path.as_uri()))
+    assert (cafe.name, cafe.photos, yard.name, yard.photos) == ("caf\\xe9", 1, "yard", 2)
+    # Whose name is no text is read like any other, by the address that its listing gave.
+    listing = list_capture_files(open_storage(Profile(store="s3://x", captures=(tmp_path.as_uri(),)).admit(cafe.uri)))
+    assert [(file.path, file.size) for file in listing.files] == [("1.jpg", 1)]
+    assert {file.path for file in list_capture_files(open_storage(yard.uri)).files} == {"1.jpg", "caf\\xe9.jpg"}
 
 
 def test_a_folder_that_must_not_be_read_hides_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

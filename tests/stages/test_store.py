@@ -485,3 +485,21 @@ def test_a_disk_without_hard_links_is_told(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(os, "link", refuse)
     with pytest.raises(InvalidRequest, match="knows no hard links"):
         ArtifactStore.open(tmp_path.as_uri()).probe_once()
+
+
+def test_on_a_disk_a_name_that_is_no_text_is_read_and_leads_nowhere_else(tmp_path: Path) -> None:
+    root = tmp_path / "store"
+    root.mkdir()
+    (tmp_path / "secret").write_bytes(b"secret")
+    Path(os.fsdecode(os.fsencode(root) + b"/\xfc")).write_bytes(b"u")
+    (root / "\\xe9").write_bytes(b"called so")
+    Path(os.fsdecode(os.fsencode(root) + b"/\xe9")).write_bytes(b"e")
+    Path(os.fsdecode(os.fsencode(root) + b"/\xff")).symlink_to(tmp_path / "secret")
+    storage = open_storage(root.as_uri())
+    assert storage.read("\\xfc") == b"u"
+    # Of two that are spelled alike the one whose name is that text.
+    assert storage.read("\\xe9") == b"called so"
+    with pytest.raises(NotFound):
+        storage.read("\\xff")
+    storage.write("new/\\xe4", b"a")
+    assert (storage.read("new/\\xe4"), [entry.path for entry in storage.list("new")]) == (b"a", ["new/\\xe4"])

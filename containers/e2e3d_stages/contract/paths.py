@@ -63,10 +63,17 @@ def inside(folder: Path, path: str) -> Path:
 
     :raises UnsafePath: when the path leads out of it.
     """
-    joined = folder / safe_path(path)
-    if not Path(os.path.realpath(joined)).is_relative_to(os.path.realpath(folder)):
-        raise UnsafePath(f"{shown(path)!r} is a link that leads out of its folder, or lies below one.")
-    return joined
+    return stay_inside(folder, folder / safe_path(path))
+
+
+def stay_inside(folder: Path, path: Path) -> Path:
+    """The path, if no link on it leads out of the folder.
+
+    :raises UnsafePath: when one does.
+    """
+    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
+        raise UnsafePath(f"{shown(path.name)!r} is a link that leads out of its folder, or lies below one.")
+    return path
 
 
 def folder_name(text: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import errno
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -14,12 +15,14 @@ from urllib.parse import quote, unquote, urlsplit
 from uuid import uuid4
 
 from e2e3d_stages.contract.messages import Infrastructure, InvalidRequest, now
-from e2e3d_stages.contract.paths import UnsafePath, inside
+from e2e3d_stages.contract.paths import UnsafePath, inside, stay_inside
 from e2e3d_stages.store.base import Entry, NotFound, Storage, file_digest
 
 # What a disk says of a name under which nothing can be read.
 _NOTHING_THERE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 _ASIDE = ".writing-"
+# A name on a disk need be no text: a byte of it that is none stands in a path as `\xe9`.
+_NO_TEXT = re.compile(r"\\x([89a-f][0-9a-f])")
 _CHUNK = 1 << 20
 
 
@@ -31,11 +34,12 @@ class FileStorage(Storage):
         parts = urlsplit(uri)
         if parts.netloc not in ("", "localhost") or not parts.path.startswith("/"):
             raise InvalidRequest(f"{uri} is not a local path.", hint="Write file:///absolute/path.")
-        self.root = Path(unquote(parts.path))
+        self.root = _as_stored(Path(unquote(parts.path)))
 
     def local_path(self, path: str) -> Path:
         try:
-            return inside(self.root, path) if path else self.root
+            found = inside(self.root, path) if path else self.root
+            return stay_inside(self.root, _as_stored(found)) if "\\x" in path else found
         except UnsafePath as error:
             raise InvalidRequest(str(error), hint=f"Only what lies in {self.uri} itself is read and written.") from None
 
@@ -79,18 +83,18 @@ class FileStorage(Storage):
             if not file.name.startswith(_ASIDE):
                 # What went away since its folder was read was never there.
                 with suppress(FileNotFoundError):
-                    yield _entry_of(file.relative_to(self.root).as_posix(), file)
+                    yield _entry_of(_as_text(file.relative_to(self.root).as_posix()), file)
 
     def unfinished(self) -> Iterator[Entry]:
         for file in _files_below(self.root):
             if file.name.startswith(_ASIDE):
                 with suppress(FileNotFoundError):
-                    yield _entry_of(file.relative_to(self.root).as_posix(), file)
+                    yield _entry_of(_as_text(file.relative_to(self.root).as_posix()), file)
 
     def folders(self, prefix: str = "") -> Iterator[str]:
         start = self.local_path(prefix)
         if start.is_dir():
-            yield from sorted(child.name for child in start.iterdir() if child.is_dir())
+            yield from sorted(_as_text(child.name) for child in start.iterdir() if child.is_dir())
 
     def upload(self, source: Path, path: str) -> None:
         with source.open("rb") as data, self._aside(path) as (temporary, file):
@@ -182,6 +186,17 @@ class FileStorage(Storage):
             temporary.replace(target)
         _sync(target.parent)
         return True
+
+
+def _as_text(path: str) -> str:
+    return os.fsencode(path).decode(errors="backslashreplace")
+
+
+def _as_stored(path: Path) -> Path:
+    """The path with the bytes that its text stands for, where nothing is called like the text itself."""
+    if "\\x" not in str(path) or os.path.lexists(path):
+        return path
+    return Path(_NO_TEXT.sub(lambda byte: os.fsdecode(bytes.fromhex(byte[1])), str(path)))
 
 
 def _open_in_new_folder(file: Path) -> BinaryIO:
