@@ -7,8 +7,11 @@ import zipfile
 from contextlib import suppress
 from typing import Any
 
+import imagesize
+
 from airflow_provider_e2e3d.captures.listing import Capture
 from e2e3d_stages.contract.captures import Kind, kinds_of
+from e2e3d_stages.contract.damage import is_damage
 from e2e3d_stages.contract.messages import UnreadableCapture
 from e2e3d_stages.contract.paths import shown
 from e2e3d_stages.store.base import NotFound, Storage
@@ -17,24 +20,16 @@ from e2e3d_stages.store.zips import entry_head, entry_path, open_zip
 # Enough for a thumbnail, a colour profile and other things that stand before a JPEG's size.
 HEADER_BYTES = 256 * 1024
 
-_PNG = b"\x89PNG\r\n\x1a\n"
-_JPEG = b"\xff\xd8"
-# Start of frame, whichever way it is coded: ITU-T T.81, table B.1.
-_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-
 
 def long_side(data: bytes) -> int | None:
-    """Longest side in px of the JPEG or PNG that begins so, or None where that is not told."""
-    if data.startswith(_PNG) and len(data) >= 24:
-        return max(int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big"))
-    place = 2 if data.startswith(_JPEG) else len(data)
-    while place + 9 <= len(data) and data[place] == 0xFF:
-        if data[place + 1] in _FRAMES:
-            return max(
-                int.from_bytes(data[place + 5 : place + 7], "big"), int.from_bytes(data[place + 7 : place + 9], "big")
-            )
-        place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
-    return None
+    """Longest side in px of the photo that begins so, or None where that is not told."""
+    try:
+        side = max(imagesize.get(io.BytesIO(data)))
+    except Exception as error:
+        if not is_damage(error):
+            raise
+        return None
+    return side if side > 0 else None
 
 
 # A zip's table of contents is never as large.

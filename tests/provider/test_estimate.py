@@ -10,10 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
+from hypothesis import strategies as st
 from PIL import Image
 
-from airflow_provider_e2e3d.captures.headers import look_at
+from airflow_provider_e2e3d.captures.headers import long_side, look_at
 from airflow_provider_e2e3d.captures.listing import capture_at
 from airflow_provider_e2e3d.costs import budget as budgets
 from airflow_provider_e2e3d.costs.budget import reserve
@@ -177,6 +179,21 @@ def test_zips_in_a_folder_and_in_a_zip_are_counted(tmp_path: Path) -> None:
     found = capture_at(photos)
     assert found is not None
     assert look_at(photos, found) == (6, 800)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
+def test_a_photo_tells_its_size_by_its_first_bytes_and_nothing_by_fewer(kind: str) -> None:
+    photo = io.BytesIO()
+    Image.effect_noise((640, 480), 50).convert("RGB").save(photo, kind)
+    assert long_side(photo.getvalue()[:20_000]) == 640
+    assert long_side(photo.getvalue()[:10]) is None
+
+
+@hypothesis.given(
+    start=st.sampled_from([b"", b"\xff\xd8", b"MM\x00*", b"RIFF", b"\x00\x00\x00\x18ftypheic"]), rest=st.binary()
+)
+def test_bytes_that_are_no_photo_tell_no_size_and_break_nothing(start: bytes, rest: bytes) -> None:
+    assert (long_side(start + rest) or 1) > 0
 
 
 @pytest.mark.parametrize("damage", ["first photo", "table of contents", "name"])
