@@ -7,6 +7,7 @@ import runpy
 from fnmatch import fnmatchcase
 
 import pytest
+import yaml
 
 from e2e3d_stages.publish.spec import REPORT
 from e2e3d_stages.registry import STAGES
@@ -47,3 +48,24 @@ def test_stages_join_a_network_with_the_store_and_nothing_else() -> None:
     profiles = (ROOT / "deploy" / "compose" / "profiles.yaml").read_text()
     assert 'network_mode: "${E2E3D_NETWORK}"' in profiles
     assert "_stages" in re.findall(r"E2E3D_NETWORK: (.*)", text)[0]
+
+
+def test_with_https_every_service_that_tells_addresses_tells_those_and_caddy_reaches_what_it_serves() -> None:
+    base, overlay = (
+        yaml.safe_load((ROOT / file).read_text())["services"]
+        for file in ("docker-compose.yml", "deploy/compose/tls.yaml")
+    )
+    told = {
+        name
+        for name, service in base.items()
+        if "E2E3D_STORE_URL" in service.get("environment", {}) and service.get("restart") != "no"
+    }
+    assert told == overlay.keys() - {"caddy"}
+    for name in told:
+        addresses = overlay[name]["environment"]
+        assert addresses["E2E3D_STORE_URL"].startswith("https://")
+        assert addresses["AIRFLOW__API__BASE_URL"].startswith("https://")
+    served = re.findall(r"reverse_proxy ([\w-]+):", (ROOT / "deploy/compose/Caddyfile").read_text())
+    assert served == ["api-server", "minio"]
+    assert all("edge" in base[name]["networks"] for name in [*served])
+    assert overlay["caddy"]["networks"] == ["edge"]
