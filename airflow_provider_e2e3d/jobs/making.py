@@ -167,10 +167,11 @@ class Making:
 
     def _submit(self, backend: Backend, request: Request, claim: Claim) -> Handle:
         self.store.write_request(request)
-        job = self._job(request, claim)
         # Whoever slept for long since its claim starts nothing; who does so from here on, its program stops.
         self.store.check_newest(self.stage, request.key, claim.attempt)
         try:
+            environment = self.profile.attempt_environment(self.environment, request)
+            job = self._job(request, claim, environment)
             with kept_alive(self.store, self.stage, request.key, claim):
                 return retry_while_unavailable(lambda: backend.submit(job))
         except Unavailable:
@@ -221,8 +222,8 @@ class Making:
         )
         return Attempt(self.store, backend, state)
 
-    def _job(self, request: Request, claim: Claim) -> JobSpec:
-        """One attempt as a job."""
+    def _job(self, request: Request, claim: Claim, environment: Mapping[str, str] | None = None) -> JobSpec:
+        """One attempt as a job; without an environment of its own where it is only looked for."""
         return JobSpec(
             stage=self.stage,
             key=request.key,
@@ -230,5 +231,5 @@ class Making:
             request_uri=self.store.request_uri(self.stage, request.key, claim.attempt),
             capture=request.capture,
             longest_seconds=request.longest_seconds,
-            environment=dict(self.environment),
+            environment=dict(self.environment if environment is None else environment),
         )

@@ -16,8 +16,9 @@ from urllib.parse import unquote, urlsplit
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, TypeAdapter, ValidationError, model_validator
 
 from airflow_provider_e2e3d.backends.base import Backend, BackendSettings, ImageSettings, merged
+from airflow_provider_e2e3d.hooks.session import session_environment, session_policy
 from airflow_provider_e2e3d.hooks.store import StoreHook
-from e2e3d_stages.contract.messages import InvalidRequest, Model
+from e2e3d_stages.contract.messages import InvalidRequest, Model, Request
 from e2e3d_stages.contract.paths import path_problem, shown
 from e2e3d_stages.contract.spec import Preset
 from e2e3d_stages.registry import STAGES
@@ -87,6 +88,11 @@ class Profile(Model):
 
     store: str = Field(description="Root of the artifact store: file:///folder or s3://bucket/prefix.")
     store_conn_id: str | None = Field(default=None, description="Airflow connection with the store's credentials.")
+    store_role: str | None = Field(
+        default=None,
+        description="ARN of a role, of which STS makes credentials for each attempt: they read captures and artifacts, "
+        "and write the attempt's own artifact. Without it a program has the connection's.",
+    )
     url: str | None = Field(default=None, description="Where browsers find the store's root, as http://host/bucket.")
     preset: Preset = Field(default="standard", description="Preset of a run that names none.")
     captures: tuple[str, ...] = Field(min_length=1, description="Roots that a capture may come from.")
@@ -178,6 +184,22 @@ class Profile(Model):
     def environment(self) -> dict[str, str]:
         """The store's credentials as the environment variables that boto3 reads; secret, for private channels only."""
         return StoreHook(self.store_conn_id).environment()
+
+    def attempt_environment(self, environment: Mapping[str, str], request: Request) -> dict[str, str]:
+        """What a program is given to open the store with: the store's own credentials, or some of the attempt's own.
+
+        :param environment: what `environment` gave.
+        :raises StageError: when there are to be some, and are none.
+        """
+        if self.store_role is None or not self.store.startswith("s3://"):
+            return dict(environment)
+        return session_environment(
+            environment,
+            self.store_role,
+            session_policy(self.store, ArtifactStore.folder(request.stage, request.key), request.capture),
+            name=f"e2e3d-{request.stage}-{request.key}",
+            seconds=request.longest_seconds,
+        )
 
     def open_store(self) -> ArtifactStore:
         """The artifact store, with its credentials."""
