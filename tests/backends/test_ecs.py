@@ -20,6 +20,7 @@ from airflow_provider_e2e3d.profiles.file import profile_named, read_profiles
 from e2e3d_stages import __version__
 from e2e3d_stages.contract.messages import Failure, FailureCode, Infrastructure, InvalidRequest, Request, now
 from e2e3d_stages.registry import STAGES
+from e2e3d_stages.store.captures import list_capture_files
 from e2e3d_stages.store.leases import Watch
 from e2e3d_stages.store.opening import open_storage
 from tests.airflow_runs import Outcome
@@ -189,6 +190,7 @@ def test_the_real_image_works_with_a_read_only_root(place: EcsPlace, sample: Pat
             attempt=1,
             params=params,
             capture=place.capture,
+            listing=list_capture_files(storage),
         )
     )
     state = AttemptState(profile="ecs", stage="ingest", key=KEY, claim=claim, handle=backend.submit(place.job()))
