@@ -538,7 +538,9 @@ class Worker:
                 return
 
     def _execute(self, store: ArtifactStore) -> None:
-        profile = cast(Profile, SimpleNamespace(backend=lambda *_: self.world.place))
+        profile = cast(
+            Profile, SimpleNamespace(backend=lambda *_: self.world.place, attempt_environment=lambda given, _: given)
+        )
         making = Making(
             store=store, environment={}, profile=profile, profile_name="simulated", stage=STAGE, owner=self.owner,
             log=self.log,
