@@ -27,10 +27,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 PROGRAM = """
 import json, pathlib, runpy, sys, time
-import airflow.sdk
+begun = time.process_time()
+from airflow.sdk import DAG, task
 started = time.process_time()
 runpy.run_path("dags/reconstruct_batch.py")
-seconds = time.process_time() - started
+share = (time.process_time() - started) / (started - begun)
 for file in pathlib.Path("dags").glob("*.py"):
     runpy.run_path(str(file))
 from airflow_provider_e2e3d.profiles.file import load_profiles
@@ -40,13 +41,16 @@ for name, profile in {"": None, **load_profiles()}.items():
         profile.backend("train")
     found[name] = sorted(set(sys.modules) - seen)
     seen |= set(sys.modules)
-print(json.dumps([seconds, found]))
+print(json.dumps([share, found]))
 """
 
 
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[float, dict[str, list[str]]]:
-    """How long a process reads the batch DAG; what it loads for all DAGs, under no name, and then for each backend."""
+    """How long a process reads the batch DAG, as a share of the time that it loads Airflow; and which modules it loads.
+
+    For all DAGs they stand under no name, and then for each backend.
+    """
     profiles = {
         backend: {
             "store": "s3://scenes",
@@ -65,8 +69,8 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[float, dict[str, lis
     output = subprocess.run(
         [sys.executable, "-c", PROGRAM], cwd=ROOT, env=environment, check=True, capture_output=True, text=True
     ).stdout
-    seconds, loaded = json.loads(output.splitlines()[-1])
-    return seconds, loaded
+    share, loaded = json.loads(output.splitlines()[-1])
+    return share, loaded
 
 
 @pytest.fixture
@@ -75,8 +79,9 @@ def loaded(told: tuple[float, dict[str, list[str]]]) -> dict[str, list[str]]:
     return told[1]
 
 
-def test_the_batch_dag_is_read_within_a_second(told: tuple[float, dict[str, list[str]]]) -> None:
-    assert told[0] < 1
+def test_reading_the_batch_dag_takes_little_beside_loading_airflow(told: tuple[float, dict[str, list[str]]]) -> None:
+    # A tenth, whatever the machine and whoever else it works for.
+    assert told[0] < 0.25
 
 
 def test_parsing_the_dag_files_imports_no_client(loaded: dict[str, list[str]]) -> None:
