@@ -6,6 +6,8 @@ import ast
 import datetime as dt
 import hashlib
 import re
+import subprocess
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -279,6 +281,17 @@ class Backend(ABC):
         """Everything that a program is told by its environment; holds secrets."""
         threads = {"E2E3D_THREADS": str(self.settings.threads)} if self.settings.threads else {}
         return {**threads, **job.environment}
+
+
+def start_apart(module: str, *arguments: str) -> None:
+    """Run a module as a process of its own, which lives on when a stopped task is killed, within seconds."""
+    subprocess.Popen(
+        [sys.executable, "-m", module, *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
 
 
 def merged(values: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:

@@ -29,7 +29,7 @@ def session_policy(store: str, folder: str, capture: str | None) -> dict[str, An
         other, path = _split(capture)
         read += [f"{other}/{_literal(path)}", f"{other}/{_literal(path)}/*"]
         buckets.add(other)
-    own = f"{bucket}/{_step(prefix)}{_literal(folder)}/*"
+    own = f"{bucket}/{_step(prefix)}{folder}/*"
     return {
         "Version": "2012-10-17",
         "Statement": [
@@ -48,7 +48,7 @@ def session_environment(
 
     :param environment: of the store, as `StoreHook.environment` gives it.
     :param role: its ARN.
-    :param name: of the session, for the store's own log.
+    :param name: of the session, for the store's own log: at most 64 letters, digits and hyphens.
     :param seconds: that the attempt may take; a session ends after 12 hours, and the next try has one of its own.
     :raises InvalidRequest: when the role is not given.
     :raises Infrastructure: when STS does not answer.
@@ -56,19 +56,19 @@ def session_environment(
     import boto3
     from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 
-    sts = boto3.client(
-        "sts",
-        aws_access_key_id=environment.get("AWS_ACCESS_KEY_ID"),
-        aws_secret_access_key=environment.get("AWS_SECRET_ACCESS_KEY"),
-        aws_session_token=environment.get("AWS_SESSION_TOKEN"),
-        region_name=environment.get("AWS_DEFAULT_REGION"),
-        # MinIO and Ceph answer STS where they answer S3.
-        endpoint_url=environment.get("AWS_ENDPOINT_URL_STS") or environment.get("AWS_ENDPOINT_URL_S3"),
-    )
     try:
+        sts = boto3.client(
+            "sts",
+            aws_access_key_id=environment.get("AWS_ACCESS_KEY_ID"),
+            aws_secret_access_key=environment.get("AWS_SECRET_ACCESS_KEY"),
+            aws_session_token=environment.get("AWS_SESSION_TOKEN"),
+            region_name=environment.get("AWS_DEFAULT_REGION"),
+            # MinIO and Ceph answer STS where they answer S3.
+            endpoint_url=environment.get("AWS_ENDPOINT_URL_S3"),
+        )
         given = sts.assume_role(
             RoleArn=role,
-            RoleSessionName=re.sub(r"[^\w+=,.@-]", "-", name)[:64],
+            RoleSessionName=name,
             # Without spaces: Ceph reads the plus signs that a form has for them.
             Policy=json.dumps(policy, separators=(",", ":")),
             DurationSeconds=int(min(max(seconds + AHEAD_SECONDS, SHORTEST_SECONDS), LONGEST_SECONDS)),

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from itertools import count
 from typing import Any, TypeVar
 
 from airflow_provider_e2e3d.backends.base import Backend, Cursor, Handle, JobStatus, Unavailable
@@ -36,6 +37,7 @@ HEARTBEAT_SECONDS = 15.0
 PATIENCE_SECONDS = 90.0
 FOLLOW_PATIENCE_SECONDS = 600.0
 
+# Of the log of a job that runs, at one look.
 CHUNKS_A_LOOK = 32
 
 Result = TypeVar("Result")
@@ -144,8 +146,8 @@ class Attempt:
 
     def _look(self, write_line: Callable[[str], object]) -> JobStatus:
         status = self.backend.poll(self.state.handle)
-        # A log that grows faster than it is read would keep the look from ending.
-        for _ in range(CHUNKS_A_LOOK):
+        # A log that grows faster than it is read would keep the look from ending; that of an ended job is read out.
+        for _ in range(CHUNKS_A_LOOK) if status.running else count():
             lines, cursor = self.backend.logs(self.state.handle, self.state.cursor)
             for line in lines:
                 write_line(line)

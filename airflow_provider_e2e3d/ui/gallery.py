@@ -150,12 +150,12 @@ _caches_lock = threading.Lock()
 
 
 def cache_of(source: ProfileStore) -> SceneCache:
-    """The one shelf of a store."""
+    """The one cache of a store."""
     with _caches_lock:
-        shelf = _caches.setdefault(source.store.storage.uri, SceneCache(source))
+        cache = _caches.setdefault(source.store.storage.uri, SceneCache(source))
         # Credentials may have been renewed since.
-        shelf.source = source
-        return shelf
+        cache.source = source
+        return cache
 
 
 def under_way() -> dict[str, Record]:

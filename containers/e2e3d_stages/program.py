@@ -54,7 +54,7 @@ def run(request_uri: str, *, ends: Callable[[Failure], bool] = lambda _failure: 
     Everything a stage lets out becomes `failure.json` and an exit status; nothing is raised.
 
     :param ends: hears of a failure, and says whether the attempt ends with it. It does not where the place starts
-        the same context again; then nothing is stored.
+        the same job again; then nothing is stored.
     """
     root, _, path = request_uri.partition("/artifacts/")
     try:

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_e2e3d.backends.base import JobSpec
+from airflow_provider_e2e3d.backends.base import JobSpec, JobStatus
+from airflow_provider_e2e3d.jobs import attempt as attempts
 from airflow_provider_e2e3d.jobs.attempt import Attempt, AttemptState, kept_alive
 from airflow_provider_e2e3d.profiles.file import profile_named
 from airflow_provider_e2e3d.triggers.job import JobTrigger
@@ -149,3 +150,25 @@ def test_what_a_trigger_cannot_follow_is_told_as_a_failure(attempt: Attempt, pro
     event = events(JobTrigger(attempt.serialize()))
     assert event["failure"]["code"] == FailureCode.INVALID_REQUEST
     assert "profiles.yaml" in event["failure"]["message"]
+
+
+class Chatty:
+    """A backend whose job has more to say than is read at one look."""
+
+    def __init__(self, running: bool) -> None:
+        self.running = running
+
+    def poll(self, _handle: object) -> JobStatus:
+        return JobStatus(running=self.running)
+
+    def logs(self, _handle: object, cursor: int) -> tuple[list[str], int]:
+        return ([], cursor) if cursor == 100 else ([f"line {cursor}"], cursor + 1)
+
+
+@pytest.mark.parametrize(("running", "lines"), [(True, attempts.CHUNKS_A_LOOK), (False, 100)])
+def test_a_look_at_a_running_job_ends_and_the_log_of_an_ended_one_is_read_out(
+    attempt: Attempt, running: bool, lines: int
+) -> None:
+    told: list[str] = []
+    Attempt(attempt.store, Chatty(running), attempt.state).follow(told.append)
+    assert told == [f"line {number}" for number in range(lines)]

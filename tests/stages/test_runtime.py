@@ -492,6 +492,22 @@ def test_a_stage_that_hangs_is_ended_and_says_so(
     assert "newest checkpoint" in failures[0].hint
 
 
+def test_a_stage_that_hangs_ends_also_where_its_reason_cannot_be_stored(
+    tmp_path: Path, play: Callable[[StageProgram], None], monkeypatch: pytest.MonkeyPatch, exits: list[int]
+) -> None:
+    def away(*_: object) -> None:
+        raise Infrastructure("The store does not answer.")
+
+    def program(_context: StageContext) -> dict[str, Any]:
+        monkeypatch.setattr(ArtifactStore, "write_failure", away)
+        until(lambda: exits)
+        return {}
+
+    play(program)
+    run(ask(ArtifactStore.open(tmp_path.as_uri()), longest_seconds=0.1))
+    assert exits[0] == FailureCode.CRASH.exit_code
+
+
 def test_sagemaker_is_told_why_an_attempt_ends(
     tmp_path: Path, play: Callable[[StageProgram], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:

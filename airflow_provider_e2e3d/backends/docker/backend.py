@@ -5,8 +5,6 @@ from __future__ import annotations
 import datetime as dt
 import json
 import logging
-import subprocess
-import sys
 from collections.abc import Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -20,6 +18,7 @@ from airflow_provider_e2e3d.backends.base import (
     Orphan,
     log_chunk,
     nanoseconds,
+    start_apart,
 )
 from airflow_provider_e2e3d.backends.docker.settings import DockerSettings
 from e2e3d_stages.contract.messages import GRACE_SECONDS, Failure, FailureCode, Infrastructure
@@ -84,13 +83,7 @@ class DockerBackend(Backend):
             "grace": int(GRACE_SECONDS) + 10,
             "remove": self.settings.auto_remove == "force",
         }
-        subprocess.Popen(
-            [sys.executable, "-m", _REAPER, json.dumps(order)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        start_apart(_REAPER, json.dumps(order))
 
     def clean_up(self, handle: Handle, *, succeeded: bool) -> None:
         policy = self.settings.auto_remove

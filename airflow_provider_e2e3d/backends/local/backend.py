@@ -28,6 +28,7 @@ from airflow_provider_e2e3d.backends.base import (
     JobSpec,
     JobStatus,
     Orphan,
+    start_apart,
 )
 from airflow_provider_e2e3d.backends.local import reaper
 from e2e3d_stages.contract.messages import GRACE_SECONDS
@@ -106,13 +107,7 @@ class LocalBackend(Backend):
             return
         with contextlib.suppress(psutil.NoSuchProcess):
             process.send_signal(signal.SIGTERM)
-        subprocess.Popen(
-            [sys.executable, "-m", reaper.__name__, *map(str, (handle["pid"], handle["started"], GRACE_SECONDS + 10))],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        start_apart(reaper.__name__, *map(str, (handle["pid"], handle["started"], GRACE_SECONDS + 10)))
 
     def orphans(self, store_uri: str) -> Iterator[Orphan]:
         """Scratch and logs on this machine that no running program writes to, whichever store it was for."""

@@ -26,6 +26,7 @@ from e2e3d_stages.contract.captures import (
 from e2e3d_stages.contract.damage import is_damage
 from e2e3d_stages.contract.messages import Refused, UnreadableCapture
 from e2e3d_stages.contract.paths import UnsafePath, safe_path, shown
+from e2e3d_stages.store.base import CHUNK
 from e2e3d_stages.store.captures import UNSAFE_NAME, LocalCapture, Source, reading
 from e2e3d_stages.store.zips import entry_head, entry_path, entry_problem, open_zip, unreadable
 
@@ -36,7 +37,6 @@ MAX_ZIP_RATIO = 100
 # What is as small harms nobody, however well it was compressed.
 MIN_SUSPECT_BYTES = 2**20
 _BOMB = f"unpacks to more than {MAX_ZIP_RATIO} times its size, as a zip bomb does"
-_CHUNK = 2**20
 
 
 @dataclass
@@ -193,7 +193,7 @@ class _Unpacking:
         self._files += 1
         try:
             with bundle.open(entry) as packed, target.open("wb") as unpacked:
-                while chunk := packed.read(_CHUNK):
+                while chunk := packed.read(CHUNK):
                     unpacked.write(chunk)
         except Exception as error:
             if not is_damage(error):

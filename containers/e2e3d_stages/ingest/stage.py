@@ -25,6 +25,7 @@ from e2e3d_stages.ingest.params import Params
 from e2e3d_stages.ingest.pixels import FULL, Glance, Memory, Range, TooLarge, Unreadable, decode, look, range_of
 from e2e3d_stages.ingest.poses import refuse_turned, take_poses
 from e2e3d_stages.runtime.context import StageContext
+from e2e3d_stages.store.base import file_digest
 from e2e3d_stages.store.captures import UNSAFE_NAME, Source, reading
 
 JPEG_QUALITY = 95
@@ -172,7 +173,7 @@ def _prepare(
             return Refused(source.name, "unreadable", str(error))
         except TooLarge as error:
             return Refused(source.name, "too_large", str(error))
-        content = _file_digest(source.path)
+        content = file_digest(source.path)
     image = picture.image
     image.save(target, "JPEG", quality=JPEG_QUALITY)
     scale = max(image.size) / max(glance.size)
@@ -191,14 +192,6 @@ def _prepare(
         cells=cells_of(image),
         remarks=picture.remarks,
     )
-
-
-def _file_digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(2**20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def blur_score(image: Image.Image) -> float:

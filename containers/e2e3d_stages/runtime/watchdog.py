@@ -86,9 +86,9 @@ class Watchdog:
             if at - self._asked > GRACE_SECONDS:
                 os._exit(FailureCode.INTERRUPTED.exit_code)
         elif at - self._moved() > self._stall_seconds:
-            self._end(f"It said nothing new for {as_duration(self._stall_seconds)}, and was taken to hang.")
+            self._end(f"The program said nothing new for {as_duration(self._stall_seconds)}, and was taken to hang.")
         elif at - self._started > self._longest_seconds:
-            self._end(f"It took longer than it ever should: {as_duration(self._longest_seconds)}.")
+            self._end(f"The program took longer than it ever should: {as_duration(self._longest_seconds)}.")
 
     def _end(self, message: str) -> None:
         error = Hung(
@@ -96,5 +96,8 @@ class Watchdog:
             hint="It is tried again from its newest checkpoint. If it ends so again, try fewer photos or a faster "
             "machine, or give the task's log to whoever runs this Airflow.",
         )
-        self._fail(error)
-        os._exit(error.code.exit_code)
+        try:
+            self._fail(error)
+        finally:
+            # Whether or not the store took the reason: the exit status tells some of it.
+            os._exit(error.code.exit_code)

@@ -16,14 +16,13 @@ from uuid import uuid4
 
 from e2e3d_stages.contract.messages import Infrastructure, InvalidRequest, now
 from e2e3d_stages.contract.paths import UnsafePath, inside, stay_inside
-from e2e3d_stages.store.base import Entry, NotFound, Storage, file_digest
+from e2e3d_stages.store.base import CHUNK, Entry, NotFound, Storage, file_digest
 
 # What a disk says of a name under which nothing can be read.
 _NOTHING_THERE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 _ASIDE = ".writing-"
 # A name on a disk need be no text: a byte of it that is none stands in a path as `\xe9`.
 _NO_TEXT = re.compile(r"\\x([89a-f][0-9a-f])")
-_CHUNK = 1 << 20
 
 
 class FileStorage(Storage):
@@ -98,7 +97,7 @@ class FileStorage(Storage):
 
     def upload(self, source: Path, path: str) -> None:
         with source.open("rb") as data, self._aside(path) as (temporary, file):
-            shutil.copyfileobj(data, file, _CHUNK)
+            shutil.copyfileobj(data, file, CHUNK)
             self._name(temporary, file, path)
 
     def download(self, path: str, target: Path) -> None:
