@@ -269,7 +269,7 @@ def _tell_companions(companions: Counter[str], context: StageContext) -> None:
         context.warn(
             "companions",
             f"Beside the photos lie files that accompany them and were not taken for photos: {told}.",
-            "Nothing to do if that is so; photos among them need a folder, or names, that don't say so.",
+            "Nothing to do if that is right; if some of them are photos, move them into a folder of another name.",
         )
 
 
