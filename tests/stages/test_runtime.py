@@ -492,6 +492,7 @@ def test_a_stage_that_hangs_is_ended_and_says_so(
     assert "newest checkpoint" in failures[0].hint
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_stage_that_hangs_ends_also_where_its_reason_cannot_be_stored(
     tmp_path: Path, play: Callable[[StageProgram], None], monkeypatch: pytest.MonkeyPatch, exits: list[int]
 ) -> None:
