@@ -41,6 +41,8 @@ restore:  ## A platform from the folder BACKUP, where none is.
 	@COMPOSE="$(COMPOSE)" BACKUP="$(BACKUP)" sh deploy/compose/restore.sh
 
 # By the schedule of tests/conftest.py, which begins with what takes long. Containers, which tests wait for, go first.
+# They start hundreds of processes, each of which would compile this project anew.
+check test: export PYTHONDONTWRITEBYTECODE =
 PYTEST = nice -n 5 $(BIN)/python -m pytest --dist loadscope --no-loadscope-reorder --max-worker-restart 0
 
 check: lint  ## What one runs every few minutes: lint, types and the quick tests, which need no engine and no browser.

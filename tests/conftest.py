@@ -20,6 +20,7 @@ from typing import Any
 import docker
 import docker.errors
 import pytest
+from moto import backends as moto_backends
 from moto.s3.responses import S3Response
 from moto.server import ThreadedMotoServer
 from xdist.scheduler import LoadScopeScheduling
@@ -145,6 +146,9 @@ def s3_endpoint() -> Iterator[str]:
             return put(*request)
 
     S3Response._key_response_put = put_whole
+    # It would look through its own folder at every request, which takes longer than most answers.
+    modules = tuple(moto_backends.list_of_moto_modules())
+    moto_backends.list_of_moto_modules = lambda: modules
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
     server.start()
     host, port = server.get_host_and_port()

@@ -14,7 +14,6 @@ from airflow_provider_e2e3d.backends.local.backend import LocalBackend
 from airflow_provider_e2e3d.jobs.attempt import Attempt
 from airflow_provider_e2e3d.triggers.job import JobTrigger
 from e2e3d_stages.contract.messages import FailureCode, now
-from e2e3d_stages.registry import STAGES
 from tests.airflow_runs import Outcome
 from tests.backends.conftest import PLACES
 from tests.backends.places import Place, follow
@@ -196,13 +195,12 @@ def test_a_deferred_run_takes_a_killed_job_up_from_its_checkpoint_and_leaves_no_
     # Here a triggerer sees the processes of local, too.
     monkeypatch.setattr(LocalBackend, "deferrable", True)
     monkeypatch.setenv("AIRFLOW__OPERATORS__DEFAULT_DEFERRABLE", "True")
-    place.profile["url"] = "https://scenes.example.org"
     place.script["sfm"] = ["die", "succeed"]
-    outcome = run()
+    # A capture's files and other stages' artifacts are what jobs read: more stages would be more of the same.
+    outcome = run("train")
     assert outcome.state == "success", outcome.log
-    assert place.script.calls == ["ingest", "sfm", *list(STAGES)[1:]]
+    assert place.script.calls == ["ingest", "sfm", "sfm", "train"]
     assert outcome.results["sfm"]["metrics"]["resumed_from"] == 120
-    assert outcome.log.count("DEFERRED") >= len(STAGES) + 1
+    assert outcome.log.count("DEFERRED") >= 4
     assert "ingest does succeed" in outcome.log
-    assert "The scene is at https://scenes.example.org/scenes/statue/" in outcome.log
     until(lambda: not place.left())

@@ -26,7 +26,7 @@ COMPOSE = ["docker", "compose"] if PLUGIN else ["docker-compose"]
 
 # Compose starts a service when it saw that those it needs are healthy, and `make up` waits for all. Each look takes
 # a fifth of a second of a core.
-OFTEN = {"interval": "4s", "retries": 15}
+OFTEN = {"interval": "8s", "retries": 15}
 SERVICES = ("postgres", "minio", "api-server", "scheduler", "dag-processor", "triggerer")
 # A third of the sample.
 PHOTOS = 10
@@ -63,6 +63,8 @@ class Platform(Airflow):
         """Look often whether services are healthy; and the scheduler's settings from its next start on."""
         services: dict[str, Any] = {name: {"healthcheck": OFTEN} for name in SERVICES}
         services["scheduler"]["environment"] = environment
+        # Files that stay as they are need not be read all the time.
+        services["dag-processor"]["environment"] = {"AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "120"}
         (self.folder / "docker-compose.override.yml").write_text(json.dumps({"services": services}))
 
     def make(self, *words: str) -> str:

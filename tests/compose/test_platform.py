@@ -41,7 +41,7 @@ TINY = {
 def first_run(platform: Platform) -> str:
     """The sample's first run, triggered over REST right after `make up`."""
     run = platform.trigger(capture=CAPTURE, **TINY)
-    until(lambda: platform.ended(run), 600, pause=0.5)
+    until(lambda: platform.ended(run), 600, pause=1)
     return run
 
 
@@ -107,7 +107,7 @@ def test_the_sample_triggered_by_the_form_reuses_everything(
 
     until(lambda: newest() != first_run, 60)
     run = newest()
-    until(lambda: platform.ended(run), 300, pause=0.5)
+    until(lambda: platform.ended(run), 300, pause=1)
     tab.screenshot(path=screenshots / "run.png")
     assert platform.state(run) == "success"
     assert [stage for stage in STAGES if not platform.result(run, stage)["reused"]] == []
@@ -237,11 +237,11 @@ def test_a_killed_scheduler_comes_back_and_the_training_is_not_started_again(
 ) -> None:
     with starts_of("e2e3d-train-") as started:
         run = training_only(platform, 800)
-        until(lambda: platform.task(run, "train")["state"] == "deferred", 180, pause=0.5)
+        until(lambda: platform.task(run, "train")["state"] == "deferred", 180, pause=1)
         until(lambda: any(found["State"] == "running" for found in platform.stages()), 60)
         kill_hard(platform, "scheduler")
         assert [found["State"] for found in platform.stages()] == ["running"], "the training ended too early to tell"
-        until(lambda: platform.ended(run), 300, pause=0.5)
+        until(lambda: platform.ended(run), 300, pause=1)
     assert platform.state(run) == "success"
     assert platform.task(run, "train")["try_number"] == 1
     assert len(trainings_of(platform, run, started)) == 1, started
@@ -263,10 +263,10 @@ def test_a_scheduler_killed_with_the_task_that_waits_in_it_finds_the_training_ag
     platform.compose("up", "--detach", "--no-deps", "scheduler")
     with starts_of("e2e3d-train-") as started:
         run = training_only(platform, 1200)
-        until(lambda: platform.task(run, "train")["state"] == "running", 180, pause=0.5)
+        until(lambda: platform.task(run, "train")["state"] == "running", 180, pause=1)
         until(lambda: any(found["State"] == "running" for found in platform.stages()), 60)
         kill_hard(platform, "scheduler")
-        until(lambda: platform.ended(run), 300, pause=0.5)
+        until(lambda: platform.ended(run), 300, pause=1)
     assert platform.state(run) == "success"
     assert len(trainings_of(platform, run, started)) == 1, started
     assert platform.stages() == []
@@ -298,7 +298,7 @@ def test_a_lost_platform_comes_back_from_its_backup(platform: Platform, first_ru
     with urllib.request.urlopen(page, timeout=30) as answer:
         assert answer.headers.get_content_type() == "text/html"
     run = platform.trigger(capture=CAPTURE, **TINY)
-    until(lambda: platform.ended(run), 300, pause=0.5)
+    until(lambda: platform.ended(run), 300, pause=1)
     assert platform.state(run) == "success"
     assert [stage for stage in STAGES if not platform.result(run, stage)["reused"]] == []
 

@@ -140,13 +140,14 @@ def test_an_image_names_the_one_that_serves_the_stage_it_was_asked_for(tmp_path:
     assert "e2e3d/3dgs" in failure.hint
 
 
-def test_photos_become_a_page_through_the_three_images(sample: Path, tmp_path: Path) -> None:
+def test_training_uses_the_kernels_that_its_image_brought(sample: Path, tmp_path: Path) -> None:
     photos = tmp_path / "photos"
     photos.mkdir()
     for photo in sorted(sample.iterdir())[:6]:
         shutil.copy(photo, photos)
     store = ArtifactStore.open((tmp_path / "store").as_uri())
-    for name, stage in STAGES.items():
+    for name in ("ingest", "sfm", "train"):
+        stage = STAGES[name]
         request = Request(
             stage=stage.name,
             stage_version=stage.version,
@@ -160,11 +161,8 @@ def test_photos_become_a_page_through_the_three_images(sample: Path, tmp_path: P
         store.write_request(request)
         started = run_stage(request, store, tmp_path)
         assert started.returncode == 0, started.stdout
-        # Training uses the kernels that the image brought, not only the check.
-        assert "data saved" not in started.stdout
-    page = store.manifest("publish", KEY)
-    assert page is not None
-    assert {"index.html", "report.html"} <= {file.path for file in page.files}
+    assert "data loaded" in started.stdout
+    assert "data saved" not in started.stdout
 
 
 def digest(store: ArtifactStore, stage: StageName) -> str:

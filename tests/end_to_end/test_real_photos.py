@@ -231,11 +231,12 @@ def test_jobs_on_aws_make_what_processes_make(
         "stages": stages[profile],
     }
     (place / "profiles.yaml").write_text(yaml.safe_dump(profiles, sort_keys=False))
-    jobs = run(profile=profile, capture=f"{s3_root}/captures/valley")
+    last = "train" if profile == "hybrid" else "publish"
+    jobs = run(last=last, profile=profile, capture=f"{s3_root}/captures/valley")
     assert jobs.state == "success", jobs.log[-5000:]
     assert minio["AWS_SECRET_ACCESS_KEY"] not in jobs.log
     here, there = ArtifactStore.open((place / "store").as_uri()), ArtifactStore.open(f"{s3_root}/store", minio)
-    for stage in STAGES:
+    for stage in made_stages(jobs):
         assert jobs.results[stage]["key"] == processes.results[stage]["key"]
     same_but_for_noise(here, processes, there, jobs)
     record = there.job("train", jobs.results["train"]["key"], 1)
@@ -262,6 +263,11 @@ def aws(
     made.close()
 
 
+def made_stages(outcome: Outcome) -> list[str]:
+    """The stages that a run made, in their order."""
+    return [stage for stage in STAGES if stage in outcome.results]
+
+
 def upload(folder: Path, storage: Storage) -> None:
     """Every file of a folder."""
     for file in folder.iterdir():
@@ -269,14 +275,15 @@ def upload(folder: Path, storage: Storage) -> None:
 
 
 def same_but_for_noise(here: ArtifactStore, one: Outcome, there: ArtifactStore, other: Outcome) -> None:
-    """Two runs on the same photos are as good as each other."""
-    was = {stage: made(here, one, stage).metrics for stage in STAGES}
-    now = {stage: made(there, other, stage).metrics for stage in STAGES}
+    """Two runs on the same photos are as good as each other, as far as the second went."""
+    was = {stage: made(here, one, stage).metrics for stage in made_stages(other)}
+    now = {stage: made(there, other, stage).metrics for stage in made_stages(other)}
     assert now["ingest"]["photos"] == was["ingest"]["photos"]
     assert abs(now["sfm"]["photos_supported"] - was["sfm"]["photos_supported"]) <= 1
     assert now["sfm"]["points"] == pytest.approx(was["sfm"]["points"], rel=0.1)
-    assert now["evaluate"]["psnr"] == pytest.approx(was["evaluate"]["psnr"], abs=1.0)
-    assert now["evaluate"]["ssim"] == pytest.approx(was["evaluate"]["ssim"], abs=0.05)
+    if "evaluate" in now:
+        assert now["evaluate"]["psnr"] == pytest.approx(was["evaluate"]["psnr"], abs=1.0)
+        assert now["evaluate"]["ssim"] == pytest.approx(was["evaluate"]["ssim"], abs=0.05)
 
 
 def kill_training_after_a_checkpoint(engine: docker.APIClient, store: ArtifactStore) -> None:

@@ -95,12 +95,14 @@ def test_after_years_a_scene_is_as_it_was_and_all_of_it_is_reused(
     assert script.calls == []
 
 
+@pytest.mark.slow
 def test_an_unknown_name_is_refused(run: Run, clean_up_after: Callable[..., Outcome]) -> None:
     refused = clean_up_after(0, dryrun=False)
     assert refused.state == "failed"
     assert "There is no parameter 'dryrun'" in refused.log
 
 
+@pytest.mark.slow
 def test_one_place_that_does_not_answer_keeps_nobody_else_waiting(
     clean_up_after: Callable[..., Outcome], run: Run, script: Script, profiles: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -175,6 +175,7 @@ def api(airflow_home: Path, profiles: Path, monkeypatch: pytest.MonkeyPatch) -> 
         yield client
 
 
+@pytest.mark.slow
 def test_a_wrong_value_is_told_before_a_run_starts(api: TestClient) -> None:
     refused = [
         ({"scene": "Town Hall"}, "param scene: 'Town Hall' does not match"),

@@ -67,6 +67,7 @@ def test_tasks_lead_to_their_artifacts_and_jobs_and_the_last_one_to_the_scene(
     assert reused.links["publish"]["Report"].endswith("/report.html")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("deferred", [False, True])
 def test_artifact_and_job_work_while_the_job_runs_and_afterwards(
     run: Run, profiles: Path, monkeypatch: pytest.MonkeyPatch, deferred: bool
@@ -91,6 +92,7 @@ def test_artifact_and_job_work_while_the_job_runs_and_afterwards(
     assert (first[ArtifactLink().xcom_key], first[JobLink().xcom_key]) == (links["Artifact"], links["Job"])
 
 
+@pytest.mark.slow
 def test_a_failed_task_keeps_its_buttons(run: Run, script: Script) -> None:
     script["ingest"] = ["unreadable"]
     outcome = run("ingest")

@@ -179,6 +179,7 @@ def test_a_scene_is_told_every_way_with_picture_figures_and_link_and_stays_a_suc
     assert PASSWORD not in logged
 
 
+@pytest.mark.slow
 def test_a_scene_that_failed_is_told_once_with_the_reason_and_what_to_do(run: Run, script: Script, web: Web) -> None:
     script["ingest"] = ["crash", "unreadable"]
     outcome = run("ingest")
@@ -350,6 +351,7 @@ def batch(
     return go
 
 
+@pytest.mark.slow
 def test_a_batch_is_told_once_when_something_came_of_it(
     batch: Callable[..., Outcome], captures: Path, tmp_path: Path, web: Web
 ) -> None:

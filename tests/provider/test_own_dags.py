@@ -50,6 +50,7 @@ def test_one_stage_runs_alone(example: Run, captures: Path, script: Script) -> N
     assert outcome.results["ingest"]["metrics"]["photos"] == 10
 
 
+@pytest.mark.slow
 def test_two_trainings_start_from_one_structure_from_motion(example: Run, captures: Path, script: Script) -> None:
     outcome = example("compare_trainings", capture=str(captures / "statue"))
     assert outcome.state == "success", outcome.log
@@ -59,6 +60,7 @@ def test_two_trainings_start_from_one_structure_from_motion(example: Run, captur
     assert (short["metrics"]["params"]["iterations"], long["metrics"]["params"]["iterations"]) == (1000, 7000)
 
 
+@pytest.mark.slow
 def test_own_poses_are_asked_for_by_a_parameter_of_ingest(example: Run, captures: Path, script: Script) -> None:
     outcome = example("train_from_own_poses", capture=str(captures / "statue"))
     assert outcome.state == "success", outcome.log
@@ -67,6 +69,7 @@ def test_own_poses_are_asked_for_by_a_parameter_of_ingest(example: Run, captures
     assert Request.model_validate_json(request.read_text()).params["poses"] == "sparse/0"
 
 
+@pytest.mark.slow
 def test_a_dag_waits_for_an_upload_and_goes_on_with_it(
     example: Run, captures: Path, script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -85,6 +88,7 @@ def test_a_dag_waits_for_an_upload_and_goes_on_with_it(
     assert script.calls == ["ingest"]
 
 
+@pytest.mark.slow
 def test_a_training_takes_the_artifact_that_the_sensor_found(
     example: Run, captures: Path, script: Script, profiles: Path
 ) -> None:

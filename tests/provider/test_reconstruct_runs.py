@@ -36,6 +36,7 @@ def manifest_of(outcome: Outcome, stage: str) -> Manifest:
     return found
 
 
+@pytest.mark.slow
 def test_the_same_again_reuses_every_stage_and_says_so(run: Run, script: Script, tmp_path: Path) -> None:
     first = run("publish")
     assert first.state == "success"
@@ -87,6 +88,7 @@ def test_force_makes_a_stage_and_what_follows_anew_and_keeps_the_older(run: Run,
     assert script.calls == []
 
 
+@pytest.mark.slow
 def test_other_photos_under_the_same_name_are_another_scene(run: Run, script: Script, captures: Path) -> None:
     run("sfm")
     script.forget()
@@ -95,6 +97,7 @@ def test_other_photos_under_the_same_name_are_another_scene(run: Run, script: Sc
     assert script.calls == ["ingest", "sfm"]
 
 
+@pytest.mark.slow
 def test_a_capture_that_changes_while_ingest_starts_becomes_a_scene_as_it_is_then(
     run: Run, script: Script, captures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -111,6 +114,7 @@ def test_a_capture_that_changes_while_ingest_starts_becomes_a_scene_as_it_is_the
     assert script.calls == ["ingest"]
 
 
+@pytest.mark.slow
 def test_after_out_of_memory_the_retry_asks_for_less_and_says_so(run: Run, script: Script) -> None:
     script["train"] = ["out of memory", "succeed"]
     outcome = run("train")
@@ -142,6 +146,7 @@ def test_a_submission_that_was_refused_keeps_no_later_try_waiting(
     assert "Waiting:" not in outcome.log
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("word", ["crash", "infrastructure"])
 def test_a_passing_failure_is_tried_three_times(run: Run, script: Script, word: str) -> None:
     script["sfm"] = [word]
@@ -151,6 +156,7 @@ def test_a_passing_failure_is_tried_three_times(run: Run, script: Script, word: 
     assert outcome.states["train"] == "upstream_failed"
 
 
+@pytest.mark.slow
 def test_a_poor_sfm_result_ends_the_run_before_training_and_names_the_photos(run: Run, script: Script) -> None:
     script["sfm"] = ["poor"]
     outcome = run("train")
@@ -165,6 +171,7 @@ def test_a_poor_sfm_result_ends_the_run_before_training_and_names_the_photos(run
     assert "sfm" in lenient.reused
 
 
+@pytest.mark.slow
 def test_photos_from_one_place_end_the_run_before_training(run: Run, script: Script) -> None:
     script["sfm"] = ["turned"]
     outcome = run("train")

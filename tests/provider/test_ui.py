@@ -528,6 +528,7 @@ json_values = st.recursive(
 )
 
 
+@pytest.mark.slow
 @hypothesis.settings(
     max_examples=150, deadline=None, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture]
 )
@@ -871,6 +872,7 @@ def test_real_tasks_remember_their_artifacts_and_the_tabs_show_them(
 # The plugin
 
 
+@pytest.mark.slow
 def test_loading_the_plugin_loads_no_web_framework_and_no_client() -> None:
     program = (
         "import sys; import airflow.plugins_manager; before = set(sys.modules);"

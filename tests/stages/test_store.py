@@ -143,7 +143,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> SettableClock:
     return clock
 
 
-def looks(machine: Machine, clock: SettableClock, seconds: float, pause: float = 5) -> Claim | None:
+def looks(machine: Machine, clock: SettableClock, seconds: float, pause: float = 10) -> Claim | None:
     """Look again and again for so long, until it has it."""
     until = clock.monotonic() + seconds
     while (claim := machine.claim()) is None and clock.monotonic() < until:

@@ -244,20 +244,19 @@ def test_a_usual_runs_folder_can_be_read(run_id: str, starts: str) -> None:
     assert folder_name(run_id).startswith(starts)
 
 
-@pytest.mark.parametrize(
-    "run_id", [".", "...", "latest.json", "-", "~", "run-1/", "owner", "RUN-1", "run-1\n", "run.1"]
-)
-def test_a_run_of_any_id_takes_nothing_away_from_another(store, manifests, run_id: str) -> None:
-    lay_out(store, run("run-1"), manifests)
-    before = {entry.path: store.storage.read(entry.path) for entry in store.storage.list("scenes/yard/run-1")}
-    uri = lay_out(store, run(run_id, started=EVENING, owner="another"), manifests)
-    after = {entry.path: store.storage.read(entry.path) for entry in store.storage.list("scenes/yard/run-1")}
-    assert after == before
-    assert latest(store)["uri"] == uri
-    # A scene goes on.
-    lay_out(store, run("run-3", started=EVENING + dt.timedelta(hours=1)), manifests)
-    assert latest(store)["run"] == "run-3"
-    assert len(list(store.storage.folders("scenes/yard"))) == 3
+def test_runs_of_any_ids_take_nothing_away_from_one_another(store, manifests) -> None:
+    def files(folder: str) -> dict[str, bytes]:
+        return {entry.path: store.storage.read(entry.path) for entry in store.storage.list(folder)}
+
+    laid: dict[str, bytes] = {}
+    ids = ["run-1", ".", "latest.json", "run-1/", "owner", "RUN-1", "run-3"]
+    for number, run_id in enumerate(ids, 1):
+        started = EVENING + dt.timedelta(hours=number)
+        uri = lay_out(store, run(run_id, started=started, owner=f"owner-{number}"), manifests)
+        assert latest(store)["uri"] == uri
+        assert len(list(store.storage.folders("scenes/yard"))) == number, run_id
+        laid |= files(uri.removeprefix(store.storage.uri).strip("/"))
+    assert files("scenes/yard") == {**laid, "scenes/yard/latest.json": store.storage.read("scenes/yard/latest.json")}
 
 
 def test_only_what_an_earlier_try_of_the_run_named_is_removed(store, manifests) -> None:

@@ -34,6 +34,7 @@ def test_the_prepared_sample_trains(artifact: Path, tmp_path: Path) -> None:
     assert metrics["psnr_training"] > 12
 
 
+@pytest.mark.slow
 def test_the_prepared_sample_is_complete(artifact: Path) -> None:
     scene = load_scene(artifact, 1_600, 8)
     assert {view.photo.shape for view in scene.views} == {(749, 1000, 3)}
