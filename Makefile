@@ -84,9 +84,17 @@ lint: $(VENV)/installed-dev  ## Style, types, and who may import whom.
 clean:
 	rm -rf $(VENV) .demo $(GPU_WHEELS) build dist node_modules containers/compressor/node_modules tests/javascript/node_modules .pytest_cache .mypy_cache .ruff_cache *.egg-info
 
-constraints: $(VENV)/installed-dev  ## Pin everything anew.
+# The very files that images install. PyPI's PyTorch is for CUDA, an index named beside it has the one for CPUs.
+LOCK_CPU = $(BIN)/uv pip compile -q --python-version 3.11 --python-platform x86_64-manylinux_2_28 --generate-hashes \
+  --no-header --no-annotate --no-emit-index-url --no-emit-find-links -c constraints.txt
+LOCK = UV_INDEX= UV_FIND_LINKS= $(LOCK_CPU)
+constraints: $(VENV)/installed-dev  ## Pin everything anew, and lock what goes into images by hashes.
 	$(BIN)/uv pip compile --universal --python-version 3.10 --no-header --no-annotate --no-emit-index-url -q pyproject.toml --all-extras -o constraints.txt
 	sed -i '1i # Exact versions of everything, for containers, the demo and CI; made by `make constraints`.' constraints.txt
+	for name in sfm compressor 3dgs; do $(LOCK) containers/$$name/requirements.txt -o containers/$$name/locked.txt; done
+	$(LOCK_CPU) --no-emit-package torch containers/3dgs/requirements.txt -o containers/3dgs/locked-cpu.txt
+	echo 'cuda-toolkit[nvcc,cccl]' | $(LOCK) - -o containers/3dgs/locked-nvcc.txt
+	$(LOCK) --no-deps containers/airflow/requirements.txt -o containers/airflow/locked.txt
 
 $(VENV)/bin/uv:
 	$(PYTHON) -m venv $(VENV) || { echo "Python's venv module is missing: apt-get install python3-venv"; rm -rf $(VENV); exit 1; }
@@ -117,7 +125,8 @@ image-3dgs: BUILD_ARGS = --build-arg 'CUDA_ARCHITECTURES=$(CUDA_ARCHITECTURES)' 
 
 image-%:
 	docker build --file containers/$*/Dockerfile --tag e2e3d/$*:$(VERSION) --build-arg VERSION=$(VERSION) \
-	  --build-arg 'REVISION=$(REVISION)' --build-arg 'SOURCE=$(SOURCE)' $(BUILD_ARGS) .
+	  --build-arg 'REVISION=$(REVISION)' --build-arg 'SOURCE=$(SOURCE)' $(BUILD_ARGS) \
+	  $(foreach name,PYTHON_IMAGE AIRFLOW_IMAGE,$(if $($(name)),--build-arg $(name)=$($(name)))) .
 
 push: pushable $(VENV)/installed images  ## The images into REGISTRY, by version and commit; see docs/images.md.
 	$(BIN)/python deploy/push.py "$(REGISTRY)"

@@ -2,25 +2,113 @@
 
 from __future__ import annotations
 
+import json
 import re
 import runpy
+import sys
 from fnmatch import fnmatchcase
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import yaml
 
+from airflow_provider_e2e3d.hooks.session import session_policy
 from e2e3d_stages.publish.spec import REPORT
 from e2e3d_stages.registry import STAGES
 from tests.conftest import ROOT
 
 
 @pytest.fixture(scope="module")
-def public() -> list[str]:
+def init() -> dict[str, Any]:
+    """The names of the platform's init job."""
+    return runpy.run_path(str(ROOT / "deploy" / "compose" / "init.py"))
+
+
+@pytest.fixture(scope="module")
+def public(init: dict[str, Any]) -> list[str]:
     """Patterns of what anybody may read in the platform's store."""
-    policy = runpy.run_path(str(ROOT / "deploy" / "compose" / "init.py"))["PAGES_ARE_PUBLIC"]
-    (statement,) = policy["Statement"]
+    (statement,) = init["PAGES_ARE_PUBLIC"]["Statement"]
     assert statement["Action"] == ["s3:GetObject"]
     return [resource.removeprefix("arn:aws:s3:::e2e3d/") for resource in statement["Resource"]]
+
+
+def test_airflow_reads_captures_and_keeps_the_store_and_changes_neither_bucket(init: dict[str, Any]) -> None:
+    may = {
+        (action, resource.removeprefix("arn:aws:s3:::"))
+        for statement in init["AIRFLOW_MAY"]["Statement"]
+        for action in statement["Action"]
+        for resource in statement["Resource"]
+    }
+    reads = {("s3:ListBucket", "captures"), ("s3:GetObject", "captures/*")}
+    assert {each for each in may if each[1].startswith("captures")} == reads
+    in_store = {("s3:ListBucket", "e2e3d")} | {
+        (f"s3:{does}", "e2e3d/*") for does in ("GetObject", "PutObject", "DeleteObject", "AbortMultipartUpload")
+    }
+    assert may - reads == in_store
+    # An attempt's session is cut out of this, so it must not ask for more.
+    for capture in (None, "s3://captures/town"):
+        asked = {
+            (action, resource.removeprefix("arn:aws:s3:::"))
+            for statement in session_policy("s3://e2e3d", "artifacts/train/key", capture)["Statement"]
+            for action in statement["Action"]
+            for resource in statement["Resource"]
+        }
+        assert all(
+            any(does == action and fnmatchcase(path, allowed) for does, allowed in may) for action, path in asked
+        )
+
+
+@pytest.mark.parametrize("server", ["MinIO", "something else"])
+def test_minio_is_told_airflows_user_by_root_and_another_store_is_not(
+    init: dict[str, Any], server: str, minio: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    told: list[tuple[Any, ...]] = []
+    admin = SimpleNamespace(
+        policy_add=lambda name, policy: told.append(("policy", name, policy)),
+        user_add=lambda *words: told.append(("user", *words)),
+        policy_set=lambda name, user: told.append(("may", name, user)),
+    )
+    monkeypatch.setitem(sys.modules, "minio", SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "minio.credentials", SimpleNamespace(StaticProvider=lambda *words: words))
+    monkeypatch.setitem(
+        sys.modules,
+        "minio.minioadmin",
+        SimpleNamespace(MinioAdmin=lambda **values: told.append(tuple(values.values())) or admin),
+    )
+    endpoint = minio["AWS_ENDPOINT_URL_S3"]
+    extra = {"endpoint_url": endpoint, "region_name": "us-east-1"}
+    monkeypatch.setenv("AIRFLOW_CONN_MINIO", json.dumps({"login": "airflow", "password": "less", "extra": extra}))
+    monkeypatch.setenv("MINIO_ROOT_USER", "root")
+    monkeypatch.setenv("MINIO_ROOT_PASSWORD", "all")
+    prepare, real = init["prepare_store"], init["client"]
+    globals_of: dict[str, Any] = prepare.__globals__
+    monkeypatch.setitem(globals_of, "SAMPLE", SimpleNamespace(iterdir=lambda: []))
+    users: list[str] = []
+
+    def client(user: str, password: str, connection: dict[str, Any]) -> Any:
+        users.append(user)
+        made = real(user, password, connection)
+        made.meta.events.register("after-call", lambda http_response, parsed, **_: _signed(parsed, server))
+        return made
+
+    monkeypatch.setitem(globals_of, "client", client)
+    prepare()
+    assert users == ["root", "airflow"], "who may do less must be tried"
+    if server == "MinIO":
+        assert told == [
+            (endpoint.removeprefix("http://"), ("root", "all"), False),
+            ("policy", "e2e3d", init["AIRFLOW_MAY"]),
+            ("user", "airflow", "less"),
+            ("may", "e2e3d", "airflow"),
+        ]
+    else:
+        assert told == []
+        assert "is no MinIO" in capsys.readouterr().out
+
+
+def _signed(parsed: dict[str, Any], server: str) -> None:
+    parsed["ResponseMetadata"]["HTTPHeaders"]["server"] = server
 
 
 def test_a_scene_is_public_and_where_it_is_and_of_what_photos_is_not(public: list[str]) -> None:

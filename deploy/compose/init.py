@@ -1,8 +1,14 @@
-"""Once at every `up`: the database, the admin, the buckets and the sample. What is there is left as it is."""
+"""Once at every `up`: the database, the admin, the buckets, the store's user and the sample.
+
+What is there is left as it is. Nothing else knows the store's root user.
+"""
 
 import json
 import os
+import sys
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 STORE, CAPTURES = "e2e3d", "captures"
 SAMPLE = Path("/opt/airflow/sample/caliterra/images")
@@ -24,20 +30,38 @@ PAGES_ARE_PUBLIC = {
         }
     ],
 }
+# Airflow's user; a stage has what STS makes of it, cut down to its own attempt (`store_role` in profiles.yaml).
+AIRFLOW_MAY = {
+    "Version": "2012-10-17",
+    "Statement": [
+        {
+            "Effect": "Allow",
+            "Action": ["s3:ListBucket"],
+            "Resource": [f"arn:aws:s3:::{STORE}", f"arn:aws:s3:::{CAPTURES}"],
+        },
+        {
+            "Effect": "Allow",
+            "Action": ["s3:GetObject"],
+            "Resource": [f"arn:aws:s3:::{STORE}/*", f"arn:aws:s3:::{CAPTURES}/*"],
+        },
+        {
+            "Effect": "Allow",
+            "Action": ["s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload"],
+            "Resource": [f"arn:aws:s3:::{STORE}/*"],
+        },
+    ],
+}
 
 
 def prepare_store() -> None:
-    """The buckets, and the sample in s3://captures/caliterra."""
-    import boto3
+    """The buckets, Airflow's user, and the sample in s3://captures/caliterra."""
+    from botocore.exceptions import ClientError
 
+    root = (os.environ["MINIO_ROOT_USER"], os.environ["MINIO_ROOT_PASSWORD"])
     connection = json.loads(os.environ["AIRFLOW_CONN_MINIO"])
-    s3 = boto3.client(
-        "s3",
-        aws_access_key_id=connection["login"],
-        aws_secret_access_key=connection["password"],
-        **connection["extra"],
-    )
-    there = {bucket["Name"] for bucket in s3.list_buckets()["Buckets"]}
+    s3 = client(*root, connection)
+    answer = s3.list_buckets()
+    there = {bucket["Name"] for bucket in answer["Buckets"]}
     if CAPTURES not in there:
         s3.create_bucket(Bucket=CAPTURES)
     uploaded = s3.list_objects_v2(Bucket=CAPTURES, Prefix="caliterra/").get("Contents", [])
@@ -48,7 +72,40 @@ def prepare_store() -> None:
     if STORE not in there:
         s3.create_bucket(Bucket=STORE)
         s3.put_bucket_policy(Bucket=STORE, Policy=json.dumps(PAGES_ARE_PUBLIC))
+    if answer["ResponseMetadata"]["HTTPHeaders"].get("server", "").startswith("MinIO"):
+        give_user(*root, connection)
+    else:
+        print(
+            f"{connection['extra']['endpoint_url']} is no MinIO: its owner makes the user S3_ACCESS_KEY of .env, with "
+            f"the rights that AIRFLOW_MAY in init.py lists.",
+            flush=True,
+        )
+    try:
+        client(connection["login"], connection["password"], connection).list_objects_v2(Bucket=STORE, MaxKeys=1)
+    except ClientError as error:
+        sys.exit(f"The store refuses Airflow's user, S3_ACCESS_KEY and S3_SECRET_KEY in .env: {error}")
     print(f"s3://{STORE} and s3://{CAPTURES} are there.", flush=True)
+
+
+def client(user: str, password: str, connection: dict[str, Any]) -> Any:
+    """The store, for one of its users."""
+    import boto3
+
+    return boto3.client("s3", aws_access_key_id=user, aws_secret_access_key=password, **connection["extra"])
+
+
+def give_user(root: str, root_password: str, connection: dict[str, Any]) -> None:
+    """Make Airflow's user, or give it today's password and rights."""
+    from minio.credentials import StaticProvider
+    from minio.minioadmin import MinioAdmin
+
+    endpoint = urlsplit(connection["extra"]["endpoint_url"])
+    admin = MinioAdmin(
+        endpoint=endpoint.netloc, credentials=StaticProvider(root, root_password), secure=endpoint.scheme == "https"
+    )
+    admin.policy_add(STORE, policy=AIRFLOW_MAY)
+    admin.user_add(connection["login"], connection["password"])
+    admin.policy_set(STORE, user=connection["login"])
 
 
 def airflow(*words: str) -> None:

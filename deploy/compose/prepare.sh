@@ -31,6 +31,8 @@ write_secrets() {
     add REDIS_PASSWORD "$(secret)"
     add MINIO_ROOT_USER "$(secret | cut -c 1-20)"
     add MINIO_ROOT_PASSWORD "$(secret)"
+    add S3_ACCESS_KEY "$(secret | cut -c 1-20)"
+    add S3_SECRET_KEY "$(secret)"
     add ADMIN_PASSWORD "$(secret)"
     add API_SECRET_KEY "$(secret)"
     add JWT_SECRET "$(secret)$(secret)"

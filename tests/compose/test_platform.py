@@ -134,6 +134,15 @@ def test_only_services_that_start_containers_reach_the_engine_and_none_is_root(p
     assert not {found["Config"]["User"] for found in airflow} & {"", "0", "root"}
 
 
+def test_the_stores_root_is_known_to_the_store_and_the_init_job_alone(platform: Platform) -> None:
+    root = platform.secrets["MINIO_ROOT_PASSWORD"]
+    inspected = [platform.engine.inspect_container(found["Id"]) for found in platform.containers()]
+    knows = {
+        found["Config"]["Labels"]["com.docker.compose.service"] for found in inspected if root in json.dumps(found)
+    }
+    assert knows == {"minio", "airflow-init"}
+
+
 def _binds(container: dict[str, Any]) -> list[str]:
     return list(container["HostConfig"]["Binds"] or [])
 
@@ -177,8 +186,9 @@ def test_no_secret_is_told_anywhere(platform: Platform, first_run: str) -> None:
     }
     for name, value in platform.secrets.items():
         assert [place for place, text in told.items() if value in text] == [], name
-        # Nothing but the store's own credentials goes along, and those as environment only.
-        assert name.startswith("MINIO_ROOT_") == (value in json.dumps(environments)), name
+        # A stage has a session of its own.
+        assert value not in json.dumps(environments), name
+    assert all(any(each.startswith("AWS_SESSION_TOKEN=") for each in found) for found in environments)
 
     logs = subprocess.run(
         ["docker", "exec", "--interactive", platform.container("api-server")["Id"]]
