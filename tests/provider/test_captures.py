@@ -14,7 +14,7 @@ import pytest
 from airflow_provider_e2e3d.captures.completeness import Completeness
 from airflow_provider_e2e3d.captures.listing import capture_at, captures_below
 from airflow_provider_e2e3d.profiles.profile import Profile
-from airflow_provider_e2e3d.scenes.names import scene_of, scenes_of
+from airflow_provider_e2e3d.scenes.names import scene_of, scenes_of, title_of, valid_scene
 from e2e3d_stages.contract.messages import now
 from e2e3d_stages.store.base import Entry, Storage
 from e2e3d_stages.store.captures import list_capture_files
@@ -336,3 +336,35 @@ def test_two_captures_whose_names_give_one_scene_get_scenes_of_their_own() -> No
     assert len(set(scenes.values())) == len(scenes)
     assert scenes["Statue"].startswith("statue-")
     assert all(len(scene) <= 63 for scene in scenes.values())
+
+
+def test_scenes_of_captures_in_any_script_are_readable_where_they_can_be_and_always_apart() -> None:
+    names = [
+        "Burg Eltz",
+        "Église",
+        "E\u0301glise 2",
+        "Müller Haus",
+        "Straße",
+        "教会",
+        "写真",
+        "東京タワー 2",
+        "Дом",
+        "walk.mp4",
+    ]
+    scenes = [scene_of(f"s3://bucket/uploads/{name}") for name in names]
+    assert scenes[:5] == ["burg-eltz", "eglise", "eglise-2", "muller-haus", "strasse"]
+    assert scenes[9] == "walk"
+    assert len(set(scenes)) == len(names)
+    assert all(valid_scene(scene) == scene for scene in scenes)
+    assert scenes[5].startswith("scene-")
+    # Also by a file's address, and however its accents were written.
+    assert scene_of((Path("/uploads") / "教会").as_uri()) == scenes[5]
+    assert scene_of("s3://bucket/uploads/E\u0301glise") == "eglise"
+
+
+def test_a_scene_is_titled_as_people_wrote_its_name_unless_they_gave_it_another() -> None:
+    address = "s3://bucket/uploads/教会/photos"
+    assert title_of(scene_of(address), address) == "教会"
+    assert title_of("chapel", address) == "chapel"
+    assert title_of("burg-eltz", "s3://bucket/Burg Eltz") == "burg-eltz"
+    assert title_of("eglise", "s3://bucket/E\u0301glise") == "Église"
