@@ -6,16 +6,17 @@ import datetime as dt
 from dataclasses import dataclass
 
 from airflow_provider_e2e3d.captures.listing import Capture
+from e2e3d_stages.contract.paths import shown
 
 
 @dataclass(frozen=True)
 class Completeness:
     """When an upload counts as complete.
 
-    :param marker: name of a file that the uploader writes last; empty: nothing came for `quiet_seconds`. A zip, which
-        has no room for a marker, must be quiet in either case.
+    :param marker: name of a file that the uploader writes last; empty: nothing came for `quiet_seconds`. A zip or a
+        film by itself, which has no room for a marker, must be quiet in either case.
     :param quiet_seconds: how long nothing must have come: longer than the upload of the largest file takes.
-    :param min_photos: how many photos there must be at least, except where zips hold them.
+    :param min_photos: how many photos there must be at least, except where zips or films hold them.
     """
 
     marker: str = ""
@@ -30,7 +31,9 @@ class Completeness:
         """What a capture listed at a time still lacks, in words; nothing when it is complete."""
         if capture.counted and capture.photos < self.min_photos:
             return f"it has {capture.photos} photos and needs {self.min_photos}"
-        if self.marker and not capture.zipped:
+        if capture.cut_off:
+            return f"its film {shown(capture.cut_off)} lacks its end: it still arrives, or must be uploaded again"
+        if self.marker and not capture.single:
             return "" if self.marker in capture.files else f"its marker {self.marker} is not there"
         age = (at - capture.arrived).total_seconds()
         return "" if age >= self.quiet_seconds else f"something came {age:.0f} s ago, within {self.quiet_seconds:g} s"

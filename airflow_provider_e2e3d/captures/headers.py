@@ -1,10 +1,11 @@
-"""How many photos a capture has and how large they are, from a few bytes of it."""
+"""How many photos and films a capture has and how large photos are, from a few bytes of it."""
 
 from __future__ import annotations
 
 import io
 import zipfile
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 from airflow_provider_e2e3d.captures.listing import Capture
@@ -38,8 +39,24 @@ _MOST_BYTES = 32 * 2**20
 MOST_ZIPS = 20
 
 
-def look_at(storage: Storage, capture: Capture) -> tuple[int, int | None]:
-    """How many photos there are, and the longest side of one of them in px where it tells; few bytes are read.
+@dataclass(frozen=True)
+class Content:
+    """What a capture holds.
+
+    :param side: the longest of one of its photos, in px, where it tells.
+    """
+
+    photos: int
+    films: int = 0
+    side: int | None = None
+
+    def with_more(self, other: Content) -> Content:
+        """Both together."""
+        return Content(self.photos + other.photos, self.films + other.films, self.side or other.side)
+
+
+def look_at(storage: Storage, capture: Capture) -> Content:
+    """What a capture holds; few bytes are read.
 
     :raises UnreadableCapture: when there are photos that cannot be counted so.
     """
@@ -48,20 +65,20 @@ def look_at(storage: Storage, capture: Capture) -> tuple[int, int | None]:
             f"The photos of {storage.uri} lie in {len(capture.zips)} zips, which are too many to look into.",
             hint=f"Upload the photos themselves, or at most {MOST_ZIPS} zips.",
         )
-    photos, side = capture.photos, long_side(_header(storage, capture.first_photo))
+    content = Content(capture.photos, capture.films, long_side(_header(storage, capture.first_photo)))
     for path, size in capture.zips:
-        more, other = _look_into(_Parts(storage, path, 0, size), path or capture.name, depth=1)
-        photos, side = photos + more, side or other
-    return photos, side
+        content = content.with_more(_look_into(_Parts(storage, path, 0, size), path or capture.name, depth=1))
+    return content
 
 
-def _look_into(file: _Parts, name: str, depth: int) -> tuple[int, int | None]:
+def _look_into(file: _Parts, name: str, depth: int) -> Content:
     with open_zip(io.BufferedReader(file, HEADER_BYTES), name) as bundle:
         entries = {entry_path(entry): entry for entry in bundle.infolist() if not entry.is_dir()}
         sizes = {path: entry.file_size for path, entry in entries.items()}
         kinds = kinds_of(sizes, lambda path: entry_head(bundle, entries[path]))
         photos = [entries[path] for path, kind in kinds.items() if kind is Kind.PHOTO]
-        count, side = len(photos), long_side(entry_head(bundle, photos[0], HEADER_BYTES)) if photos else None
+        side = long_side(entry_head(bundle, photos[0], HEADER_BYTES)) if photos else None
+        content = Content(len(photos), sum(kind is Kind.FILM for kind in kinds.values()), side)
         inner = [entries[path] for path, kind in kinds.items() if kind is Kind.ARCHIVE]
         for entry in inner[:MOST_ZIPS] if depth == 1 else []:
             if entry.compress_type != zipfile.ZIP_STORED:
@@ -69,9 +86,8 @@ def _look_into(file: _Parts, name: str, depth: int) -> tuple[int, int | None]:
                     f"{shown(name)} holds another zip, whose photos are counted only when it is unpacked.",
                     hint="Zip the photos themselves to know beforehand what they take.",
                 )
-            more, other = _look_into(file.part(entry), entry_path(entry), depth + 1)
-            count, side = count + more, side or other
-        return count, side
+            content = content.with_more(_look_into(file.part(entry), entry_path(entry), depth + 1))
+        return content
 
 
 def _header(storage: Storage, photo: str) -> bytes:

@@ -11,7 +11,15 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 
-from e2e3d_stages.contract.captures import HEAD_BYTES, Kind, is_hidden, kind_by_name, kinds_of, suffix_of
+from e2e3d_stages.contract.captures import (
+    BOX_BYTES,
+    HEAD_BYTES,
+    Kind,
+    is_hidden,
+    kind_by_name,
+    kinds_of,
+    lacks_its_end,
+)
 from e2e3d_stages.contract.messages import canonical
 from e2e3d_stages.contract.paths import path_problem, shown
 from e2e3d_stages.store.base import Entry, NotFound, Storage
@@ -22,45 +30,49 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Capture:
-    """A folder of photos or one zip, directly below a root.
+    """A folder of photos and films, one zip or one film, directly below a root.
 
-    :param name: of the folder or the zip, as its root lists it.
+    :param name: of the folder or the file, as its root lists it.
     :param uri: where it is.
     :param photos: how many files are photos, without those in zips.
-    :param zipped: whether it is a zip.
+    :param single: whether it is one file: a zip or a film.
     :param size: of all files, in bytes.
     :param arrived: when its newest file came.
     :param fingerprint: differs when a file comes, goes or changes; not the digest of the contents, which nobody read.
     :param files: names of the files directly in it that are not called like photos: one may be a marker.
     :param first_photo: where one of its photos is, below `uri`; empty where there is none.
     :param zips: where its zips are, below `uri`, and how large; the one at `uri` itself is ''.
+    :param films: how many files are films, without those in zips.
+    :param cut_off: a film that lacks its end, as one that is still being written; empty where there is none.
     """
 
     name: str
     uri: str
     photos: int
-    zipped: bool
+    single: bool
     size: int
     arrived: dt.datetime
     fingerprint: str
     files: frozenset[str]
     first_photo: str = ""
     zips: tuple[tuple[str, int], ...] = ()
+    films: int = 0
+    cut_off: str = ""
 
     @property
     def counted(self) -> bool:
-        """Whether `photos` are all there are: nobody has looked into a zip."""
-        return not self.zips
+        """Whether `photos` are all there are: nobody has looked into a zip or a film."""
+        return not self.zips and not self.films
 
 
 def captures_below(storage: Storage) -> Iterator[Capture]:
     """Every capture below a root, by one paged listing, of which one capture at a time is kept.
 
-    A capture is a folder, however deep its photos lie in it, or one zip. Other files beside them are passed over, and
-    so is what is hidden, and what has no name that a folder could have: it would stand for the root, or for a place
-    elsewhere.
+    A capture is a folder, however deep its photos lie in it, one zip or one film. Other files beside them are passed
+    over, and so is what is hidden, and what has no name that a folder could have: it would stand for the root, or for a
+    place elsewhere.
     """
-    zips: list[Capture] = []
+    files: list[Capture] = []
     # A listing is in the order of paths, so a folder's files come together.
     for name, group in groupby(storage.list(), key=lambda entry: entry.path.split("/", 1)[0]):
         if is_hidden(name):
@@ -70,15 +82,15 @@ def captures_below(storage: Storage) -> Iterator[Capture]:
             continue
         entries = list(group)
         capture = _capture(storage, name, storage.uri_of(name), entries, inside=len(name) + 1)
-        # A bucket may hold a folder of a zip's name, which comes later, and is what lies at their address.
+        # A bucket may hold a folder of a file's name, which comes later, and is what lies at their address.
         place = entries[-1].path[: len(name) + 1]
-        yield from (each for each in zips if f"{each.name}/" < place)
-        zips = [each for each in zips if f"{each.name}/" >= place and (capture is None or each.name != name)]
-        if capture is not None and capture.zipped:
-            zips.append(capture)
+        yield from (each for each in files if f"{each.name}/" < place)
+        files = [each for each in files if f"{each.name}/" >= place and (capture is None or each.name != name)]
+        if capture is not None and capture.single:
+            files.append(capture)
         elif capture is not None:
             yield capture
-    yield from zips
+    yield from files
 
 
 def capture_at(storage: Storage) -> Capture | None:
@@ -90,30 +102,32 @@ def _capture(storage: Storage, name: str, uri: str, entries: list[Entry], *, ins
     """A capture from its files, or None for what is none.
 
     :param storage: what was listed.
-    :param inside: where in an entry's path the path inside the capture begins; a zip has none.
+    :param inside: where in an entry's path the path inside the capture begins; one file has none.
     """
     files = {entry.path[inside:]: entry for entry in entries}
     seen = {path: entry for path, entry in files.items() if not is_hidden(path or name)}
-    zipped = seen.keys() == {""}
-    if zipped:
+    single = seen.keys() == {""}
+    if single:
         files = seen
     else:
         # An object that is called like the folder is none of its files.
         for listed in (files, seen):
             listed.pop("", None)
-    if not seen or (zipped and suffix_of(name) != ".zip"):
+    named = kind_by_name(name)
+    if not seen or (single and named not in (Kind.ARCHIVE, Kind.FILM)):
         return None
-    kinds = {"": Kind.ARCHIVE}
-    if not zipped:
+    kinds = {"": named} if named else {}
+    if not single:
         kinds = kinds_of({path: entry.size for path, entry in seen.items()}, partial(_head, storage, seen))
     photos = [path for path, kind in kinds.items() if kind is Kind.PHOTO]
+    films = [path for path, kind in kinds.items() if kind is Kind.FILM]
     # A name on a disk may be no text.
     listing = [[path.encode(errors="backslashreplace").decode(), it.size, it.tag] for path, it in seen.items()]
     return Capture(
         name=name,
         uri=uri,
         photos=len(photos),
-        zipped=zipped,
+        single=single,
         size=sum(entry.size for entry in seen.values()),
         arrived=max(entry.arrived for entry in files.values()),
         fingerprint=hashlib.sha256(canonical(listing)).hexdigest()[:16],
@@ -124,7 +138,18 @@ def _capture(storage: Storage, name: str, uri: str, entries: list[Entry], *, ins
         ),
         first_photo=photos[0] if photos else "",
         zips=tuple((path, seen[path].size) for path, kind in kinds.items() if kind is Kind.ARCHIVE),
+        films=len(films),
+        cut_off=next((path or name for path in films if _is_cut_off(storage, seen[path])), ""),
     )
+
+
+def _is_cut_off(storage: Storage, film: Entry) -> bool:
+    # In a bucket nothing is seen before it is whole.
+    if storage.local_path("") is None:
+        return False
+    with suppress(NotFound, OSError):
+        return lacks_its_end(film.size, lambda place: storage.read_part(film.path, place, BOX_BYTES))
+    return False
 
 
 def _head(storage: Storage, entries: dict[str, Entry], path: str) -> bytes:

@@ -126,9 +126,10 @@ def estimate(
         raise UnreadableCapture(
             f"There is no capture at {storage.uri}.", hint="Check the address, and that the photos were uploaded."
         )
-    photos, side = look_at(storage, capture)
+    content = look_at(storage, capture)
     most = int(params["ingest"]["max_size"])
-    size = CaptureSize(photos=photos, long_side=min(side or most, most))
+    frames = int(params["ingest"]["frames"]) if content.films else 0
+    size = CaptureSize(photos=content.photos + frames, long_side=min(content.side or most, most))
     stages = tuple(_stage_estimate(stage.name, profile, params, size, history) for stage in STAGES.values())
     prices = [each.price for each in stages]
     return Estimate(

@@ -84,7 +84,7 @@ class Making:
             return artifact_key(
                 self.stage,
                 spec.version,
-                params.model_dump(mode="json"),
+                params.keyed(),
                 {name: reference.key for name, reference in references.items()},
                 capture_digest=listing.digest if listing else None,
                 generation=generation,

@@ -29,7 +29,7 @@ TURNED_SHARE = 0.7
 class IngestOperator(StageOperator):
     """Photos become an upright, resized set with what is known of their cameras.
 
-    :param capture: where the photos are: a prefix or one zip. (templated)
+    :param capture: where the photos are: a prefix, one zip or one film. (templated)
     """
 
     def __init__(self, *, capture: str, **kwargs: Any) -> None:

@@ -31,8 +31,9 @@ def reconstruction_params() -> dict[str, Param]:
             type="string",
             minLength=1,
             title="Capture",
-            description="Where the photos are: s3://bucket/prefix, a folder or one zip, in a place the profile allows. "
-            "JPEG, HEIC, PNG, TIFF, WebP, AVIF and raw files are read.",
+            description="Where the photos are: s3://bucket/prefix, a folder, one zip or one film, in a place the "
+            "profile allows. JPEG, HEIC, PNG, TIFF, WebP, AVIF and raw photos are read, and films: MOV, MP4, MKV, WebM "
+            "and others.",
         ),
         "scene": Param(
             None,

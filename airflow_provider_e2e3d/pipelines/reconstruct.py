@@ -25,7 +25,7 @@ from airflow_provider_e2e3d.operators.reconstruction import (
 from airflow_provider_e2e3d.pipelines.form import reconstruction_params
 from airflow_provider_e2e3d.profiles.file import profile_named
 from airflow_provider_e2e3d.profiles.profile import Profile
-from airflow_provider_e2e3d.scenes.names import folder_of, scene_of, valid_scene
+from airflow_provider_e2e3d.scenes.names import folder_of, scene_of, title_of, valid_scene
 from airflow_provider_e2e3d.scenes.outcome import report_failures
 from e2e3d_stages.contract.messages import InvalidRequest
 from e2e3d_stages.registry import STAGES
@@ -69,7 +69,7 @@ def resolved(values: dict[str, Any], profile: Profile) -> dict[str, Any]:
         given = {name[len(prefix) :]: value for name, value in values.items() if name.startswith(prefix)}
         overrides = {name: value for name, value in given.items() if value is not None}
         if stage.name == "publish":
-            overrides["title"] = scene
+            overrides["title"] = title_of(scene, capture)
         plan[stage.name] = stage.resolve(preset, overrides).model_dump(mode="json")
     return plan
 

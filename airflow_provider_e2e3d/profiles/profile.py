@@ -234,7 +234,7 @@ class Profile(Model):
         if uri in roots:
             raise InvalidRequest(
                 f"{capture} is a place that holds captures, and no capture itself.",
-                hint="Name one folder or one zip in it; reconstruct_batch takes all of them.",
+                hint="Name one folder, zip or film in it; reconstruct_batch takes all of them.",
             )
         raise InvalidRequest(
             f"The capture {capture} is outside the places that this profile may read.",

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable
+from pathlib import PurePosixPath
 from urllib.parse import unquote
 
+from e2e3d_stages.contract.captures import Kind, kind_by_name
 from e2e3d_stages.contract.messages import InvalidRequest
 from e2e3d_stages.contract.paths import folder_name
 
@@ -18,12 +21,37 @@ SLUG = r"[a-z0-9][a-z0-9-]{0,62}"
 
 
 def scene_of(capture: str) -> str:
-    """A slug from the last telling part of a capture's address."""
+    """A slug from the last telling part of a capture's address.
+
+    Letters keep their base, as in `eglise`. A name in another script becomes a digest of it: each name its own, and
+    always the same.
+    """
+    name = name_of(capture)
+    # As many file systems do, é may be written as e and an accent.
+    letters = unicodedata.normalize("NFKD", unicodedata.normalize("NFC", name).casefold())
+    slug = re.sub(r"[^a-z0-9]+", "-", "".join(each for each in letters if not unicodedata.combining(each))).strip("-")
+    lost = any(each.isalnum() and not each.isascii() for each in letters)
+    if slug and not lost:
+        return slug[:63].strip("-")
+    digest = hashlib.sha256(letters.encode(errors="surrogatepass")).hexdigest()[:6] if lost else ""
+    return "-".join(filter(None, (slug[:56].strip("-") or "scene", digest)))
+
+
+def title_of(scene: str, capture: str) -> str:
+    """What a scene is called on its pages: as its capture is, where the slug could not say that."""
+    name = unicodedata.normalize("NFC", name_of(capture))
+    readable = not name.isascii() and name.isprintable() and name.strip()
+    return name.strip()[:120] if readable and scene == scene_of(capture) else scene
+
+
+def name_of(capture: str) -> str:
+    """The last telling part of a capture's address, as people wrote it."""
     scheme, _, path = capture.rpartition("://")
     path = path.partition("/")[2] if scheme == "s3" else unquote(path)
-    parts = [part for part in path.lower().split("/") if part]
-    telling = [part for part in parts if part not in _COMMON_FOLDERS] or parts or ["scene"]
-    return re.sub(r"[^a-z0-9]+", "-", telling[-1].removesuffix(".zip")).strip("-")[:63] or "scene"
+    parts = [part for part in path.split("/") if part]
+    telling = [part for part in parts if part.lower() not in _COMMON_FOLDERS] or parts or ["scene"]
+    last = telling[-1]
+    return last.removesuffix(PurePosixPath(last).suffix) if kind_by_name(last) in (Kind.ARCHIVE, Kind.FILM) else last
 
 
 def scenes_of(captures: Iterable[str]) -> dict[str, str]:

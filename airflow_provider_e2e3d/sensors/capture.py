@@ -14,10 +14,10 @@ class CaptureSensor(StoreSensor):
 
     Returns what the event of an upload holds: capture (its address), name, scene (a slug), fingerprint, photos, bytes.
 
-    :param capture: a prefix or one zip, below one of the profile's roots. (templated)
+    :param capture: a prefix, one zip or one film, below one of the profile's roots. (templated)
     :param marker: name of a file that an uploader writes last; empty: nothing came for `quiet_seconds`. (templated)
     :param quiet_seconds: how long nothing must have come. (templated)
-    :param min_photos: how many photos there must be at least, except in a zip. (templated)
+    :param min_photos: how many photos there must be at least, except where there is a zip or a film. (templated)
     """
 
     template_fields: Sequence[str] = (

@@ -33,7 +33,7 @@ class CaptureTrigger(BaseEventTrigger):
     :param prefix: below one of the profile's roots of captures.
     :param marker: name of a file that an uploader writes last; empty: nothing came for `quiet_seconds`.
     :param quiet_seconds: how long nothing must have come.
-    :param min_photos: how many photos there must be at least, except in a zip.
+    :param min_photos: how many photos there must be at least, except where there is a zip or a film.
     :param poll_seconds: pause between two listings.
     :param queue: URL of an SQS queue that the bucket tells of what comes; then there is a listing only when needed.
     """

@@ -14,7 +14,7 @@ import pytest
 from airflow_provider_e2e3d.captures.completeness import Completeness
 from airflow_provider_e2e3d.captures.listing import capture_at, captures_below
 from airflow_provider_e2e3d.profiles.profile import Profile
-from airflow_provider_e2e3d.scenes.names import scene_of, scenes_of
+from airflow_provider_e2e3d.scenes.names import scene_of, scenes_of, title_of, valid_scene
 from e2e3d_stages.contract.messages import now
 from e2e3d_stages.store.base import Entry, Storage
 from e2e3d_stages.store.captures import list_capture_files
@@ -40,9 +40,9 @@ def upload(storage: Storage, *paths: str) -> None:
 def test_a_folder_and_a_zip_are_captures_and_other_files_beside_them_are_not(storage: Storage) -> None:
     upload(storage, "yard/1.jpg", "yard/more/2.JPG", "yard/notes.txt", "barn.zip", "readme.txt", "photo.jpg")
     barn, yard = captures_below(storage)
-    assert (yard.name, yard.photos, yard.zipped) == ("yard", 2, False)
+    assert (yard.name, yard.photos, yard.single) == ("yard", 2, False)
     assert yard.size == len("yard/1.jpg" + "yard/more/2.JPG" + "yard/notes.txt")
-    assert (barn.name, barn.zipped) == ("barn.zip", True)
+    assert (barn.name, barn.single) == ("barn.zip", True)
 
 
 def test_a_capture_is_the_same_below_its_root_and_by_its_own_address(storage: Storage) -> None:
@@ -119,8 +119,8 @@ def test_an_object_that_is_called_like_its_folder_hides_no_capture(s3_root: str)
     upload(storage, "town.zip/1.jpg", "barn.zip", "barn.zip/.DS_Store")
     found = {capture.name: capture for capture in captures_below(storage)}
     assert set(found) == {"marker", "marker-2", "near", "town.zip", "town.zip-2", "barn.zip"}
-    assert {name for name, capture in found.items() if capture.zipped} == {"barn.zip"}
-    assert {capture.photos for capture in found.values() if not capture.zipped} == {1}
+    assert {name for name, capture in found.items() if capture.single} == {"barn.zip"}
+    assert {capture.photos for capture in found.values() if not capture.single} == {1}
     for capture in found.values():
         assert capture_at(open_storage(capture.uri)) == capture
 
@@ -169,7 +169,7 @@ def test_photos_are_counted_whatever_they_are_called(storage: Storage) -> None:
     upload(storage, "yard/_DONE", "yard/IMG_1.HEIC", "yard/IMG_2.DNG", "yard/IMG_3.jfif", "yard/clip.mov")
     storage.write("yard/telemetry", b"no photo" * 100)
     (yard,) = captures_below(storage)
-    assert (yard.photos, yard.counted) == (10, True)
+    assert (yard.photos, yard.films, yard.counted) == (10, 1, False)
     assert {"_DONE", "dji_fly_0_photo"} <= yard.files
 
 
@@ -194,7 +194,7 @@ def test_companions_of_photos_do_not_count(storage: Storage) -> None:
 def test_a_folder_that_holds_a_zip_is_complete_when_it_was_quiet(storage: Storage) -> None:
     upload(storage, "yard/photos.zip", "yard/readme.txt")
     (yard,) = captures_below(storage)
-    assert (yard.photos, yard.counted, yard.zipped) == (0, False, False)
+    assert (yard.photos, yard.counted, yard.single) == (0, False, False)
     rule = Completeness(quiet_seconds=60, min_photos=5)
     assert not rule.holds(yard, yard.arrived + 59 * SECOND)
     assert rule.holds(yard, yard.arrived + 60 * SECOND)
@@ -243,6 +243,40 @@ def test_a_zip_needs_neither_marker_nor_photos_that_can_be_counted_but_to_be_qui
     rule = Completeness(marker="_DONE", quiet_seconds=60, min_photos=5)
     assert not rule.holds(capture, capture.arrived + 59 * SECOND)
     assert rule.holds(capture, capture.arrived + 60 * SECOND)
+
+
+def test_a_film_is_a_capture_and_so_is_a_folder_with_one(storage: Storage) -> None:
+    upload(storage, "walk.MOV", "yard/a/walk.mp4", "live/1.heic", "live/1.mov")
+    live, yard, walk = sorted(captures_below(storage), key=lambda capture: capture.name.casefold()[-1])[:3]
+    found = {capture.name: (capture.photos, capture.films, capture.single) for capture in (live, yard, walk)}
+    assert found == {"live": (1, 0, False), "yard": (0, 1, False), "walk.MOV": (0, 1, True)}
+
+
+def test_a_film_needs_no_photos_beside_it_but_to_be_quiet(storage: Storage) -> None:
+    upload(storage, "yard/walk.mkv")
+    capture = capture_of(storage)
+    rule = Completeness(quiet_seconds=60, min_photos=5)
+    assert "within 60 s" in rule.missing(capture, capture.arrived + 59 * SECOND)
+    assert rule.holds(capture, capture.arrived + 60 * SECOND)
+
+
+def box(kind: bytes, content: bytes) -> bytes:
+    return (8 + len(content)).to_bytes(4, "big") + kind + content
+
+
+@pytest.mark.parametrize("marker", ["", "_DONE"])
+def test_on_a_disk_a_film_that_is_still_being_written_starts_nothing_however_long_it_rests(
+    tmp_path: Path, marker: str
+) -> None:
+    whole = box(b"ftyp", b"isom" + bytes(8)) + box(b"mdat", bytes(5000)) + box(b"moov", bytes(300))
+    storage = FileStorage(tmp_path.as_uri())
+    rule = Completeness(marker=marker, quiet_seconds=60)
+    for size in (30, 3000, 5032, 5200, len(whole) - 1):
+        storage.write("yard/walk.mp4", whole[:size])
+        storage.write("yard/_DONE", b"")
+        assert "walk.mp4 lacks its end" in rule.missing(capture_of(storage), now() + dt.timedelta(days=1))
+    storage.write("yard/walk.mp4", whole)
+    assert rule.holds(capture_of(storage), now() + dt.timedelta(days=1))
 
 
 class Endless(FileStorage):
@@ -302,3 +336,35 @@ def test_two_captures_whose_names_give_one_scene_get_scenes_of_their_own() -> No
     assert len(set(scenes.values())) == len(scenes)
     assert scenes["Statue"].startswith("statue-")
     assert all(len(scene) <= 63 for scene in scenes.values())
+
+
+def test_scenes_of_captures_in_any_script_are_readable_where_they_can_be_and_always_apart() -> None:
+    names = [
+        "Burg Eltz",
+        "Église",
+        "E\u0301glise 2",
+        "Müller Haus",
+        "Straße",
+        "教会",
+        "写真",
+        "東京タワー 2",
+        "Дом",
+        "walk.mp4",
+    ]
+    scenes = [scene_of(f"s3://bucket/uploads/{name}") for name in names]
+    assert scenes[:5] == ["burg-eltz", "eglise", "eglise-2", "muller-haus", "strasse"]
+    assert scenes[9] == "walk"
+    assert len(set(scenes)) == len(names)
+    assert all(valid_scene(scene) == scene for scene in scenes)
+    assert scenes[5].startswith("scene-")
+    # Also by a file's address, and however its accents were written.
+    assert scene_of((Path("/uploads") / "教会").as_uri()) == scenes[5]
+    assert scene_of("s3://bucket/uploads/E\u0301glise") == "eglise"
+
+
+def test_a_scene_is_titled_as_people_wrote_its_name_unless_they_gave_it_another() -> None:
+    address = "s3://bucket/uploads/教会/photos"
+    assert title_of(scene_of(address), address) == "教会"
+    assert title_of("chapel", address) == "chapel"
+    assert title_of("burg-eltz", "s3://bucket/Burg Eltz") == "burg-eltz"
+    assert title_of("eglise", "s3://bucket/E\u0301glise") == "Église"

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import strategies as st
 from PIL import Image
 
-from airflow_provider_e2e3d.captures.headers import long_side, look_at
+from airflow_provider_e2e3d.captures.headers import Content, long_side, look_at
 from airflow_provider_e2e3d.captures.listing import capture_at
 from airflow_provider_e2e3d.costs import budget as budgets
 from airflow_provider_e2e3d.costs.budget import reserve
@@ -159,7 +159,7 @@ def test_a_zip_is_counted_without_being_fetched(
     monkeypatch.setattr(type(storage), "read_part", lambda self, *part: read.append(part[2]) or original(self, *part))
     found = capture_at(storage)
     assert found is not None
-    assert look_at(storage, found) == (12, 800)
+    assert look_at(storage, found) == Content(12, films=1, side=800)
     assert sum(read) < 1_000_000
     assert len(read) < 10
 
@@ -178,7 +178,7 @@ def test_zips_in_a_folder_and_in_a_zip_are_counted(tmp_path: Path) -> None:
     photos.write("more.zip", zipped(c__jpg=b"", inner__zip=inner))
     found = capture_at(photos)
     assert found is not None
-    assert look_at(photos, found) == (6, 800)
+    assert look_at(photos, found) == Content(6, side=800)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])

@@ -32,9 +32,11 @@ RAW_SUFFIXES = _suffixes(
     "3fr arw cr2 cr3 crw dcr dng erf fff iiq kdc mos mrw nef nrw orf pef raf rw2 rwl sr2 srf srw x3f"
 )
 PHOTO_SUFFIXES = RAW_SUFFIXES | _suffixes("jpg jpeg jpe jfif mpo png webp tif tiff heic heics heif hif avif")
-FILM_SUFFIXES = _suffixes("mp4 mov m4v avi mkv webm 3gp mts m2ts mpg mpeg wmv insv 360")
-# Pictures that are not read.
-PICTURE_SUFFIXES = _suffixes("gif bmp jxl jp2 j2k psd psb exr hdr tga svg gpr dcm")
+FILM_SUFFIXES = _suffixes("mp4 mov m4v qt avi mkv webm 3gp 3g2 mts m2ts mpg mpeg wmv flv")
+# Films of two lenses, which only their maker's own program joins.
+UNSTITCHED_SUFFIXES = _suffixes("insv 360")
+# Pictures and films that are not read.
+MEDIA_SUFFIXES = UNSTITCHED_SUFFIXES | _suffixes("gif bmp jxl jp2 j2k psd psb exr hdr tga svg gpr dcm")
 # What lies beside photos: notes, logs, positions, models, previews, what file managers leave.
 SIDE_SUFFIXES = _suffixes(
     "aae bak bin cam csv dat db doc docx dop exe fbx glb gltf gpx htm html ini info ipynb jar js json kml kmz las laz "
@@ -48,16 +50,17 @@ MAX_FILES = 20_000
 MAX_BYTES = 64 * 2**30
 
 # Why ingest leaves out a file without which there is no photo less: of the others so many are uploaded.
-NOT_A_PHOTO, UNSUPPORTED, DUPLICATE = "not_a_photo", "unsupported_format", "duplicate"
-UNCOUNTED = frozenset({NOT_A_PHOTO, UNSUPPORTED, DUPLICATE})
+NOT_A_PHOTO, UNSUPPORTED, DUPLICATE, UNUSED_FILM = "not_a_photo", "unsupported_format", "duplicate", "unused_film"
+UNCOUNTED = frozenset({NOT_A_PHOTO, UNSUPPORTED, DUPLICATE, UNUSED_FILM})
 
 
 class Kind(str, Enum):
     """What a file of a capture is."""
 
     PHOTO = "photo"
+    FILM = "film"
     ARCHIVE = "archive"
-    MEDIA = "media"  # a film, or a picture that is not read
+    MEDIA = "media"  # a picture or a film that is not read
     SIDE = "side"
 
 
@@ -79,7 +82,9 @@ def kind_by_name(path: str) -> Kind | None:
         return Kind.PHOTO
     if suffix == ".zip":
         return Kind.ARCHIVE
-    if suffix in FILM_SUFFIXES or suffix in PICTURE_SUFFIXES:
+    if suffix in FILM_SUFFIXES:
+        return Kind.FILM
+    if suffix in MEDIA_SUFFIXES:
         return Kind.MEDIA
     return Kind.SIDE if suffix in SIDE_SUFFIXES else None
 
@@ -93,18 +98,18 @@ def kind_of(path: str, head: bytes) -> Kind:
     named, found = kind_by_name(path), format_of(head)
     if not found:
         return named or Kind.SIDE
-    if named is Kind.SIDE:
-        return Kind.SIDE
+    if named is Kind.SIDE or suffix_of(path) in UNSTITCHED_SUFFIXES:
+        return named or Kind.SIDE
     if found in PHOTO_FORMATS:
         return Kind.PHOTO
-    return Kind.ARCHIVE if found == ZIP else Kind.MEDIA
+    return {ZIP: Kind.ARCHIVE, FILM: Kind.FILM}.get(found, Kind.MEDIA)
 
 
 def kinds_of(sizes: Mapping[str, int], head: Callable[[str], bytes]) -> dict[str, Kind]:
     """What the files of a listing are, by their names; without those that are hidden, or that no disk could hold.
 
     Where a name does not tell, the largest of those that end alike is looked into, since a camera names all its photos
-    in one way. Companions of photos are `SIDE`.
+    in one way. Companions of photos, and the films of Live Photos, are `SIDE`.
 
     :param sizes: in bytes, by path.
     :param head: reads the first `HEAD_BYTES` of a file; it is asked at most `MOST_LOOKS` times.
@@ -117,8 +122,9 @@ def kinds_of(sizes: Mapping[str, int], head: Callable[[str], bytes]) -> dict[str
     for group in list(alike.values())[:MOST_LOOKS]:
         kind = kind_of(group[0], head(group[0]))
         kinds |= {path: kind for path in group if sizes[path] >= SMALLEST_PHOTO}
-    beside = companions([path for path, kind in kinds.items() if kind is Kind.PHOTO])
-    return kinds | dict.fromkeys(beside, Kind.SIDE)
+    photos = [path for path, kind in kinds.items() if kind is Kind.PHOTO]
+    films = [path for path, kind in kinds.items() if kind is Kind.FILM]
+    return kinds | dict.fromkeys([*companions(photos), *films_of_photos(films, photos)], Kind.SIDE)
 
 
 _MAGIC = (
@@ -138,6 +144,9 @@ _MAGIC = (
     (b"PK\x03\x04", ZIP),
     (b"PK\x05\x06", ZIP),
     (b"\x1aE\xdf\xa3", FILM),
+    (b"\x00\x00\x01\xba", FILM),
+    (b"0&\xb2u\x8ef\xcf\x11", FILM),
+    (b"FLV\x01", FILM),
     (b"GIF8", "GIF"),
     (b"8BPS", "PSD"),
     (b"v/1\x01", "EXR"),
@@ -155,6 +164,8 @@ def format_of(head: bytes) -> str:
         return _box_format(head)
     if head[:4] == b"RIFF":
         return {b"WEBP": WEBP, b"AVI ": FILM}.get(head[8:12], "")
+    if head[4:8] in (b"moov", b"mdat", b"wide", b"skip"):
+        return FILM  # QuickTime before there were brands
     return next((name for magic, name in _MAGIC if head.startswith(magic)), "")
 
 
@@ -167,6 +178,36 @@ def _box_format(head: bytes) -> str:
     if {b"avif", b"avis"} & set(brands):
         return AVIF
     return HEIF if brands[0] in _HEIF_BRANDS else FILM
+
+
+# What is read of each box.
+BOX_BYTES = 16
+# Films have a few; some programs write one for each second.
+_MOST_BOXES = 200
+
+
+def lacks_its_end(size: int, read: Callable[[int], bytes]) -> bool:
+    """Whether a film of boxes, as MP4 and MOV are, is not whole: one reaches beyond it, or none tells what is in it.
+
+    Films of other formats cannot be told so (ISO/IEC 14496-12, 4.2).
+
+    :param size: of the file, in bytes.
+    :param read: the `BOX_BYTES` at a place in it.
+    """
+    place, told = 0, False
+    for _ in range(_MOST_BOXES):
+        head = read(place)
+        if place == 0 and (format_of(head) != FILM or not head[4:8].isalpha()):
+            return False
+        told = told or head[4:8] in (b"moov", b"moof")
+        length = int.from_bytes(head[:4], "big")
+        if length == 1:
+            length = int.from_bytes(head[8:16], "big")
+        # The last box may say only that it is the last.
+        place = place + length if length else size
+        if place >= size or 0 < length < 8:
+            break
+    return place > size or not told
 
 
 _HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"mif2", b"msf1"})

@@ -41,6 +41,14 @@ class Model(BaseModel):
 class StageParams(Model):
     """Base of every stage's parameters."""
 
+    # Those that came after others. Where one of them asks for nothing special, earlier artifacts are what is asked for.
+    later: ClassVar[frozenset[str]] = frozenset()
+
+    def keyed(self) -> dict[str, Any]:
+        """What an artifact's key depends on: all of them, but later ones only where they differ from their defaults."""
+        usual = {name for name in self.later if getattr(self, name) == type(self).model_fields[name].default}
+        return self.model_dump(mode="json", exclude=usual)
+
     def smaller(self) -> Self | None:
         """Parameters that need less memory for nearly the same result, or None where nothing can be saved."""
         return None
@@ -191,7 +199,7 @@ class Request(Model):
     attempt: int
     params: dict[str, Any]
     inputs: dict[StageName, Input] = Field(default_factory=dict)
-    capture: str | None = Field(default=None, description="Where ingest finds the photos: a prefix or one zip.")
+    capture: str | None = Field(default=None, description="Where the photos are: a prefix, one zip or one film.")
     listing: CaptureListing | None = Field(default=None, description="The capture's files, which the key depends on.")
     degraded_from: str | None = Field(default=None, description="Key of what was asked before memory ran out.")
     longest_seconds: float = Field(default=86_400.0, description="A program that takes longer is taken to hang.")
@@ -394,7 +402,7 @@ def artifact_key(
 ) -> str:
     """The name of an artifact: 32 hex digits that depend on what is asked and on nothing else.
 
-    :param params: all of the stage's parameters, resolved.
+    :param params: the stage's parameters, resolved: `StageParams.keyed`.
     :param inputs: artifact key of each input by name. Keys, not digests: structure from motion and training are
         not repeatable bit for bit, so digests of inputs would differ from machine to machine.
     :param capture_digest: `ingest` only: `CaptureListing.digest`.

@@ -14,6 +14,7 @@ from e2e3d_stages.contract.captures import (
     MAX_BYTES,
     MAX_FILES,
     NOT_A_PHOTO,
+    UNSTITCHED_SUFFIXES,
     UNSUPPORTED,
     Kind,
     companions,
@@ -36,6 +37,7 @@ MAX_ZIP_DEPTH = 2
 MAX_ZIP_RATIO = 100
 # What is as small harms nobody, however well it was compressed.
 MIN_SUSPECT_BYTES = 2**20
+_UNPACKED = (Kind.PHOTO, Kind.FILM, Kind.ARCHIVE)
 _BOMB = f"unpacks to more than {MAX_ZIP_RATIO} times its size, as a zip bomb does"
 
 
@@ -43,12 +45,13 @@ _BOMB = f"unpacks to more than {MAX_ZIP_RATIO} times its size, as a zip bomb doe
 class Listed:
     """What lies in a capture.
 
-    :param photos: in natural order.
+    :param photos: in natural order, as the films.
     :param refused: what was not taken for a photo, or cannot become one, with the reason.
     :param companions: how many files of each kind accompany photos: masks, depth maps, …
     """
 
     photos: list[Source]
+    films: list[Source]
     refused: list[Refused]
     companions: Counter[str] = field(default_factory=Counter)
 
@@ -76,16 +79,12 @@ def list_capture(capture: LocalCapture, scratch: Path) -> Listed:
     files = [(source, kind) for source, kind in files if not is_hidden(source.name)]
     beside = companions({source.name for source, kind in files if kind is Kind.PHOTO})
     photos = [source for source, kind in files if kind is Kind.PHOTO and source.name not in beside]
-    shadows = films_of_photos(
-        {source.name for source, kind in files if kind is Kind.MEDIA}, {photo.name for photo in photos}
-    )
-    refused += [
-        _not_a_photo(source.name, kind)
-        for source, kind in files
-        if kind is not Kind.PHOTO and source.name not in shadows
-    ]
+    films = [source for source, kind in files if kind is Kind.FILM]
+    shadows = films_of_photos({film.name for film in films}, {photo.name for photo in photos})
+    refused += [_not_a_photo(source.name, kind) for source, kind in files if kind not in (Kind.PHOTO, Kind.FILM)]
     return Listed(
         photos=sorted(photos, key=lambda photo: natural_order(photo.name)),
+        films=sorted((film for film in films if film.name not in shadows), key=lambda film: natural_order(film.name)),
         refused=sorted(
             (item for item in refused if not is_hidden(item.source)), key=lambda item: natural_order(item.source)
         ),
@@ -96,6 +95,12 @@ def list_capture(capture: LocalCapture, scratch: Path) -> Listed:
 def _not_a_photo(name: str, kind: Kind) -> Refused:
     if kind is Kind.MEDIA:
         what = suffix_of(name)[1:].upper() or "Such a file"
+        if suffix_of(name) in UNSTITCHED_SUFFIXES:
+            return Refused(
+                name,
+                UNSUPPORTED,
+                f"{what} holds two unjoined pictures: export it as MP4 by the camera maker's program.",
+            )
         return Refused(name, UNSUPPORTED, f"{what} cannot be read: export it as JPEG.")
     if kind is Kind.ARCHIVE:
         return Refused(name, "unreadable", "A zip in a zip in a zip is not opened.")
@@ -106,8 +111,8 @@ def _opened(file: Source, capture: LocalCapture, unpacking: _Unpacking) -> Itera
     """A file of a capture and what it is; of a zip what lies in it, under names that begin with the zip's."""
     with reading(file.name), file.path.open("rb") as opened:
         kind = kind_of(file.name, opened.read(HEAD_BYTES))
-    if capture.single and kind is not Kind.PHOTO:
-        # What is given by itself is a photo or a zip, and says of itself when it is neither.
+    if capture.single and kind not in (Kind.PHOTO, Kind.FILM):
+        # What is given by itself is a photo, a film or a zip, and says of itself when it is neither.
         with reading(file.name):
             yield from unpacking.unpack(file, inside="")
     elif kind is Kind.ARCHIVE:
@@ -128,7 +133,7 @@ class _Unpacking:
         self._entries = self._bytes = self._files = 0
 
     def unpack(self, zipped: Source, *, inside: str, depth: int = 1) -> Iterator[tuple[Source, Kind] | Refused]:
-        """What lies in a zip; only what may be a photo, or another zip, takes room on the disk.
+        """What lies in a zip; only what may be a photo, a film, or another zip, takes room on the disk.
 
         :param inside: what the names of its files begin with.
         :raises UnreadableCapture: one that is damaged as a whole, or refused.
@@ -144,7 +149,7 @@ class _Unpacking:
                     yield Refused(shown(name), UNSAFE_NAME, str(error))
                     continue
                 kind = _kind(bundle, entry)
-                if kind is Kind.PHOTO or (kind is Kind.ARCHIVE and depth < MAX_ZIP_DEPTH):
+                if kind in (Kind.PHOTO, Kind.FILM) or (kind is Kind.ARCHIVE and depth < MAX_ZIP_DEPTH):
                     found = self._extract(bundle, entry, name)
                     if kind is Kind.ARCHIVE and isinstance(found, Source):
                         yield from self._unpack_inner(found, depth + 1)
@@ -166,7 +171,7 @@ class _Unpacking:
 
         :param size: of the zip, in bytes.
         """
-        wanted = [entry for entry in entries if kind_by_name(entry_path(entry)) in (Kind.PHOTO, Kind.ARCHIVE)]
+        wanted = [entry for entry in entries if kind_by_name(entry_path(entry)) in _UNPACKED]
         self._entries += len(entries)
         self._bytes += sum(entry.file_size for entry in wanted)
         if self._entries > MAX_FILES or self._bytes > MAX_BYTES:

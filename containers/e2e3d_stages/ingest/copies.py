@@ -44,7 +44,7 @@ def copies(photos: Sequence[tuple[Cells, float]]) -> dict[int, int]:
     coarse = np.array([_directions(_halved(cells)) for cells, _ in photos], np.float32)
     found: dict[int, int] = {}
     for one, other in _pairs(coarse):
-        if one not in found and other not in found and _same(photos[one], photos[other]):
+        if one not in found and other not in found and same(photos[one], photos[other]):
             found[other] = one
     return found
 
@@ -57,7 +57,11 @@ def _pairs(directions: Floats) -> Iterator[tuple[int, int]]:
             yield start + int(row), start + int(column)
 
 
-def _same(one: tuple[Cells, float], other: tuple[Cells, float]) -> bool:
+def same(one: tuple[Cells, float], other: tuple[Cells, float]) -> bool:
+    """Whether two photos show the same.
+
+    :param one: cells and width / height, as the other's.
+    """
     if abs(np.log(one[1] / other[1])) > SHAPE:
         return False
     a, b = _differences(one[0].astype(np.float32)), _differences(other[0].astype(np.float32))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -10,7 +10,9 @@ from e2e3d_stages.contract.messages import StageParams
 
 
 class Params(StageParams):
-    """How photos are prepared for structure from motion."""
+    """How photos and films are prepared for structure from motion."""
+
+    later: ClassVar[frozenset[str]] = frozenset({"frames", "start", "end"})
 
     max_size: int = Field(
         1600,
@@ -33,6 +35,28 @@ class Params(StageParams):
         title="Own poses",
         description="Folder in the capture with a COLMAP model of these photos (cameras, images and points3D, .bin or "
         ".txt), as sparse/0: structure from motion then takes it over. Empty: poses are found.",
+    )
+    frames: int = Field(
+        300,
+        ge=10,
+        le=2000,
+        title="Frames of films",
+        description="Number of frames that are taken of all films together, at most: the sharpest of each window of "
+        "equal time in which the camera moves.",
+    )
+    start: float = Field(
+        0.0,
+        ge=0,
+        le=86_400,
+        title="Start of films",
+        description="Seconds from the beginning of each film; what comes before is not used.",
+    )
+    end: float = Field(
+        0.0,
+        ge=0,
+        le=86_400,
+        title="End of films",
+        description="Seconds from the beginning of each film; what comes after is not used. 0: its own end.",
     )
 
 

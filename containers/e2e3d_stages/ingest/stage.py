@@ -1,4 +1,4 @@
-"""Prepare a capture's photos: upright, resized, without EXIF, and a record of what their EXIF said."""
+"""Prepare a capture's photos and films: upright, resized, without EXIF, and a record of what their EXIF said."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from statistics import median
 from typing import Any
@@ -16,21 +16,22 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from e2e3d_stages.contract.captures import DUPLICATE, NOT_A_PHOTO, UNCOUNTED, UNSUPPORTED
-from e2e3d_stages.contract.messages import Refused, UnreadableCapture
+from e2e3d_stages.contract.captures import DUPLICATE, NOT_A_PHOTO, UNCOUNTED, UNSUPPORTED, UNUSED_FILM
+from e2e3d_stages.contract.messages import InvalidRequest, Refused, UnreadableCapture
+from e2e3d_stages.ingest import films
 from e2e3d_stages.ingest.capture import list_capture
 from e2e3d_stages.ingest.copies import Cells, cells_of, copies
 from e2e3d_stages.ingest.exif import Exif
 from e2e3d_stages.ingest.params import Params
 from e2e3d_stages.ingest.pixels import FULL, Glance, Memory, Range, TooLarge, Unreadable, decode, look, range_of
 from e2e3d_stages.ingest.poses import refuse_turned, take_poses
+from e2e3d_stages.ingest.sharpness import LONG_SIDE, sharpness
 from e2e3d_stages.runtime.context import StageContext
 from e2e3d_stages.store.base import file_digest
 from e2e3d_stages.store.captures import UNSAFE_NAME, Source, reading
 
 JPEG_QUALITY = 95
 MIN_PHOTOS = 3
-BLUR_SIZE = 500
 MAX_WORKERS = 8
 NAMED_IN_WARNING = 10
 REASONS = {
@@ -41,6 +42,7 @@ REASONS = {
     "outside": "are links to files outside the capture",
     UNSAFE_NAME: "have names that no file can have",
     UNSUPPORTED: "are in a format that is not supported",
+    UNUSED_FILM: "are films of which nothing can be used",
 }
 # What was done to photos that are used, and what to do where that is not wanted.
 REMARKS = {
@@ -62,7 +64,11 @@ REMARKS = {
 
 @dataclass(frozen=True)
 class Prepared:
-    """One photo, ready under a temporary name."""
+    """One photo, ready under a temporary name.
+
+    :param film: which film it is a frame of.
+    :param seconds: its time in that film.
+    """
 
     source: str
     path: Path
@@ -77,6 +83,8 @@ class Prepared:
     bytes: int
     cells: Cells
     remarks: Mapping[str, str]
+    film: str = ""
+    seconds: float = 0.0
 
 
 def run(context: StageContext) -> dict[str, Any]:
@@ -84,8 +92,14 @@ def run(context: StageContext) -> dict[str, Any]:
 
     :return: counts of photos given, usable and dropped, cameras, photos with GPS and focal length, median blur score.
     :raises UnreadableCapture: fewer than three usable photos, a zip that is refused, or poses that cannot fit.
+    :raises InvalidRequest: for an end of films that is before their start.
     """
     assert context.capture is not None
+    if 0 < context.params.end <= context.params.start:
+        raise InvalidRequest(
+            f"Films are to end at {context.params.end:g} s and to begin at {context.params.start:g} s.",
+            hint="Give an ingest_end after ingest_start, or 0 for the films' own end.",
+        )
     listed = list_capture(context.capture, context.scratch)
     sources, dropped = listed.photos, listed.refused
     if context.params.poses:
@@ -93,8 +107,7 @@ def run(context: StageContext) -> dict[str, Any]:
         dropped = [item for item in dropped if not item.source.startswith(f"{context.params.poses}/")]
     prepared = []
     seen: dict[str, str] = {}
-    for done, result in enumerate(_prepare_all(context, sources), start=1):
-        context.progress(done, len(sources), "photos", phase="preparing photos")
+    for result in _prepare_all(context, sources, listed.films):
         if isinstance(result, Prepared):
             result = _refuse_copy(result, seen)
         if isinstance(result, Prepared):
@@ -113,12 +126,68 @@ def run(context: StageContext) -> dict[str, Any]:
     return _write(context, prepared, dropped)
 
 
-def _prepare_all(context: StageContext, sources: list[Source]) -> Iterator[Prepared | Refused]:
-    """Results in the sources' order; Pillow works outside Python's lock, so that threads are enough."""
-    pool = ThreadPoolExecutor(min(context.threads, MAX_WORKERS))
+def _prepare_all(context: StageContext, photos: list[Source], filmed: list[Source]) -> Iterator[Prepared | Refused]:
+    """Photos in their order, and then the frames of films in theirs."""
     folder = context.scratch / "prepared"
     folder.mkdir()
     memory = Memory()
+    for done, result in enumerate(_prepare_photos(context, photos, folder, memory), start=1):
+        context.progress(done, len(photos), "photos", phase="preparing photos")
+        yield result
+    yield from _prepare_films(context, filmed, folder, memory)
+
+
+def _prepare_films(
+    context: StageContext, sources: list[Source], folder: Path, memory: Memory
+) -> Iterator[Prepared | Refused]:
+    """The frames of films; a film of which nothing can be used spoils only itself."""
+    params, found = context.params, []
+    for source in sources:
+        with reading(source.name):
+            try:
+                film = films.look(source, params.start, params.end)
+            except (Unreadable, films.Unused) as error:
+                yield _refused_film(source, error)
+                continue
+        if max(film.size) < params.min_size:
+            yield Refused(source.name, "too_small", f"{film.size[0]} x {film.size[1]} pixels")
+        else:
+            found.append(film)
+    counts = films.windows([film.seconds for film in found], params.frames) if found else []
+    begun = 0.0
+    for film, count in zip(found, counts, strict=True):
+        frames = films.frames_of(film, count, params.max_size, memory, context.threads, context.check_stop)
+        with reading(film.source.name):
+            try:
+                for place, frame in enumerate(frames):
+                    told = begun + (frame.seconds - film.start) / film.seconds * count
+                    context.progress(min(told, sum(counts)), sum(counts), "frames", phase="choosing frames")
+                    yield _prepared_frame(film, frame, place, folder)
+            except (Unreadable, films.Unused, TooLarge) as error:
+                yield _refused_film(film.source, error)
+        begun += count
+
+
+def _refused_film(source: Source, error: Exception) -> Refused:
+    reasons = {TooLarge: "too_large", films.Unused: UNUSED_FILM}
+    return Refused(source.name, reasons.get(type(error), "unreadable"), str(error))
+
+
+def _prepared_frame(film: films.Film, frame: films.Frame, place: int, folder: Path) -> Prepared:
+    # A film says only where it began.
+    exif = film.exif if place == 0 else replace(film.exif, gps=None)
+    if exif.taken:
+        exif = replace(exif, taken=films.later(exif.taken, frame.seconds))
+    target = folder / f"{hashlib.sha256(film.source.name.encode(errors='replace')).hexdigest()}-{place}.jpg"
+    photo = _stored(f"{film.source.name}/{frame.seconds:08.3f} s", frame.image, target, film.size, exif)
+    return replace(photo, film=film.source.name, seconds=round(frame.seconds, 3))
+
+
+def _prepare_photos(
+    context: StageContext, sources: list[Source], folder: Path, memory: Memory
+) -> Iterator[Prepared | Refused]:
+    """Results in the sources' order; Pillow works outside Python's lock, so that threads are enough."""
+    pool = ThreadPoolExecutor(min(context.threads, MAX_WORKERS))
     try:
         glances = []
         for glance in pool.map(lambda source: _glance(source, memory, context.params), sources):
@@ -174,33 +243,40 @@ def _prepare(
         except TooLarge as error:
             return Refused(source.name, "too_large", str(error))
         content = file_digest(source.path)
-    image = picture.image
+    photo = _stored(source.name, picture.image, target, glance.size, glance.exif)
+    return replace(photo, content=content, bytes=source.path.stat().st_size, remarks=picture.remarks)
+
+
+def _stored(name: str, image: Image.Image, target: Path, full: tuple[int, int], exif: Exif) -> Prepared:
+    """A picture, written to `target`.
+
+    :param full: its size before it was resized, in px, upright or not.
+    """
     image.save(target, "JPEG", quality=JPEG_QUALITY)
-    scale = max(image.size) / max(glance.size)
+    scale = max(image.size) / max(full)
+    pixels = hashlib.sha256(image.tobytes()).hexdigest()
     return Prepared(
-        source=source.name,
+        source=name,
         path=target,
-        content=content,
-        pixels=hashlib.sha256(image.tobytes()).hexdigest(),
+        content=pixels,
+        pixels=pixels,
         width=image.width,
         height=image.height,
-        focal_px=glance.exif.focal_px * scale if glance.exif.focal_px else None,
+        focal_px=exif.focal_px * scale if exif.focal_px else None,
         blur=blur_score(image),
-        exif=glance.exif,
-        stored=glance.size,
-        bytes=source.path.stat().st_size,
+        exif=exif,
+        stored=full,
+        bytes=0,
         cells=cells_of(image),
-        remarks=picture.remarks,
+        remarks={},
     )
 
 
 def blur_score(image: Image.Image) -> float:
-    """Variance of the Laplacian of the grey photo, scaled so that its longest side has 500 pixels; low is blurred."""
-    scale = BLUR_SIZE / max(image.size)
+    """The sharpness of a photo of any size."""
+    scale = LONG_SIDE / max(image.size)
     size = (max(3, round(image.width * scale)), max(3, round(image.height * scale)))
-    grey = np.asarray(image.convert("L").resize(size, Image.Resampling.BOX), np.float32)
-    neighbours = grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:]
-    return round(float(np.var(neighbours - 4 * grey[1:-1, 1:-1])), 2)
+    return sharpness(np.asarray(image.convert("L").resize(size, Image.Resampling.BOX), np.float32))
 
 
 def _refuse_copy(photo: Prepared, seen: dict[str, str]) -> Prepared | Refused:
@@ -293,9 +369,12 @@ def _write(context: StageContext, prepared: list[Prepared], dropped: list[Refuse
     folder.mkdir()
     cameras: dict[tuple[Any, ...], int] = {}
     photos = []
+    filmed: dict[str, dict[str, float]] = {}
     for place, photo in enumerate(prepared, start=1):
         name = photo_name(place, len(prepared), photo.source)
         photo.path.replace(folder / name)
+        if photo.film:
+            filmed.setdefault(photo.film, {})[name] = photo.seconds
         photos.append(
             {
                 "name": name,
@@ -315,6 +394,7 @@ def _write(context: StageContext, prepared: list[Prepared], dropped: list[Refuse
             dict(zip(("id", "make", "model", "lens", "focal_mm", "width", "height"), (number, *group[:6]), strict=True))
             for group, number in cameras.items()
         ],
+        "films": [{"source": film, "frames": frames} for film, frames in filmed.items()],
         "dropped": [vars(item) for item in dropped],
     }
     (context.output / "photos.json").write_text(
@@ -325,6 +405,7 @@ def _write(context: StageContext, prepared: list[Prepared], dropped: list[Refuse
         "photos": len(photos),
         "dropped": len(dropped),
         "other_files": sum(item.reason in UNCOUNTED for item in dropped),
+        "frames": sum(map(len, filmed.values())),
         "cameras": len(cameras),
         "photos_with_gps": sum(photo.exif.gps is not None for photo in prepared),
         "photos_with_focal": sum(photo.focal_px is not None for photo in prepared),

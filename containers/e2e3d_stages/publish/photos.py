@@ -5,13 +5,13 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from e2e3d_stages.contract.captures import DUPLICATE, NOT_A_PHOTO, UNCOUNTED, UNSUPPORTED
+from e2e3d_stages.contract.captures import DUPLICATE, NOT_A_PHOTO, UNCOUNTED, UNSUPPORTED, UNUSED_FILM
 from e2e3d_stages.contract.paths import inside
 from e2e3d_stages.runtime.context import InputArtifact
 
@@ -26,6 +26,7 @@ DROPPED = {
     "outside": "A link to a file outside the capture",
     "unsafe_name": "Has a name that no file can have",
     UNSUPPORTED: "In a format that is not supported",
+    UNUSED_FILM: "A film of which nothing can be used",
     NOT_A_PHOTO: "Not a photo",
 }
 
@@ -33,7 +34,8 @@ DROPPED = {
 def photo_facts(inputs: Mapping[str, InputArtifact]) -> dict[str, Any]:
     """How many photos were uploaded and placed, and each that was not, with the reason.
 
-    `unused` has name, reason, and a picture where there is one: ingest keeps none of what it drops.
+    `unused` has name, reason, and a picture where there is one: ingest keeps none of what it drops. `films` has name,
+    the last frame's time in seconds, and of each frame its time and whether it was placed.
     """
     prepared = _json(inputs["ingest"].folder / "photos.json")
     placed = _json(inputs["sfm"].folder / "photos.json")
@@ -42,6 +44,7 @@ def photo_facts(inputs: Mapping[str, InputArtifact]) -> dict[str, Any]:
     return {
         "uploaded": len(placed) + len(dropped),
         "placed": len(placed) - len(unused),
+        "films": [_film(each, {photo["name"] for photo in unused}) for each in prepared.get("films", ())],
         "unused": [
             {
                 "name": photo["source"],
@@ -57,6 +60,11 @@ def photo_facts(inputs: Mapping[str, InputArtifact]) -> dict[str, Any]:
             for item in prepared["dropped"]
         ],
     }
+
+
+def _film(film: Mapping[str, Any], unused: Collection[str]) -> dict[str, Any]:
+    frames = [{"seconds": seconds, "placed": name not in unused} for name, seconds in film["frames"].items()]
+    return {"name": film["source"], "seconds": max(each["seconds"] for each in frames), "frames": frames}
 
 
 def source_names(inputs: Mapping[str, InputArtifact]) -> dict[str, str]:

@@ -58,7 +58,7 @@ class StageContext:
 
     :param params: the stage's parameters.
     :param inputs: by stage name.
-    :param capture: `ingest` only: the photos, or one zip.
+    :param capture: `ingest` only: the photos and films, or one zip.
     :param output: every file below this folder becomes a file of the artifact.
     :param scratch: a folder that is thrown away.
     :param threads: cores to use.

@@ -1,4 +1,4 @@
-"""A capture in its storage, as a prefix or as one zip: its listing, and its files fetched for a stage."""
+"""A capture in its storage, as a prefix or as one file: its listing, and its files fetched for a stage."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class LocalCapture:
 
     :param name: of its folder or its one file.
     :param files: what lies in it; of a capture that is one file, that file under the capture's own name.
-    :param single: whether it is one file: a zip, or a photo.
+    :param single: whether it is one file: a zip, a film, or a photo.
     :param left_out: what cannot be a file of it.
     """
 

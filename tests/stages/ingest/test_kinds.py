@@ -49,7 +49,7 @@ def test_a_live_photos_film_is_passed_over_and_any_other_is_told(capture: Path, 
     (capture / "IMG_1.MOV").write_bytes(b"\0\0\0\x14ftypqt  " + bytes(100))
     (capture / "walk.MOV").write_bytes(b"\0\0\0\x14ftypqt  " + bytes(100))
     result = ingest(capture)
-    assert result.dropped == {"walk.MOV": "unsupported_format"}
+    assert result.dropped == {"walk.MOV": "unreadable"}
     assert "IMG_1.MOV" not in result.context.warnings[0].message
 
 

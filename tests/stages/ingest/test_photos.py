@@ -222,7 +222,7 @@ def test_useless_files_are_left_out_by_name_with_the_reason(
         "poster.png": "too_large",
         "notes.txt": "not_a_photo",
         "IMG_3.HEIC": "unreadable",
-        "film.mp4": "unsupported_format",
+        "film.mp4": "unreadable",
     }
     assert [photo["source"] for photo in result.record["photos"]] == ["IMG_1.jpg", "IMG_2.jpg", "IMG_10.jpg"]
     told = {warning.code: warning.message for warning in result.context.warnings}
@@ -230,7 +230,7 @@ def test_useless_files_are_left_out_by_name_with_the_reason(
     details = {photo["source"]: photo["detail"] for photo in result.record["dropped"]}
     assert details["junk.jpg"] == "damaged, or none of JPEG, PNG, WebP, TIFF, HEIC, AVIF, RAW"
     assert details["poster.png"].startswith("1200 x 900 pixels take 8.6 MB of memory, and there are 8.0 MB")
-    assert "film.mp4" in told["photos_unsupported_format"]
+    assert "film.mp4" in told["photos_unreadable"]
     assert "notes.txt" not in "".join(told.values())
     assert result.metrics["dropped"] == 9
 
@@ -269,4 +269,4 @@ def test_damaged_exif_does_not_cost_the_photo(capture: Path, ingest: Ingest) -> 
 def test_the_record_is_plain_json(capture: Path, ingest: Ingest) -> None:
     text = (ingest(capture).context.output / "photos.json").read_text()
     assert "NaN" not in text
-    assert set(json.loads(text)) == {"photos", "cameras", "dropped"}
+    assert set(json.loads(text)) == {"photos", "cameras", "films", "dropped"}

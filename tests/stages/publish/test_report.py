@@ -108,6 +108,19 @@ def test_photos_that_were_not_used_are_named_with_the_reason(run) -> None:
     assert "DSC_2.jpg blurred" in words
 
 
+def test_the_times_of_a_films_frames_are_shown_and_which_were_placed(run) -> None:
+    names = ["0.jpg", "1.jpg", "2.jpg"]
+    frames = {name: 0.5 + place for place, name in enumerate(names)}
+    edit(run, "ingest", "photos.json", lambda record: {**record, "films": [{"source": "walk<.mp4", "frames": frames}]})
+    edit(
+        run, "sfm", "photos.json", lambda photos: [{**photo, "supported": photo["name"] != "1.jpg"} for photo in photos]
+    )
+    html = report_page("Yard", run.inputs)
+    assert "walk<.mp4: 3 frames from 0.5 to 2.5 s" in Page(html).words
+    assert html.count("<title>") - html.count("<title>Yard") >= 3
+    assert html.count('stroke="#9998"') == 1
+
+
 def test_a_photo_that_was_not_placed_is_shown_small(run) -> None:
     plain = report_page("Yard", run.inputs)
     lost = {"registered": False, "supported": False, "reason": "blurred"}
