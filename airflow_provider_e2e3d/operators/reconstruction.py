@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.log import redact  # type: ignore[attr-defined]  # where common.compat has it from
@@ -16,7 +17,7 @@ from airflow_provider_e2e3d.scenes.layout import lay_out
 from airflow_provider_e2e3d.scenes.outcome import FOLDER, METRICS, PAGE
 from airflow_provider_e2e3d.scenes.record import Run
 from e2e3d_stages.contract.figures import PLACED, UPLOADED, key_metrics
-from e2e3d_stages.contract.messages import Manifest, Reference, StageName, now
+from e2e3d_stages.contract.messages import InvalidRequest, Manifest, Reference, StageName, now
 from e2e3d_stages.store.artifacts import ArtifactStore
 
 if TYPE_CHECKING:
@@ -195,5 +196,12 @@ class PublishOperator(StageOperator):
             profile=self.profile,
             preset=self.preset,
             conf=conf,
+            capture=self._capture(asked),
             reused=[stage for stage, each in references.items() if each.reused],
         )
+
+    def _capture(self, asked: Mapping[str, Any]) -> str | None:
+        """The address of the run's capture; None where a DAG of another kind calls something else so."""
+        with suppress(InvalidRequest):
+            return profile_named(self.profile).admit(str(asked["capture"])) if asked.get("capture") else None
+        return None

@@ -40,6 +40,8 @@ class Run:
     :param profile: where its stages were to run.
     :param preset: what filled in the parameters that nobody gave, where the DAG has presets.
     :param conf: what it was triggered with, without what the DAG itself suggests.
+    :param capture: its photos' address, where the run was asked for one; a reused artifact was made of equal photos,
+        which may have lain elsewhere.
     :param reused: stages whose artifacts were there before this run.
     """
 
@@ -52,6 +54,7 @@ class Run:
     profile: str
     preset: str | None = None
     conf: Mapping[str, Any] = field(default_factory=dict)
+    capture: str | None = None
     reused: Collection[str] = ()
 
 
@@ -73,7 +76,7 @@ def record_of(
         "run_id": run.id,
         "profile": run.profile,
         "preset": run.preset,
-        "capture": manifests["ingest"].capture if "ingest" in manifests else None,
+        "capture": run.capture or (manifests["ingest"].capture if "ingest" in manifests else None),
         "conf": dict(run.conf),
         "command": _command(run),
         "started": _utc(run.started),

@@ -58,7 +58,6 @@ def facts(title: str, inputs: Mapping[str, InputArtifact], warnings: Sequence[Ad
         "work": {spec.name: spec.work for spec in (*(artifact.spec for artifact in inputs.values()), SPEC)},
         "stages": {stage: manifest.facts() for stage, manifest in manifests.items()},
         "warnings": [*told, *(("publish", advice) for advice in warnings)],
-        "capture": manifests["ingest"].capture,
         "manifests": manifests,
         "digests": {stage: artifact.digest for stage, artifact in inputs.items()},
     }

@@ -79,6 +79,14 @@ def test_an_unknown_price_is_no_price(run, record) -> None:
     assert "does not know every price" in told
 
 
+def test_the_capture_that_is_told_is_this_run_s_and_not_that_of_whoever_made_a_reused_artifact(run, record) -> None:
+    told = record(capture="s3://captures/教会", reused=["ingest", "sfm"])
+    assert told["capture"] == "s3://captures/教会"
+    assert "s3://captures/教会" in words(run, told)
+    assert "s3://captures/yard" not in words(run, told)
+    assert record()["capture"] == "s3://captures/yard"
+
+
 def test_the_command_asks_for_the_same_in_any_shell(run, record) -> None:
     conf = {"capture": "/photos/anna's yard; rm -rf $HOME", "train_iterations": 500}
     told = record(conf=conf)
