@@ -51,8 +51,8 @@ check: lint  ## What one runs every few minutes: lint, types and the quick tests
 test: $(VENV)/installed-dev  ## Every test, in one worker more than two cores: many of them wait for something.
 	$(PYTEST) -n 3 $(TESTS)
 
-soak: $(VENV)/installed-dev  ## Quality on whole captures: many minutes.
-	$(BIN)/python -m pytest -m soak -s $(TESTS)
+soak: $(VENV)/installed-dev  ## Whole captures, a million histories, chaos, and properties tried thousands of times: hours.
+	$(BIN)/python -m pytest -m 'soak or hypothesis' --hypothesis-profile minutes -s $(TESTS)
 
 bench: $(VENV)/installed-dev  ## Speed, as ratios against named baselines.
 	for what in rasterizer sfm compress orchestration waiting; do echo "== $$what"; $(BIN)/python bench/$$what.py || exit 1; done

@@ -105,7 +105,7 @@ class _Key:
             self.manifest = entry.arrived
         elif part != "generations":
             self.rest.add(entry)
-        if part == "attempts" and number.isdigit():
+        if part == "attempts" and number.isdecimal():
             self.attempts.setdefault(int(number), _Files()).add(entry)
         if part == "checkpoints":
             self.checkpoints.add(entry)
@@ -257,8 +257,16 @@ def _works(found: _Key, since: dt.datetime) -> bool:
 
 def _chosen(store: ArtifactStore, stage: str, key: str) -> int | None:
     """The number of the attempt that is the artifact."""
-    manifest = _json(store, f"{store.folder(stage, key)}/manifest.json")
-    return manifest["attempt"] if manifest else None
+    path = f"{store.folder(stage, key)}/manifest.json"
+    manifest = _json(store, path)
+    if manifest is None:
+        return None
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("attempt"), int):
+        raise InvalidRequest(
+            f"{store.storage.uri_of(path)} does not say which attempt it is of.",
+            hint="Remove or mend it: until then nobody knows which of the attempts is needed.",
+        )
+    return int(manifest["attempt"])
 
 
 def _of_scenes(store: ArtifactStore) -> set[_Name]:
@@ -268,16 +276,24 @@ def _of_scenes(store: ArtifactStore) -> set[_Name]:
     ]
 
     def names(path: str) -> list[_Name]:
-        record = _json(store, path) or {}
-        try:
-            return [(stage, made["key"]) for stage, made in record["stages"].items()]
-        except (KeyError, TypeError, AttributeError):
-            raise InvalidRequest(
-                f"{store.storage.uri_of(path)} does not say what its run is made of.",
-                hint="Remove or mend it: until then nobody knows which artifacts it needs.",
-            ) from None
+        record = _json(store, path)
+        return [] if record is None else _names(store, path, record, "stages")
 
     return set(chain.from_iterable(in_parallel(names, records)))
+
+
+def _names(store: ArtifactStore, path: str, record: Any, where: str) -> list[_Name]:
+    """The artifacts that a record names, by stage."""
+    try:
+        names = [(stage, made["key"]) for stage, made in record[where].items()]
+    except (KeyError, TypeError, AttributeError):
+        names = [("", None)]
+    if not all(isinstance(key, str) for _, key in names):
+        raise InvalidRequest(
+            f"{store.storage.uri_of(path)} does not say what it is made of.",
+            hint="Remove or mend it: until then nobody knows which artifacts it needs.",
+        )
+    return names
 
 
 def _with_inputs(store: ArtifactStore, names: set[_Name], keys: dict[_Name, _Key]) -> set[_Name]:
@@ -297,8 +313,8 @@ def _inputs(store: ArtifactStore, found: _Key) -> list[_Name]:
     if found.manifest:
         places = [store.folder(*found.name) + "/manifest.json"]
     # An attempt of the clean-up's own, or one that was only just claimed, has none.
-    record: Any = next((told for place in places if (told := _json(store, place))), {"inputs": {}})
-    return [(stage, made["key"]) for stage, made in record["inputs"].items()]
+    there = ((place, told) for place in places if (told := _json(store, place)) is not None)
+    return next((_names(store, place, told, "inputs") for place, told in there), [])
 
 
 def _json(store: ArtifactStore, path: str) -> Any:
@@ -307,7 +323,7 @@ def _json(store: ArtifactStore, path: str) -> Any:
         return json.loads(store.storage.read(path))
     except NotFound:
         return None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise InvalidRequest(
             f"{store.storage.uri_of(path)} is no JSON.", hint="Remove or mend it: nobody knows what it needs."
         ) from None

@@ -19,6 +19,7 @@ from typing import Any
 
 import docker
 import docker.errors
+import hypothesis
 import pytest
 from moto import backends as moto_backends
 from moto.s3.responses import S3Response
@@ -41,6 +42,13 @@ os.environ |= {
         [{"name": "e2e3d", "classpath": "airflow_provider_e2e3d.bundle.E2E3DDagBundle", "kwargs": {}}]
     ),
 }
+
+# What a property is tried with: seconds in `make test`, minutes in `make soak`.
+hypothesis.settings.register_profile("seconds", deadline=None)
+hypothesis.settings.register_profile(
+    "minutes", deadline=None, max_examples=3000, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("seconds")
 
 
 class Scheduling(LoadScopeScheduling):

@@ -11,6 +11,7 @@ Real are `Making`, `Attempt`, `ArtifactStore`, `S3Storage` and `retention`; the 
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import datetime as dt
 import hashlib
@@ -22,6 +23,7 @@ import random
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -34,6 +36,7 @@ from greenlet import GreenletExit, getcurrent, greenlet
 from airflow_provider_e2e3d import retention
 from airflow_provider_e2e3d.backends.base import Backend, Cursor, Handle, JobSpec, JobStatus
 from airflow_provider_e2e3d.jobs import attempt as attempts
+from airflow_provider_e2e3d.jobs import making
 from airflow_provider_e2e3d.jobs.making import Making
 from airflow_provider_e2e3d.profiles.profile import Profile
 from e2e3d_stages.contract.messages import (
@@ -167,10 +170,27 @@ def shrunk(plan: Plan, broken: str) -> Plan:
 
 def history(plan: Plan) -> str | None:
     """Let it happen; returns which promise was not kept, or nothing."""
-    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        world = World(plan, Path(folder))
+    with pytest.MonkeyPatch.context() as patch:
+        world = World(plan)
         world.rule(patch.setattr)
         return world.run()
+
+
+@cache
+def scratch() -> Path:
+    """Where jobs of every history put their files; nobody else gets a turn while one is written and read again."""
+    folder = tempfile.TemporaryDirectory(prefix="e2e3d-histories-")
+    atexit.register(folder.cleanup)
+    return Path(folder.name)
+
+
+@cache
+def folder_with(name: str, text: str) -> Path:
+    """A folder with one file in it, which jobs of many histories would write alike."""
+    folder = scratch() / f"{name} {text}"
+    folder.mkdir()
+    (folder / name).write_text(text)
+    return folder
 
 
 @dataclass
@@ -203,11 +223,10 @@ class Stored:
 class World:
     """Everything that there is."""
 
-    def __init__(self, plan: Plan, folder: Path) -> None:
+    def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self.folder = folder
         self.draw = random.Random(plan.seed)
-        self.time = 0.0
+        self.time = self.until = 0.0
         self.requests = 0
         self.faults = list(plan.faults)
         self.objects: dict[str, Stored] = {}
@@ -236,9 +255,12 @@ class World:
         for module in modules:
             put(module, "time", clock)
         put(artifacts, "now", self.now)
+        # A job starts at once here, so nobody need be kept alive meanwhile.
+        put(making, "kept_alive", lambda *_: contextlib.nullcontext())
         put(artifacts, "in_parallel", lambda work, items: [work(item) for item in items])
         put(retention, "in_parallel", lambda work, items: [work(item) for item in items])
         put(boto3, "client", lambda *_, **__: self.bucket)
+        put(s3, "Config", lambda **_: None)
         put(s3, "random", SimpleNamespace(uniform=self.draw.uniform))
         if hasattr(s3, "answer_within"):
             put(s3, "answer_within", lambda _seconds, ask: ask())
@@ -259,7 +281,15 @@ class World:
         if getcurrent() is self.hub:
             self.time += seconds
             return
-        heapq.heappush(self.sleepers, (self.time + seconds, self.draw.getrandbits(30), self.me))
+        me = self.turn
+        moment, _, first = next_one = heapq.heappushpop(
+            self.sleepers, (self.time + seconds, self.draw.getrandbits(30), me)
+        )
+        if first is me and not self.broken and self.time < self.until:
+            # Nobody else comes before.
+            self.time = max(self.time, moment)
+            return
+        heapq.heappush(self.sleepers, next_one)
         self.hub.switch()
 
     def start(self, name: str, work: Callable[[], object], *, after: float = 0.0) -> Actor:
@@ -287,8 +317,8 @@ class World:
                 self.start(f"worker {number}", Worker(self, f"run {number}"), after=after)
             for number, after in enumerate(self.plan.cleanings):
                 self.start(f"clean-up {number}", lambda: clean_up(self), after=after)
-            until = self.time + 3 * 3600
-            while self.sleepers and not self.broken and self.time < until:
+            self.until = self.time + 3 * 3600
+            while self.sleepers and not self.broken and self.time < self.until:
                 moment, _, actor = heapq.heappop(self.sleepers)
                 self.time, self.turn = max(self.time, moment), actor
                 actor.green.switch()
@@ -319,9 +349,7 @@ class World:
                 self.objects[f"{path}/files/scene"] = Stored(b"a scene", self.time)
                 store.commit(manifest_of(1, [file_of("scene", b"a scene")]))
             else:
-                (self.folder / "old").mkdir()
-                (self.folder / "old" / "state").write_text("2")
-                store.save_checkpoint(STAGE, KEY, 1, 2, self.folder / "old")
+                store.save_checkpoint(STAGE, KEY, 1, 2, folder_with("state", "2"))
             if self.plan.before == "failed":
                 failure = Failure(code=FailureCode.CRASH, message="It fell over.", attempt=1)
                 store.write_failure(STAGE, KEY, failure)
@@ -483,6 +511,7 @@ class Place(Backend):
         self.jobs[handle["name"]].stopping = True
 
 
+@cache
 def request_of(attempt: int) -> Request:
     params = STAGES[STAGE].resolve("draft", {}).model_dump(mode="json")
     return Request(stage=STAGE, stage_version=STAGES[STAGE].version, key=KEY, attempt=attempt, params=params)
@@ -587,8 +616,7 @@ def _train(world: World, job: Job, store: ArtifactStore, request: Request) -> No
     number, looked = request.attempt, world.time
     check = getattr(store, "check_newest", lambda *_: None)
     check(STAGE, KEY, number)
-    scratch = Path(tempfile.mkdtemp(dir=world.folder))
-    begun = world.promises.resume(store, scratch / "in")
+    begun = world.promises.resume(store, scratch())
     for step in range(begun + 1, STEPS + 1):
         for _ in range(int(STEP_SECONDS / BEAT_SECONDS)):
             world.sleep(BEAT_SECONDS)
@@ -599,16 +627,10 @@ def _train(world: World, job: Job, store: ArtifactStore, request: Request) -> No
                 if world.time - looked >= LOOK_SECONDS:
                     check(STAGE, KEY, number)
                     looked = world.time
-        state = scratch / str(step)
-        state.mkdir()
-        (state / "state").write_text(str(step))
-        store.save_checkpoint(STAGE, KEY, number, step, state)
+        store.save_checkpoint(STAGE, KEY, number, step, folder_with("state", str(step)))
         if job.stopping:
             raise Interrupted("It was stopped.")
-    output = scratch / "out"
-    output.mkdir()
-    (output / "scene").write_text(f"made by attempt {number}")
-    files = store.upload(output, STAGE, KEY, number)
+    files = store.upload(folder_with("scene", f"made by attempt {number}"), STAGE, KEY, number)
     check(STAGE, KEY, number)
     store.commit(manifest_of(number, list(files)))
     store.drop_checkpoints(STAGE, KEY)

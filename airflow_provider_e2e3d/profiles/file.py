@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from string import Template
+from typing import Any
 
 import yaml
 from airflow.sdk.configuration import conf
@@ -31,18 +32,7 @@ def read_profiles(file: Path, variables: Mapping[str, str]) -> dict[str, Profile
 
     :param variables: what stands for `${NAME}`.
     """
-    try:
-        text = Template(file.read_text()).substitute(variables)
-    except FileNotFoundError:
-        raise InvalidRequest(f"There is no profile file {file}.", hint="Set [e2e3d] profiles_file.") from None
-    except (KeyError, ValueError) as error:
-        raise InvalidRequest(
-            f"{file}: the environment lacks {error}.", hint="Set it, or write the value itself."
-        ) from None
-    try:
-        content, tree = yaml.safe_load(text) or {}, yaml.compose(text)
-    except yaml.YAMLError as error:
-        raise InvalidRequest(f"{file} is not YAML: {error}", hint="Correct the file there.") from None
+    content, tree = _parsed(file, variables)
     profiles: dict[str, Profile] = {}
     problems: list[Problem] = []
     for name, values in content.items():
@@ -61,6 +51,30 @@ def read_profiles(file: Path, variables: Mapping[str, str]) -> dict[str, Profile
             hint="Correct the file there; deploy/profiles.example.yaml explains every setting.",
         )
     return profiles
+
+
+def _parsed(file: Path, variables: Mapping[str, str]) -> tuple[dict[Any, Any], yaml.Node | None]:
+    """What a file says by name, and where it says so."""
+    try:
+        text = Template(file.read_text(encoding="utf-8")).substitute(variables)
+    except FileNotFoundError:
+        raise InvalidRequest(f"There is no profile file {file}.", hint="Set [e2e3d] profiles_file.") from None
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(f"{file} is not UTF-8: {error}.", hint="Save it as UTF-8.") from None
+    except (KeyError, ValueError) as error:
+        raise InvalidRequest(
+            f"{file}: the environment lacks {error}.", hint="Set it, or write the value itself."
+        ) from None
+    try:
+        content, tree = yaml.safe_load(text) or {}, yaml.compose(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        # What looks like a date or a number and is none is no YAMLError.
+        raise InvalidRequest(f"{file} is not YAML: {error}", hint="Correct the file there.") from None
+    if not isinstance(content, dict):
+        raise InvalidRequest(
+            f"{file} names no profiles.", hint="Write profiles by their names, as deploy/profiles.example.yaml does."
+        )
+    return content, tree
 
 
 def _line(node: yaml.Node | None, place: tuple[str | int, ...]) -> int:

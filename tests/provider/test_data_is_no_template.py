@@ -21,7 +21,7 @@ from airflow.sdk import DAG, task
 from airflow.sdk.bases.notifier import BaseNotifier
 from airflow.triggers.base import TriggerEvent
 from airflow.utils.session import create_session
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
@@ -222,7 +222,6 @@ def mapped_dag() -> DAG:
     return dag
 
 
-@settings(max_examples=60, deadline=None)
 @given(conf=st.dictionaries(NAMES, VALUES, max_size=4), run_id=NAMES)
 def test_whatever_a_task_hands_on_to_a_mapped_operator_stays_as_it_is(conf: dict[str, Any], run_id: str) -> None:
     by_kwargs = rendered(mapped_dag(), "by_kwargs", [{"run_id": run_id, "conf": conf}])

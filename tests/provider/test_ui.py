@@ -47,6 +47,7 @@ from tests.airflow_runs import Outcome
 from tests.conftest import until
 from tests.provider.airflow_rows import Row, put_run, remove_runs
 from tests.provider.conftest import Script
+from tests.strategies import json_values
 
 RUN = "manual__2026-11-20"
 KEY = "0" * 32
@@ -521,17 +522,8 @@ def test_a_record_that_is_none_is_a_card_that_says_so_and_hides_no_other_scene(
     assert (answer.status_code, "Find out who wrote it" in answer.json()["hint"]) == (503, True)
 
 
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.datetimes().map(str),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
-    max_leaves=8,
-)
-
-
 @pytest.mark.slow
-@hypothesis.settings(
-    max_examples=150, deadline=None, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture]
-)
+@hypothesis.settings(suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
 @hypothesis.given(changes=st.dictionaries(st.sampled_from(sorted(_Record.model_fields)), json_values, max_size=4))
 def test_whatever_a_record_says_every_page_of_its_scene_is_answered(
     viewer: Browser, own_store: ArtifactStore, runs: None, changes: dict[str, Any]

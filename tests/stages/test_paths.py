@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -42,7 +42,6 @@ def test_every_other_name_is_taken_as_it_is(name: str, tmp_path: Path) -> None:
     assert [file.relative_to(tmp_path).as_posix() for file in tmp_path.rglob("*") if file.is_file()] == [name]
 
 
-@settings(max_examples=60, deadline=None)
 @given(name=NAMES)
 @example(name="/etc/passwd")
 @example(name="a/../../b")
@@ -58,7 +57,6 @@ def test_whatever_a_name_is_it_stays_below_the_folder_or_is_refused(name: str) -
     assert place.relative_to(folder).as_posix() == name
 
 
-@settings(deadline=None)
 @given(name=st.text())
 def test_a_name_is_told_without_what_would_break_a_line_or_a_terminal(name: str) -> None:
     told = shown(name)

@@ -104,7 +104,7 @@ def _rows(storage: Storage, name: str) -> list[dict[str, Any]]:
         rows = json.loads(text) if name.lower().endswith(".json") else list(csv.DictReader(io.StringIO(text)))
     except NotFound:
         raise InvalidRequest(f"There is no manifest at {where}.", hint="Check the address.") from None
-    except (ValueError, csv.Error) as error:
+    except (ValueError, RecursionError, csv.Error) as error:
         raise InvalidRequest(f"{where} cannot be read: {error}.", hint="Write UTF-8, as CSV or JSON.") from None
     if not isinstance(rows, list) or not all(isinstance(row, dict) and "capture" in row for row in rows):
         raise InvalidRequest(
@@ -143,5 +143,5 @@ def _typed(value: Any, param: Param) -> Any:
         return value
     try:
         return json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         return value

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Annotated, Any, ClassVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 from typing_extensions import Self
 
 from e2e3d_stages.contract.paths import SafePath, UnsafePath
@@ -236,8 +236,8 @@ class Advice(Model):
 class Usage(Model):
     """What an attempt took."""
 
-    started: dt.datetime
-    finished: dt.datetime
+    started: AwareDatetime
+    finished: AwareDatetime
     wall_seconds: float = Field(description="From the request read to the files uploaded.")
     stage_seconds: float = Field(description="The stage's own work, without transfers.")
     cpu_seconds: float = Field(description="User and system time of the process and its children.")
@@ -352,7 +352,7 @@ class Progress(Model):
     rate: float | None = Field(default=None, description="Units a second.")
     eta_seconds: float | None = None
     figures: dict[str, float] = Field(default_factory=dict)
-    updated: dt.datetime
+    updated: AwareDatetime
 
     def __str__(self) -> str:
         """One line for a log or a terminal."""
@@ -371,7 +371,7 @@ class Claim(Model):
 
     owner: str
     attempt: int
-    claimed: dt.datetime = Field(description="By the owner's clock, for people and for the job's name.")
+    claimed: AwareDatetime = Field(description="By the owner's clock, for people and for the job's name.")
     beats: int = Field(default=0, description="Counts while the owner lives.")
 
 

@@ -21,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import AwareDatetime, BaseModel, ValidationError
 
 from e2e3d_stages.contract.messages import (
     Claim,
@@ -92,7 +92,7 @@ class _Probed(Model):
 
 
 class _Read(Model):
-    read: dt.datetime
+    read: AwareDatetime
 
 
 # Called with the bytes of a transfer in all; returns what is called with the size of each part that was moved.
@@ -302,7 +302,7 @@ class ArtifactStore:
     def last_attempt(self, stage: str, key: str) -> int:
         """Number of the newest attempt; 0 without any."""
         names = self.storage.folders(f"{self.folder(stage, key)}/attempts")
-        return max((int(name) for name in names if name.isdigit()), default=0)
+        return max((int(name) for name in names if name.isdecimal()), default=0)
 
     def claim(self, stage: str, key: str, owner: str, watch: Watch) -> Claim | None:
         """Take the next attempt, before anything is submitted.
@@ -428,8 +428,8 @@ class ArtifactStore:
 
     def latest_generation(self, stage: str, key: str) -> int:
         """The newest number that `force` has given out for this key; 0 without any."""
-        entries = self.storage.list(f"{self.folder(stage, key)}/generations")
-        return max((int(Path(entry.path).stem) for entry in entries), default=0)
+        names = (Path(entry.path).stem for entry in self.storage.list(f"{self.folder(stage, key)}/generations"))
+        return max((int(name) for name in names if name.isdecimal()), default=0)
 
     def _generation_path(self, stage: str, key: str, number: int) -> str:
         return f"{self.folder(stage, key)}/generations/{number}.json"

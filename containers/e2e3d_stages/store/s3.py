@@ -123,7 +123,7 @@ class S3Storage(Storage):
         return self._connect(TRIES_A_PART, max(self._patience / TRIES_A_PART, SHORTEST_ANSWER_SECONDS))
 
     def _key(self, path: str) -> str:
-        return "/".join(part for part in (self.prefix, path) if part)
+        return f"{self.prefix}/{path}" if self.prefix and path else self.prefix or path
 
     def _patiently(self, path: str, ask: Callable[..., Result], *what: Any, **asked: Any) -> Result:
         """What the store answers in time; it is asked again while it is busy, away or silent.

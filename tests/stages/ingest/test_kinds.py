@@ -7,7 +7,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from ingest_photos import Ingest, picture, save
 from PIL import Image
@@ -151,7 +151,6 @@ paths = st.builds(
 )
 
 
-@settings(max_examples=300, deadline=None)
 @given(st.lists(paths, max_size=12, unique=True), st.binary(max_size=70))
 def test_whatever_the_names_are_something_is_a_photo_where_anything_could_be(names: list[str], head: bytes) -> None:
     found = companions(names)
