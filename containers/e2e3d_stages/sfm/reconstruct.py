@@ -28,8 +28,9 @@ from e2e3d_stages.sfm.frame import estimate_up, georeferenced, upright
 from e2e3d_stages.sfm.geodesy import GpsFit, fit_gps, to_enu
 from e2e3d_stages.sfm.motion import spread_out, turn_explains
 from e2e3d_stages.sfm.own_poses import read_model, take_over
-from e2e3d_stages.sfm.pairs import Pair, choose_pairs
+from e2e3d_stages.sfm.pairs import Pair, choose_pairs, order_taken
 from e2e3d_stages.sfm.params import Params
+from e2e3d_stages.sfm.retrieval import alike
 from e2e3d_stages.sfm.support import Evidence, Quality, likely_reason
 
 CAMERA_MODEL = "SIMPLE_RADIAL"
@@ -203,13 +204,15 @@ class Found:
 
 def find_poses(task: Task) -> Found:
     """Structure from motion."""
+    extract(task)
     pairing, pairs = choose_pairs(
         task.params.pairs,
         _ground_positions(task),
+        order_taken(task.photos),
+        lambda: alike_pairs(task),
         exhaustive_limit=task.params.exhaustive_limit,
         neighbors=task.params.neighbors,
     )
-    extract(task)
     match(task, pairs, "matching")
     mapper, models = reconstruct_masked(task, pairs) if task.masks else reconstruct(task, pairs)
     evidence = gather_evidence(task, models)
@@ -227,6 +230,18 @@ def find_poses(task: Task) -> Found:
         pairing=pairing,
         pairs_matched=len(pairs),
     )
+
+
+def alike_pairs(task: Task) -> list[Pair]:
+    """Pairs of photos that look alike by their features."""
+    with closing(pycolmap.Database.open(task.database)) as database:
+
+        def descriptors(place: int) -> NDArray[np.uint8]:
+            found = task.ids.get(task.names[place])
+            none = np.zeros((0, 128), np.uint8)
+            return none if found is None else np.asarray(database.read_descriptors(found).data).reshape(-1, 128)
+
+        return alike(len(task.names), descriptors, task.params.neighbors, task.params.seed)
 
 
 def own_poses(task: Task) -> Found:
