@@ -213,11 +213,13 @@ def lacks_its_end(size: int, read: Callable[[int], bytes]) -> bool:
 _HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"mif2", b"msf1"})
 
 
+# The companions that say what of a photo does not count.
+MASKS = "masks"
 # Folders beside the photos, by the conventions of COLMAP, nerfstudio, Polycam, OpenSplat, Brush and NeuS.
 _FOLDERS = tuple(
     (re.compile(rf"({pattern})(_\d+)?", re.IGNORECASE), purpose)
     for pattern, purpose in (
-        (r"((dynamic|object|sam|image|human|sky)_?)?masks?|segmentations?|semantics?|mattes?", "masks"),
+        (r"((dynamic|object|sam|image|human|sky)_?)?masks?|segmentations?|semantics?|mattes?", MASKS),
         (r"((mono|sensor|dense)_?)?depths?(_?(maps?|images?))?|disparit(y|ies)", "depth maps"),
         (r"confidences?(_?maps?)?", "confidence maps"),
         (r"(mono_?)?normals?(_?(maps?|images?))?", "normal maps"),
@@ -249,6 +251,38 @@ def companions(photos: Collection[str]) -> dict[str, str]:
         if purpose:
             found[path] = purpose
     return found
+
+
+def masks_of(masks: Collection[str], photos: Collection[str]) -> dict[str, str]:
+    """Which mask belongs to which photo: the photo's path by the mask's.
+
+    A mask is called like its photo, but for suffixes and what says that it is a mask. Of several photos of one name it
+    belongs to that with which it shares most folders; where that leaves several, to none. A photo's first mask stays.
+    """
+    named: dict[str, list[str]] = {}
+    for photo in photos:
+        for name in {photo.lower(), _stem(photo.lower())}:
+            named.setdefault(PurePosixPath(name).name, []).append(photo)
+    found: dict[str, str] = {}
+    for mask in sorted(masks):
+        stem = _stem(mask.lower())
+        affixed = _AFFIXES.fullmatch(stem)
+        names = [stem, affixed["base"]] if affixed else [stem]
+        candidates = next(filter(None, (named.get(PurePosixPath(name).name) for name in names)), [])
+        shared = [_shared_folders(mask, photo) for photo in candidates]
+        if shared and shared.count(max(shared)) == 1:
+            photo = candidates[shared.index(max(shared))]
+            if photo not in found.values():
+                found[mask] = photo
+    return found
+
+
+def _shared_folders(mask: str, photo: str) -> int:
+    """How many of a photo's folders a mask's path has, in their order, from both ends."""
+    ours, theirs = PurePosixPath(mask.lower()).parent.parts, PurePosixPath(photo.lower()).parent.parts
+    ahead = next((n for n, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), min(len(ours), len(theirs)))
+    rest = list(zip(reversed(ours[ahead:]), reversed(theirs[ahead:]), strict=False))
+    return ahead + next((n for n, (a, b) in enumerate(rest) if a != b), len(rest))
 
 
 def films_of_photos(films: Collection[str], photos: Collection[str]) -> set[str]:
@@ -299,10 +333,10 @@ def _by_copy(path: str, stems: Collection[str]) -> str:
 def _by_file(path: str, names: Collection[str], stems: dict[str, str]) -> str:
     stem = _stem(path)
     if stem != path and path.endswith(".png") and stem in names:
-        return "masks"
+        return MASKS
     if _is_raw(path) and not _is_raw(stems[stem]):
         return "raw twins of photos"
     match = _AFFIXES.fullmatch(stem)
     if match and "/" not in path[len(match["base"]) :] and (match["base"] in stems or match["base"] in names):
-        return _AFFIX_PURPOSES.get(match["what"][0], "masks")
+        return _AFFIX_PURPOSES.get(match["what"][0], MASKS)
     return ""

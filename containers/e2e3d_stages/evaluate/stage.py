@@ -26,6 +26,7 @@ from e2e3d_stages.runtime.context import StageContext
 from e2e3d_stages.splats import sog
 from e2e3d_stages.splats.camera import fitted_size
 from e2e3d_stages.splats.gaussians import read_ply
+from e2e3d_stages.splats.masks import read_mask
 from e2e3d_stages.splats.quality import psnr, ssim
 from e2e3d_stages.splats.rasterizer import Renderer, use_threads
 
@@ -65,12 +66,11 @@ def run(context: StageContext) -> dict[str, Any]:
     context.progress(0, len(shown), "photos", phase="comparing")
     trained = Renderer(read_ply(context.inputs["train"].folder / "scene.ply")).image
     compressed = Renderer(sog.decode(context.inputs["compress"].folder / "scene.sog")).image
-    photos = context.inputs["sfm"].folder / "images"
 
     records = []
     for done, view in enumerate(shown, start=1):
         context.check_stop()
-        records.append(measure(view, inside(photos, view["name"]), trained, compressed, training["long_side"]))
+        records.append(measure(view, context.inputs["sfm"].folder, trained, compressed, training["long_side"]))
         context.progress(done, len(shown), "photos", phase="comparing")
     opening = _draw(context, params, views, shown, records, trained, compressed)
     report = {
@@ -83,27 +83,31 @@ def run(context: StageContext) -> dict[str, Any]:
     return summary(records, held_out=len(held_out))
 
 
-def measure(view: View, path: Path, trained: Render, compressed: Render, long_side: int) -> dict[str, Any]:
-    """One view's figures.
+def measure(view: View, folder: Path, trained: Render, compressed: Render, long_side: int) -> dict[str, Any]:
+    """One view's figures; of a photo with a mask, over what counts of it, whose share is `counted`.
 
     :param view: an entry of `views.json`.
-    :param path: its photo.
+    :param folder: of the `sfm` artifact.
     :param trained: draws the scene as trained: view, width, height → picture.
     :param compressed: draws it as decoded from the compressed file.
     :param long_side: the training size in px.
     """
-    photo = read_photo(path)
+    photo = read_photo(inside(folder / "images", view["name"]))
     sizes = (fitted_size(*photo.size, long_side), fitted_size(*photo.size, COMMON_LONG_SIDE), photo.size)
     scores: dict[tuple[int, int], dict[str, tuple[float, float]]] = {}
     for size in set(sizes):
-        truth = resized(photo, *size)
+        truth, counted = resized(photo, *size), read_mask(folder, view, *size)
         pictures = {
             "{metric}{size}": trained(view, *size),
             "{metric}{size}_compressed": compressed(view, *size),
             "baseline_{metric}{size}": blurred(truth),
         }
-        scores[size] = {name: (psnr(picture, truth), ssim(picture, truth)) for name, picture in pictures.items()}
+        scores[size] = {
+            name: (psnr(picture, truth, counted), ssim(picture, truth, counted)) for name, picture in pictures.items()
+        }
     record: dict[str, Any] = {"name": view["name"]}
+    if (whole := read_mask(folder, view, *photo.size)) is not None:
+        record["counted"] = round(float(whole.mean()), 4)
     for suffix, size in zip(SUFFIXES, sizes, strict=True):
         for name, values in scores[size].items():
             for metric, value in zip(("psnr", "ssim"), values, strict=True):
@@ -141,8 +145,10 @@ def _draw(
         photo = read_photo(inside(context.inputs["sfm"].folder / "images", shown[i]["name"]))
         size = fitted_size(*photo.size, params.picture_size)
         truth, render = resized(photo, *size), trained(shown[i], *size)
+        counted = read_mask(context.inputs["sfm"].folder, shown[i], *size)
+        compared = render if counted is None else np.where(counted[..., None], render, truth)
         stem = Path(shown[i]["name"]).stem
-        drawn = {"photo": truth, "render": render, "difference": difference(render, truth)}
+        drawn = {"photo": truth, "render": render, "difference": difference(compared, truth)}
         for kind, picture in drawn.items():
             save(picture, folder / f"{stem}-{kind}.jpg", params.picture_size)
         records[i]["pictures"] = {kind: f"pictures/{stem}-{kind}.jpg" for kind in drawn}

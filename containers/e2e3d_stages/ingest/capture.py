@@ -11,6 +11,7 @@ from pathlib import Path
 
 from e2e3d_stages.contract.captures import (
     HEAD_BYTES,
+    MASKS,
     MAX_BYTES,
     MAX_FILES,
     NOT_A_PHOTO,
@@ -22,6 +23,7 @@ from e2e3d_stages.contract.captures import (
     is_hidden,
     kind_by_name,
     kind_of,
+    masks_of,
     suffix_of,
 )
 from e2e3d_stages.contract.damage import is_damage
@@ -47,13 +49,15 @@ class Listed:
 
     :param photos: in natural order, as the films.
     :param refused: what was not taken for a photo, or cannot become one, with the reason.
-    :param companions: how many files of each kind accompany photos: masks, depth maps, …
+    :param companions: how many files of each kind accompany photos: depth maps, previews, masks of no photo, …
+    :param masks: of photos, by the photo's name.
     """
 
     photos: list[Source]
     films: list[Source]
     refused: list[Refused]
     companions: Counter[str] = field(default_factory=Counter)
+    masks: dict[str, Source] = field(default_factory=dict)
 
 
 def natural_order(name: str) -> list[tuple[int, int, str]]:
@@ -81,6 +85,8 @@ def list_capture(capture: LocalCapture, scratch: Path) -> Listed:
     photos = [source for source, kind in files if kind is Kind.PHOTO and source.name not in beside]
     films = [source for source, kind in files if kind is Kind.FILM]
     shadows = films_of_photos({film.name for film in films}, {photo.name for photo in photos})
+    sources = {source.name: source for source, kind in files if kind is Kind.PHOTO}
+    owners = masks_of([name for name, what in beside.items() if what == MASKS], {photo.name for photo in photos})
     refused += [_not_a_photo(source.name, kind) for source, kind in files if kind not in (Kind.PHOTO, Kind.FILM)]
     return Listed(
         photos=sorted(photos, key=lambda photo: natural_order(photo.name)),
@@ -88,7 +94,8 @@ def list_capture(capture: LocalCapture, scratch: Path) -> Listed:
         refused=sorted(
             (item for item in refused if not is_hidden(item.source)), key=lambda item: natural_order(item.source)
         ),
-        companions=Counter(beside.values()),
+        companions=Counter(what for name, what in beside.items() if name not in owners),
+        masks={photo: sources[mask] for mask, photo in owners.items()},
     )
 
 

@@ -169,10 +169,12 @@ class Picture:
     """A photo as it is to be seen.
 
     :param image: upright, RGB.
+    :param alpha: of the same size, where it hides something.
     :param remarks: what was done to it that people should know, by the keys of the stage's `REMARKS`, with details.
     """
 
     image: Image.Image
+    alpha: Image.Image | None = None
     remarks: dict[str, str] = field(default_factory=dict)
 
 
@@ -305,6 +307,7 @@ def _finish(picture: Picture, long_side: int) -> None:
         image = _from_p3(image)
     if alpha is not None and alpha.getextrema()[0] != 255:
         image = Image.composite(image, Image.new("RGB", image.size, BACKGROUND), alpha)
+        picture.alpha = alpha
         picture.remarks["alpha"] = ""
     image.info.clear()
     picture.image = image

@@ -18,7 +18,7 @@ from PIL import Image
 
 from e2e3d_stages.contract.captures import DUPLICATE, NOT_A_PHOTO, UNCOUNTED, UNSUPPORTED, UNUSED_FILM
 from e2e3d_stages.contract.messages import InvalidRequest, Refused, UnreadableCapture
-from e2e3d_stages.ingest import films
+from e2e3d_stages.ingest import films, masks
 from e2e3d_stages.ingest.capture import list_capture
 from e2e3d_stages.ingest.copies import Cells, cells_of, copies
 from e2e3d_stages.ingest.exif import Exif
@@ -32,6 +32,8 @@ from e2e3d_stages.store.captures import UNSAFE_NAME, Source, reading
 
 JPEG_QUALITY = 95
 MIN_PHOTOS = 3
+# Of 255: what is less opaque does not count.
+OPAQUE = 127
 MAX_WORKERS = 8
 NAMED_IN_WARNING = 10
 REASONS = {
@@ -51,7 +53,7 @@ REMARKS = {
         "Nothing to do, unless another range is to be shown: then export them with 8 bits a value.",
     ),
     "alpha": (
-        "Photos that are transparent in places, which became grey",
+        "Photos that are transparent in places, which became grey and count for nothing",
         "Nothing to do if that was cut out on purpose; otherwise export them without transparency.",
     ),
     "cut": ("Photos that lack their end; what is missing of them became grey", "Copy them again from the camera."),
@@ -68,6 +70,7 @@ class Prepared:
 
     :param film: which film it is a frame of.
     :param seconds: its time in that film.
+    :param alpha: how opaque it is, where it tells.
     """
 
     source: str
@@ -85,10 +88,13 @@ class Prepared:
     remarks: Mapping[str, str]
     film: str = ""
     seconds: float = 0.0
+    alpha: Path | None = None
 
 
 def run(context: StageContext) -> dict[str, Any]:
     """Write `images/` and `photos.json`; also `poses/`, the capture's own COLMAP model, when there is to be one.
+
+    What counts of photos that have a mask is in `masks/`.
 
     :return: counts of photos given, usable and dropped, cameras, photos with GPS and focal length, median blur score.
     :raises UnreadableCapture: fewer than three usable photos, a zip that is refused, or poses that cannot fit.
@@ -123,7 +129,73 @@ def run(context: StageContext) -> dict[str, Any]:
     _warn_about(dropped, context)
     _tell_companions(listed.companions, context)
     _remark_on(prepared, context)
-    return _write(context, prepared, dropped)
+    masked = _mask(prepared, listed.masks, context)
+    return _write(context, prepared, dropped, masked)
+
+
+@dataclass(frozen=True)
+class Masked:
+    """What the masks of a capture say.
+
+    :param files: of the photos that have one, one bit a pixel, by the photo's name in the capture: white counts.
+    :param cut_out: whether what they hide is empty, since they cut one thing out of everything around it.
+    """
+
+    files: Mapping[str, Path]
+    cut_out: bool
+
+
+def _mask(prepared: list[Prepared], sources: Mapping[str, Source], context: StageContext) -> Masked:
+    """Read the masks beside the photos and in them, and tell how."""
+    drawn: dict[str, masks.Mask] = {}
+    unused: list[str] = []
+    for photo in prepared:
+        if photo.source in sources:
+            source = sources[photo.source]
+            try:
+                with reading(source.name):
+                    target = photo.path.with_suffix(".drawn.png")
+                    size = (photo.width, photo.height)
+                    drawn[photo.source] = masks.load(source.path, photo.stored, photo.exif.orientation, size, target)
+            except Unreadable as error:
+                unused.append(f"{source.name}: {error}")
+    how = masks.reading_of([mask.cells for mask in drawn.values()]) if drawn else masks.Reading(0, inverted=False)
+    files, cells = {}, []
+    for photo in prepared:
+        kept = np.ones((photo.height, photo.width), bool)
+        if photo.source in drawn:
+            kept &= how.kept(np.asarray(Image.open(drawn[photo.source].path)))
+        if photo.alpha:
+            kept &= np.asarray(Image.open(photo.alpha)) > OPAQUE
+        if not kept.all():
+            files[photo.source] = photo.path.with_suffix(".mask.png")
+            image = Image.fromarray(kept)
+            image.save(files[photo.source])
+            cells.append(np.asarray(image.convert("L").resize((masks.CELLS,) * 2, Image.Resampling.BOX)) > OPAQUE)
+    masked = Masked(files, bool(cells) and masks.is_cut_out(cells, len(prepared)))
+    _tell_masks(masked, unused, float(np.mean(cells)) if cells else 1.0, len(prepared), context, inverted=how.inverted)
+    return masked
+
+
+def _tell_masks(
+    masked: Masked, unused: list[str], share: float, photos: int, context: StageContext, *, inverted: bool
+) -> None:
+    if unused:
+        context.warn(
+            "masks_not_used",
+            f"{len(unused)} masks could not be used, so that their photos count as a whole: {_listed(unused)}.",
+            "Draw them anew, black and white and of their photo's shape.",
+        )
+    if masked.files:
+        whole = "" if len(masked.files) == photos else f", and the other {photos - len(masked.files)} photos as a whole"
+        background = "They cut one thing out: around it nothing is drawn. " if masked.cut_out else ""
+        turned = "Read the usual way they would hide what the photos are of. " if inverted else ""
+        context.warn(
+            "masks",
+            f"{len(masked.files)} photos count only where their masks are {'black' if inverted else 'white'}, "
+            f"{share:.0%} of them{whole}: for poses, for training and for the figures. {background}{turned}".strip(),
+            "Nothing to do if that is right; otherwise exchange black and white, or take the masks out of the capture.",
+        )
 
 
 def _prepare_all(context: StageContext, photos: list[Source], filmed: list[Source]) -> Iterator[Prepared | Refused]:
@@ -243,8 +315,13 @@ def _prepare(
         except TooLarge as error:
             return Refused(source.name, "too_large", str(error))
         content = file_digest(source.path)
+    alpha = None
+    if picture.alpha:
+        alpha = target.with_suffix(".alpha.png")
+        picture.alpha.save(alpha)
     photo = _stored(source.name, picture.image, target, glance.size, glance.exif)
-    return replace(photo, content=content, bytes=source.path.stat().st_size, remarks=picture.remarks)
+    size = source.path.stat().st_size
+    return replace(photo, content=content, bytes=size, remarks=picture.remarks, alpha=alpha)
 
 
 def _stored(name: str, image: Image.Image, target: Path, full: tuple[int, int], exif: Exif) -> Prepared:
@@ -364,9 +441,11 @@ def _listed(names: list[str]) -> str:
     return ", ".join(names[:NAMED_IN_WARNING]) + more
 
 
-def _write(context: StageContext, prepared: list[Prepared], dropped: list[Refused]) -> dict[str, Any]:
+def _write(context: StageContext, prepared: list[Prepared], dropped: list[Refused], masked: Masked) -> dict[str, Any]:
     folder = context.output / "images"
     folder.mkdir()
+    if masked.files:
+        (context.output / "masks").mkdir()
     cameras: dict[tuple[Any, ...], int] = {}
     photos = []
     filmed: dict[str, dict[str, float]] = {}
@@ -375,6 +454,9 @@ def _write(context: StageContext, prepared: list[Prepared], dropped: list[Refuse
         photo.path.replace(folder / name)
         if photo.film:
             filmed.setdefault(photo.film, {})[name] = photo.seconds
+        if photo.source in masked.files:
+            # As COLMAP looks for it.
+            masked.files[photo.source].replace(context.output / "masks" / f"{name}.png")
         photos.append(
             {
                 "name": name,
@@ -388,7 +470,7 @@ def _write(context: StageContext, prepared: list[Prepared], dropped: list[Refuse
                 "blur": photo.blur,
             }
         )
-    record = {
+    record: dict[str, Any] = {
         "photos": photos,
         "cameras": [
             dict(zip(("id", "make", "model", "lens", "focal_mm", "width", "height"), (number, *group[:6]), strict=True))
@@ -397,6 +479,8 @@ def _write(context: StageContext, prepared: list[Prepared], dropped: list[Refuse
         "films": [{"source": film, "frames": frames} for film, frames in filmed.items()],
         "dropped": [vars(item) for item in dropped],
     }
+    if masked.files:
+        record["masks"] = {"cut_out": masked.cut_out}
     (context.output / "photos.json").write_text(
         json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
     )
@@ -407,6 +491,7 @@ def _write(context: StageContext, prepared: list[Prepared], dropped: list[Refuse
         "other_files": sum(item.reason in UNCOUNTED for item in dropped),
         "frames": sum(map(len, filmed.values())),
         "cameras": len(cameras),
+        "photos_with_mask": len(masked.files),
         "photos_with_gps": sum(photo.exif.gps is not None for photo in prepared),
         "photos_with_focal": sum(photo.focal_px is not None for photo in prepared),
         "long_side": max(max(photo.width, photo.height) for photo in prepared),

@@ -5,23 +5,45 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pycolmap
+from PIL import Image
 
 JPEG_QUALITY = 95
 # Where in the scratch folder pycolmap puts the photos first.
 UNDISTORTED = "undistorted"
+_PINHOLE = pycolmap.UndistortCameraOptions(blank_pixels=0.0)
+
+
+@dataclass(frozen=True)
+class Masks:
+    """What of the photos does not count.
+
+    :param folder: with `PHOTO.png` for each photo that has a mask, black where it does not count.
+    :param cut_out: whether there is nothing where it does not count, and not just something unknown.
+    """
+
+    folder: Path
+    cut_out: bool
 
 
 def write_scene(
-    model: pycolmap.Reconstruction, images: Path, names: Sequence[str], output: Path, scratch: Path, threads: int
+    model: pycolmap.Reconstruction,
+    images: Path,
+    names: Sequence[str],
+    output: Path,
+    scratch: Path,
+    threads: int,
+    masks: Masks | None = None,
 ) -> dict[str, Any]:
     """Undistort the model's photos, and write `images/`, `sparse/0`, `views.json` and `points.npz`.
 
-    An empty model gives empty, valid files.
+    A view's `masked` says what its mask in `masks/` hides: `empty` or `unknown`. An empty model gives empty, valid
+    files.
 
     :param names: all given photos in the capture's order.
     :return: metrics of the model.
@@ -33,6 +55,12 @@ def write_scene(
     order = {name: place for place, name in enumerate(names)}
     views = sorted((image for image in undistorted.images.values() if image.has_pose), key=lambda i: order[i.name])
     records = [_view(image, undistorted.cameras[image.camera_id], order[image.name]) for image in views]
+    if masks:
+        cameras = {image.name: model.cameras[image.camera_id] for image in used}
+        for record in records:
+            if (masks.folder / f"{record['name']}.png").exists():
+                _undistort_mask(masks.folder, cameras[record["name"]], record, output / "masks")
+                record["masked"] = "empty" if masks.cut_out else "unknown"
     (output / "views.json").write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
     seen = _write_points(undistorted, views, output / "points.npz")
     focals = sorted({round(record["fx"], 1) for record in records})
@@ -57,7 +85,7 @@ def _undistort(
         folder,
         distorted,
         images,
-        undistort_options=pycolmap.UndistortCameraOptions(blank_pixels=0.0),
+        undistort_options=_PINHOLE,
         jpeg_quality=JPEG_QUALITY,
         num_threads=threads,
     )
@@ -66,6 +94,17 @@ def _undistort(
     (output / "sparse" / "0").mkdir(parents=True)
     undistorted.write(output / "sparse" / "0")
     return undistorted
+
+
+def _undistort_mask(folder: Path, camera: pycolmap.Camera, view: dict[str, Any], target: Path) -> None:
+    """The mask of a view, as its photo was undistorted."""
+    target.mkdir(exist_ok=True)
+    name = f"{view['name']}.png"
+    with Image.open(folder / name) as mask:
+        grey = pycolmap.Bitmap.from_array(np.asarray(mask.convert("L")))
+    straight, _ = pycolmap.undistort_image(_PINHOLE, grey, camera)
+    kept = straight.to_array().reshape(view["height"], view["width"]) > 127
+    Image.fromarray(kept).save(target / name)
 
 
 def _empty(output: Path) -> pycolmap.Reconstruction:

@@ -36,11 +36,12 @@ class Params(StageParams):
         description="1 saves a third of the time and a sixth of the points; where it leaves more than a tenth of the "
         "photos without a place, everything is done again with 2 orientations, first octave -1 and 8192 features.",
     )
-    pairs: Literal["auto", "exhaustive", "spatial", "sequential"] = Field(
+    pairs: Literal["auto", "exhaustive", "spatial", "sequential", "retrieval"] = Field(
         "auto",
         title="Photo pairs",
-        description="Which photos are compared: all with all, neighbours by GPS, or neighbours in the capture's order; "
-        "auto compares all of a small set, then goes by GPS where most photos have it, else by order.",
+        description="Which photos are compared: all with all, neighbours by GPS, neighbours in the order they were "
+        "taken in, or those that look alike; auto compares all of a small set, then goes by GPS where most photos have "
+        "it, else by the time taken, else by names that count up, else by looks.",
     )
     exhaustive_limit: int = Field(
         60,
@@ -54,7 +55,8 @@ class Params(StageParams):
         ge=2,
         le=200,
         title="Neighbours",
-        description="With spatial or sequential pairs, the number of nearest photos that each photo is compared with.",
+        description="With spatial, sequential or retrieval pairs, the number of nearest photos that each photo is "
+        "compared with.",
     )
     mapper: Literal["auto", "incremental", "global"] = Field(
         "auto",

@@ -28,8 +28,9 @@ from e2e3d_stages.sfm.frame import estimate_up, georeferenced, upright
 from e2e3d_stages.sfm.geodesy import GpsFit, fit_gps, to_enu
 from e2e3d_stages.sfm.motion import spread_out, turn_explains
 from e2e3d_stages.sfm.own_poses import read_model, take_over
-from e2e3d_stages.sfm.pairs import Pair, choose_pairs
+from e2e3d_stages.sfm.pairs import Pair, choose_pairs, order_taken
 from e2e3d_stages.sfm.params import Params
+from e2e3d_stages.sfm.retrieval import alike
 from e2e3d_stages.sfm.support import Evidence, Quality, likely_reason
 
 CAMERA_MODEL = "SIMPLE_RADIAL"
@@ -62,6 +63,8 @@ class Task:
     output: Path
     scratch: Path
     poses: Path | None = None
+    masks: export.Masks | None = None
+    look_everywhere: bool = False
     ids: dict[str, int] = field(default_factory=dict)
 
     @classmethod
@@ -76,6 +79,7 @@ class Task:
             output=Path(task["output"]),
             scratch=Path(task["scratch"]),
             poses=Path(task["poses"]) if task["poses"] else None,
+            masks=export.Masks(Path(task["masks"]), cut_out=task["cut_out"]) if task["masks"] else None,
         )
 
     @property
@@ -157,6 +161,7 @@ def find_scene(task: Task) -> None:
         "mapper": found.mapper,
         "pairing": found.pairing,
         "pairs_matched": found.pairs_matched,
+        "masks_left_out": task.look_everywhere,
         "orientations": task.params.orientations,
         "first_octave": task.params.first_octave,
         **place_in_world(task, model),
@@ -173,7 +178,7 @@ def write_scene(task: Task, model: pycolmap.Reconstruction) -> dict[str, Any]:
         return sum(1 for _ in (task.scratch / export.UNDISTORTED / "images").glob("*"))
 
     with task.counting("undistorting photos", "photos", model.num_reg_images(), nullcontext(count)):
-        return export.write_scene(model, task.images, task.names, task.output, task.scratch, task.threads)
+        return export.write_scene(model, task.images, task.names, task.output, task.scratch, task.threads, task.masks)
 
 
 @dataclass
@@ -199,15 +204,17 @@ class Found:
 
 def find_poses(task: Task) -> Found:
     """Structure from motion."""
+    extract(task)
     pairing, pairs = choose_pairs(
         task.params.pairs,
         _ground_positions(task),
+        order_taken(task.photos),
+        lambda: alike_pairs(task),
         exhaustive_limit=task.params.exhaustive_limit,
         neighbors=task.params.neighbors,
     )
-    extract(task)
     match(task, pairs, "matching")
-    mapper, models = reconstruct(task, pairs)
+    mapper, models = reconstruct_masked(task, pairs) if task.masks else reconstruct(task, pairs)
     evidence = gather_evidence(task, models)
     model = models[0] if models else pycolmap.Reconstruction()
     turned = turned_share(task, model)
@@ -223,6 +230,18 @@ def find_poses(task: Task) -> Found:
         pairing=pairing,
         pairs_matched=len(pairs),
     )
+
+
+def alike_pairs(task: Task) -> list[Pair]:
+    """Pairs of photos that look alike by their features."""
+    with closing(pycolmap.Database.open(task.database)) as database:
+
+        def descriptors(place: int) -> NDArray[np.uint8]:
+            found = task.ids.get(task.names[place])
+            none = np.zeros((0, 128), np.uint8)
+            return none if found is None else np.asarray(database.read_descriptors(found).data).reshape(-1, 128)
+
+        return alike(len(task.names), descriptors, task.params.neighbors, task.params.seed)
 
 
 def own_poses(task: Task) -> Found:
@@ -251,8 +270,7 @@ def _die_with_parent() -> None:
 
 def extract(task: Task, phase: str = "finding features") -> None:
     """SIFT features of all photos; the photos of one camera group share one camera with its focal length."""
-    for leftover in task.scratch.glob(f"{task.database.name}*"):
-        leftover.unlink()
+    _remove_database(task)
     pycolmap.Database.open(task.database).close()
     options = pycolmap.FeatureExtractionOptions(num_threads=task.threads)
     options.sift.max_num_orientations = task.params.orientations
@@ -262,6 +280,8 @@ def extract(task: Task, phase: str = "finding features") -> None:
         for group in sorted({photo["camera"] for photo in task.photos}):
             photos = [photo for photo in task.photos if photo["camera"] == group]
             reader = pycolmap.ImageReaderOptions(camera_model=CAMERA_MODEL)
+            if task.masks and not task.look_everywhere:
+                reader.mask_path = str(task.masks.folder)
             focal = photos[0]["focal_px"]
             if focal:
                 reader.camera_params = f"{focal},{photos[0]['width'] / 2},{photos[0]['height'] / 2},0"
@@ -310,6 +330,36 @@ def match(task: Task, pairs: Sequence[Pair], phase: str, *, lenient: bool = Fals
             pairing_options=pycolmap.ImportedPairingOptions(match_list_path=str(listing)),
             verification_options=verification,
         )
+
+
+def _remove_database(task: Task) -> None:
+    for leftover in task.scratch.glob(f"{task.database.name}*"):
+        leftover.unlink()
+
+
+def reconstruct_masked(task: Task, pairs: Sequence[Pair]) -> tuple[str, Models]:
+    """Place photos by what counts of them; where that leaves many without a place, by all that they show.
+
+    A thing on a table may be too plain for that where the table is not. On a turntable the room misleads, and is not
+    looked at as long as the thing is enough. What places more photos stays.
+    """
+    params, first = task.params, reconstruct(task, pairs)
+    missing = len(_missing(task, first[1]))
+    if missing <= LOST_SHARE * len(task.photos):
+        return first
+    masked_params, kept = task.params, task.scratch / "masked.db"
+    shutil.copyfile(task.database, kept)
+    task.params, task.look_everywhere = params, True
+    extract(task, "too many photos are missing, finding features outside their masks")
+    match(task, pairs, "too many photos are missing, matching all that they show")
+    second = reconstruct(task, pairs)
+    if len(_missing(task, second[1])) < missing:
+        return second
+    task.params, task.look_everywhere = masked_params, False
+    _remove_database(task)
+    shutil.copyfile(kept, task.database)
+    task.read_ids()
+    return first
 
 
 def reconstruct(task: Task, pairs: Sequence[Pair]) -> tuple[str, Models]:

@@ -17,7 +17,7 @@ def rough_seconds(workload: Workload) -> float:
     params, photos = workload.params, workload.photos
     fast = (0.67 if params["orientations"] == 1 else 1.0) * (0.5 if params["first_octave"] == 0 else 1.0)
     all_pairs = photos * (photos - 1) / 2
-    some = params["pairs"] in ("spatial", "sequential") or (
+    some = params["pairs"] in ("spatial", "sequential", "retrieval") or (
         params["pairs"] == "auto" and photos > params["exhaustive_limit"]
     )
     pairs = min(all_pairs, photos * params["neighbors"]) if some else all_pairs

@@ -22,7 +22,7 @@ SECOND_MODEL_SHARE = 0.3
 
 
 def run(context: StageContext) -> dict[str, Any]:
-    """Write undistorted photos, the sparse model, `views.json`, `points.npz`, `photos.json` and `georef.json`.
+    """Write undistorted photos and their masks, the sparse model, and what there is to know of both as JSON.
 
     Poses that came with the capture are taken over as they are.
 
@@ -38,10 +38,13 @@ def run(context: StageContext) -> dict[str, Any]:
         # COLMAP joins them to the photos' folder.
         safe_path(photo["name"])
     poses = context.inputs["ingest"].folder / "poses"
+    masks = context.inputs["ingest"].folder / "masks"
     task = {
         "images": str(context.inputs["ingest"].folder / "images"),
         "photos": record["photos"],
         "poses": str(poses) if poses.is_dir() else None,
+        "masks": str(masks) if masks.is_dir() else None,
+        "cut_out": record.get("masks", {}).get("cut_out", False),
         "params": context.params.model_dump(),
         "threads": context.threads,
         "output": str(context.output),
@@ -132,6 +135,13 @@ def _warn(context: StageContext, metrics: dict[str, Any]) -> None:
             f"{metrics['second_model_photos']} photos are of parts that do not connect with the largest one, "
             "which is used.",
             "Add photos that show the way from one part to the other.",
+        )
+    if metrics["masks_left_out"]:
+        context.warn(
+            "masks_left_out",
+            "By what their masks keep, too few photos found a place: poses were found by all that the photos show.",
+            "Nothing to do if camera and surroundings stood to each other as the photos show. On a turntable they did "
+            "not: then draw larger masks, or stick something with a pattern to the turntable.",
         )
     if metrics["gps_problem"] and metrics["gps_photos"]:
         context.warn(

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 DILATION = 0.3  # px², added to every 2D covariance, so that nothing is thinner than a pixel; web viewers do the same
@@ -46,6 +48,16 @@ class Camera:
         x, y = width / self.width, height / self.height
         focal, centre = (self.focal[0] * x, self.focal[1] * y), (self.centre[0] * x, self.centre[1] * y)
         return Camera(self.pose, focal, centre, width, height)
+
+    def project(self, xyz: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]:
+        """Pixels (n, 2) and depths (n,) of those points that lie in the picture, and which they are (n,)."""
+        pose = self.pose.numpy()
+        local = xyz @ pose[:3, :3].T + pose[:3, 3]
+        ahead = np.nonzero(local[:, 2] > 1e-3)[0]
+        local = local[ahead]
+        pixels = (local[:, :2] / local[:, 2:] * self.focal + self.centre).astype(np.float32)
+        inside = ((pixels >= 0) & (pixels < (self.width, self.height))).all(1)
+        return pixels[inside], local[inside, 2], ahead[inside]
 
 
 def fitted_size(width: int, height: int, long_side: int) -> tuple[int, int]:

@@ -17,27 +17,39 @@ def ssim_window() -> NDArray[np.float32]:
     return window
 
 
-def psnr(image: NDArray[np.floating], photo: NDArray[np.floating]) -> float:
-    """Peak signal-to-noise ratio in dB of two (H, W, 3) pictures in 0 to 1; 100 where they are equal."""
-    error = float(np.mean((image.astype(np.float64) - photo.astype(np.float64)) ** 2))
+def psnr(image: NDArray[np.floating], photo: NDArray[np.floating], counted: NDArray[np.bool_] | None = None) -> float:
+    """Peak signal-to-noise ratio in dB of two (H, W, 3) pictures in 0 to 1; 100 where they are equal.
+
+    :param counted: (H, W), the pixels that are compared; all when not given.
+    """
+    squares = (image.astype(np.float64) - photo.astype(np.float64)) ** 2
+    error = float(np.mean(squares if counted is None else squares[counted]))
     return 100.0 if error < 1e-10 else -10.0 * float(np.log10(error))
 
 
-def ssim(image: NDArray[np.floating], photo: NDArray[np.floating]) -> float:
+def ssim(image: NDArray[np.floating], photo: NDArray[np.floating], counted: NDArray[np.bool_] | None = None) -> float:
     """Structural similarity of two (H, W, 3) pictures in 0 to 1, mean over channels.
 
     Wang et al. 2004: 11 x 11 Gaussian window with sigma 1.5, only where the window lies inside the picture.
 
+    :param counted: (H, W), the pixels that are compared: the mean is over the windows around them, and what of these
+        windows does not count is the same in both pictures. All when not given.
     :raises ValueError: when the shapes differ or a side is shorter than the window.
     """
     if image.shape != photo.shape or min(image.shape[:2]) < SSIM_TAPS:
         raise ValueError(f"cannot compare {image.shape} with {photo.shape}")
     x, y = image.astype(np.float32), photo.astype(np.float32)
+    if counted is not None:
+        x = np.where(counted[..., None], x, y)
     mean_x, mean_y = _blur(x), _blur(y)
     var_x, var_y = _blur(x * x) - mean_x * mean_x, _blur(y * y) - mean_y * mean_y
     covariance = _blur(x * y) - mean_x * mean_y
     luminance = (2 * mean_x * mean_y + SSIM_C1) / (mean_x * mean_x + mean_y * mean_y + SSIM_C1)
-    return float(np.mean(luminance * (2 * covariance + SSIM_C2) / (var_x + var_y + SSIM_C2), dtype=np.float64))
+    values = luminance * (2 * covariance + SSIM_C2) / (var_x + var_y + SSIM_C2)
+    half = SSIM_TAPS // 2
+    if counted is not None and (around := counted[half:-half, half:-half]).any():
+        values = values[around]
+    return float(np.mean(values, dtype=np.float64))
 
 
 def _blur(picture: NDArray[np.float32]) -> NDArray[np.float32]:

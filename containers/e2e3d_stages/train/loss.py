@@ -12,12 +12,16 @@ from torch.nn import functional
 from e2e3d_stages.splats.quality import SSIM_C1, SSIM_C2, SSIM_TAPS, ssim_window
 
 
-def photometric_loss(image: Tensor, photo: Tensor, ssim_weight: float) -> Tensor:
+def photometric_loss(image: Tensor, photo: Tensor, ssim_weight: float, counted: Tensor | None = None) -> Tensor:
     """`(1 - w)` times the mean absolute difference plus `w` times (1 - SSIM) (Kerbl et al. 2023).
 
     :param image: (H, W, 3), differentiable; its device decides how the loss is computed.
     :param photo: (H, W, 3).
+    :param counted: (H, W) bool, the pixels that are compared; all when not given. Elsewhere both pictures count as the
+        same, in the windows of SSIM too, and a pixel weighs as much as in a photo that counts as a whole.
     """
+    if counted is not None:
+        image = torch.where(counted[..., None], image, photo)
     if image.is_cuda:
         return torch_loss(image, photo, ssim_weight)
     from e2e3d_stages.splats import cpu

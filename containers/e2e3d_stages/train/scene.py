@@ -16,6 +16,7 @@ from torch import Tensor
 from e2e3d_stages.contract.messages import InvalidRequest
 from e2e3d_stages.contract.paths import inside
 from e2e3d_stages.splats.camera import Camera, fitted_size
+from e2e3d_stages.splats.masks import read_mask
 
 FEWEST_FOR_HOLDOUT = 8
 PHOTOS_SHARE = 0.25  # of the GPU's memory
@@ -42,11 +43,17 @@ def split_heldout(views: list[dict[str, Any]], holdout: int) -> tuple[list[dict[
 
 @dataclass(frozen=True)
 class View:
-    """A photo and its camera at the training size."""
+    """A photo and its camera at the training size.
+
+    :param counted: (H, W), where the photo counts; None where it does as a whole.
+    :param cut_out: whether there is nothing where it does not count.
+    """
 
     name: str
     camera: Camera
     photo: NDArray[np.uint8]
+    counted: NDArray[np.bool_] | None = None
+    cut_out: bool = False
 
     def shrunk(self, divisor: int) -> View:
         """The same at a whole fraction of the size."""
@@ -54,7 +61,12 @@ class View:
             return self
         width, height = max(1, self.camera.width // divisor), max(1, self.camera.height // divisor)
         photo = np.array(Image.fromarray(self.photo).resize((width, height), Image.Resampling.BOX))
-        return View(self.name, self.camera.resized(width, height), photo)
+        counted = self.counted
+        if counted is not None:
+            counted = (
+                np.asarray(Image.fromarray(counted).convert("L").resize((width, height), Image.Resampling.BOX)) > 127
+            )
+        return View(self.name, self.camera.resized(width, height), photo, counted, self.cut_out)
 
 
 class Photos:
@@ -72,17 +84,26 @@ class Photos:
 
     def _use(self, divisor: int) -> None:
         self._divisor, self._left = divisor, self._room
-        self._ready: dict[int, tuple[Camera, Tensor]] = {}
+        self._ready: dict[int, tuple[Camera, Tensor, Tensor | None]] = {}
 
     def get(self, view: int, divisor: int) -> tuple[Camera, Tensor]:
         """Camera and photo, (H, W, 3) in 0 to 1 on the device, shrunk by a whole number."""
+        camera, photo, _ = self._prepared(view, divisor)
+        return camera, photo.to(self._device, non_blocking=True).float().div_(255)
+
+    def counted(self, view: int, divisor: int) -> Tensor | None:
+        """Where the photo counts, (H, W) bool on the device; None where it does as a whole."""
+        counted = self._prepared(view, divisor)[2]
+        return None if counted is None else counted.to(self._device, non_blocking=True)
+
+    def _prepared(self, view: int, divisor: int) -> tuple[Camera, Tensor, Tensor | None]:
         if divisor != self._divisor:
             self._use(divisor)
         if view not in self._ready:
             shrunk = self._views[view].shrunk(divisor)
-            self._ready[view] = shrunk.camera, self._placed(torch.from_numpy(shrunk.photo))
-        camera, photo = self._ready[view]
-        return camera, photo.to(self._device, non_blocking=True).float().div_(255)
+            counted = None if shrunk.counted is None else self._placed(torch.from_numpy(shrunk.counted))
+            self._ready[view] = shrunk.camera, self._placed(torch.from_numpy(shrunk.photo)), counted
+        return self._ready[view]
 
     def _placed(self, photo: Tensor) -> Tensor:
         if photo.nbytes <= self._left:
@@ -107,6 +128,15 @@ class Points:
     xyz: NDArray[np.float32]
     rgb: NDArray[np.float32]
     seen_by: list[NDArray[np.int64]]
+
+    def without(self, left_out: NDArray[np.bool_]) -> Points:
+        """The others."""
+        if not left_out.any():
+            return self
+        number = np.cumsum(~left_out) - 1
+        return Points(
+            self.xyz[~left_out], self.rgb[~left_out], [number[seen[~left_out[seen]]] for seen in self.seen_by]
+        )
 
 
 @dataclass(frozen=True)
@@ -137,9 +167,24 @@ def load_scene(folder: Path, long_side: int, holdout: int) -> Scene:
     for view in training:
         width, height = fitted_size(view["width"], view["height"], long_side)
         photo = load_photo(inside(folder / "images", view["name"]), width, height)
-        views.append(View(view["name"], Camera.from_view(view, width, height), photo))
+        counted = read_mask(folder, view, width, height)
+        cut_out = view.get("masked") == "empty"
+        views.append(View(view["name"], Camera.from_view(view, width, height), photo, counted, cut_out))
     kept = [everything.index(view) for view in training]
-    return Scene(views, _load_points(folder / "points.npz", kept), [view["name"] for view in heldout])
+    points = _load_points(folder / "points.npz", kept)
+    return Scene(views, points.without(_hidden(views, points.xyz)), [view["name"] for view in heldout])
+
+
+def _hidden(views: list[View], xyz: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Points (P, 3) that lie where photos don't count, in most of the views that could see them."""
+    sighted, hidden = np.zeros(len(xyz), int), np.zeros(len(xyz), int)
+    for view in views if any(view.counted is not None for view in views) else ():
+        pixels, _, seen = view.camera.project(xyz)
+        sighted[seen] += 1
+        if view.counted is not None:
+            column, row = pixels.astype(int).T
+            hidden[seen] += ~view.counted[row, column]
+    return hidden > sighted / 2
 
 
 def _load_points(path: Path, kept: list[int]) -> Points:

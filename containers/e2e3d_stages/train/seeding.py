@@ -73,10 +73,13 @@ def _cover(views: list[View], points: Points) -> tuple[NDArray[np.float32], NDAr
     for view, seen in zip(views, points.seen_by, strict=True):
         if not len(seen):
             continue
-        observed, depth = _project(view, points.xyz[seen])
-        extra = _project(view, np.concatenate(added))[0] if added else observed[:0]
+        observed, depth, _ = view.camera.project(points.xyz[seen])
+        extra = view.camera.project(np.concatenate(added))[0] if added else observed[:0]
         cell = max(view.camera.width, view.camera.height) / CELL_SHARE
         empty = _empty_cells(view, cell, np.concatenate([observed, extra]))
+        if view.counted is not None:
+            column, row = empty.astype(int).T
+            empty = empty[view.counted[row, column]]
         if not len(empty):
             continue
         distance, nearest = torch.cdist(torch.from_numpy(empty), torch.from_numpy(observed)).topk(
@@ -97,17 +100,6 @@ def _cover(views: list[View], points: Points) -> tuple[NDArray[np.float32], NDAr
         np.concatenate([none, *colours]),
         np.concatenate([none[:, 0], *sizes]),
     )
-
-
-def _project(view: View, xyz: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Pixels (n, 2) and depths (n,) of those points that lie in the picture."""
-    camera = view.camera
-    pose = camera.pose.numpy()
-    local = xyz @ pose[:3, :3].T + pose[:3, 3]
-    local = local[local[:, 2] > 1e-3]
-    pixels = (local[:, :2] / local[:, 2:] * camera.focal + camera.centre).astype(np.float32)
-    inside = ((pixels >= 0) & (pixels < (camera.width, camera.height))).all(1)
-    return pixels[inside], local[inside, 2]
 
 
 def _empty_cells(view: View, cell: float, pixels: NDArray[np.float32]) -> NDArray[np.float32]:

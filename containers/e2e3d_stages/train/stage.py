@@ -139,13 +139,20 @@ class Trainer:
         view = self._next_view()
         divisor = 2 if params.coarse_to_fine and share < COARSE_UNTIL else 1
         camera, photo = self.photos.get(view, divisor)
+        counted = self.photos.counted(view, divisor)
+        background, compared = self.background, counted
+        if counted is not None and self.scene.views[view].cut_out:
+            # Where there is nothing any background must show, so that nothing of its colour is put before it.
+            background = torch.from_numpy(self.rng.random(3, np.float32)).to(self.device)
+            photo, compared = torch.where(counted[..., None], photo, background), None
         degree = min(params.sh_degree, int(share / SH_SHARE))
-        result = render(self.model.splats(), camera, params.model_copy(update={"sh_degree": degree}), self.background)
-        loss = photometric_loss(result.image, photo, params.ssim_weight)
+        result = render(self.model.splats(), camera, params.model_copy(update={"sh_degree": degree}), background)
+        loss = photometric_loss(result.image, photo, params.ssim_weight, compared)
         loss.backward()  # type: ignore[no-untyped-call]
         self.model.observe(result, camera.width * camera.height)
         self.model.step(share)
-        self.errors[view] = (result.image.detach() - photo).square().mean()
+        squares = (result.image.detach() - photo).square().mean(dim=2)
+        self.errors[view] = squares.mean() if counted is None else squares.mul(counted).sum() / counted.sum()
         self.step += 1
         return loss.detach()
 

@@ -200,3 +200,35 @@ def test_photos_of_the_scene_itself_score_high_and_compression_costs_little(job)
     assert metrics["ssim_full"] > 0.95
     assert abs(metrics["psnr_full"] - metrics["psnr_full_compressed"]) < 3
     assert metrics["psnr_full_compressed"] > 32
+
+
+def test_only_what_counts_of_a_photo_is_measured(job, draws_photos) -> None:
+    hold_out(job, NAMES[::8])
+    plain = stage.run(job)
+    views = json.loads((job.inputs["sfm"].folder / "views.json").read_text())
+    (job.inputs["sfm"].folder / "masks").mkdir()
+    shutil.rmtree(job.output / "pictures")
+    for name in NAMES:
+        # A quarter of the photo does not count, and there the scene looks nothing like it.
+        kept = np.ones((SIZE[1], SIZE[0]), bool)
+        kept[: SIZE[1] // 2, : SIZE[0] // 2] = False
+        Image.fromarray(kept).save(job.inputs["sfm"].folder / "masks" / f"{name}.png")
+    truth = PhotoRenderer.image
+
+    def spoilt(self: PhotoRenderer, of: dict[str, Any], width: int, height: int) -> np.ndarray:
+        picture = truth(self, of, width, height)
+        picture[: height // 2, : width // 2] = 0
+        return picture
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PhotoRenderer, "image", spoilt)
+        assert stage.run(job)["psnr"] < plain["psnr"] - 20
+        shutil.rmtree(job.output / "pictures")
+        for entry in views:
+            entry["masked"] = "unknown"
+        (job.inputs["sfm"].folder / "views.json").write_text(json.dumps(views))
+        masked = stage.run(job)
+    assert masked["psnr"] == pytest.approx(plain["psnr"], abs=0.01)
+    assert masked["ssim"] == pytest.approx(plain["ssim"], abs=0.005)
+    record = json.loads((job.output / "evaluation.json").read_text())
+    assert [entry["counted"] for entry in record["views"]] == [0.75, 0.75]

@@ -86,7 +86,7 @@ def test_companions_are_told_in_one_line_and_are_not_dropped(capture: Path, inge
     (tmp_path / "scene").mkdir()
     (tmp_path / "images").rename(tmp_path / "scene" / "images")
     for photo in sorted((tmp_path / "scene" / "images").iterdir()):
-        save(tmp_path / "scene" / "masks" / f"{photo.name}.png", picture(3).convert("1"))
+        save(tmp_path / "scene" / "masks" / f"of_{photo.name}.png", picture(3).convert("1"))
         save(tmp_path / "scene" / "depth" / f"{photo.stem}.png", picture(4).convert("L"))
         save(tmp_path / "scene" / "images_2" / photo.name, Image.open(photo).resize((200, 150)))
     result = ingest(tmp_path / "scene")

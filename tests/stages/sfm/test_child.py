@@ -68,3 +68,28 @@ def test_the_childs_progress_is_passed_on(context: StageContext, monkeypatch: py
     lines = '{"phase": "matching", "done": 3, "total": 9, "unit": "pairs"}\\n'
     supervise(python(f"open({str(context.scratch / 'events.jsonl')!r}, 'a').write('{lines}')"), context)
     assert seen == [("matching", 3, 9, "pairs")]
+
+
+@pytest.mark.parametrize(("everywhere", "kept"), [(1, True), (9, False)])
+def test_all_that_photos_show_is_tried_where_masks_leave_too_little(
+    everywhere: int, kept: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from e2e3d_stages.sfm import export, reconstruct
+    from e2e3d_stages.sfm.params import Params
+
+    (tmp_path / "features.db").write_text("masked")
+    task = reconstruct.Task(tmp_path, [{"name": f"{n}.jpg"} for n in range(10)], Params(), 1, tmp_path, tmp_path)
+    task.masks = export.Masks(tmp_path, cut_out=True)
+
+    def extract(task: reconstruct.Task, phase: str) -> None:
+        assert task.look_everywhere
+        task.database.write_text("everything")
+
+    monkeypatch.setattr(reconstruct, "extract", extract)
+    monkeypatch.setattr(reconstruct, "match", lambda *_: None)
+    monkeypatch.setattr(reconstruct, "reconstruct", lambda task, _: (str(task.look_everywhere), []))
+    monkeypatch.setattr(reconstruct, "_missing", lambda task, _: [0] * (everywhere if task.look_everywhere else 9))
+    monkeypatch.setattr(reconstruct.Task, "read_ids", lambda _: None)
+    assert reconstruct.reconstruct_masked(task, []) == (str(kept), [])
+    assert task.look_everywhere is kept
+    assert task.database.read_text() == ("everything" if kept else "masked")

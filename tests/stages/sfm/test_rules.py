@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from e2e3d_stages.sfm.frame import estimate_up, georeferenced, upright
 from e2e3d_stages.sfm.geodesy import Similarity, fit_gps, fit_similarity, to_enu
 from e2e3d_stages.sfm.motion import spread_out, turn_explains
-from e2e3d_stages.sfm.pairs import choose_pairs, sequential_pairs
+from e2e3d_stages.sfm.pairs import choose_pairs, order_taken, sequential_pairs
 from e2e3d_stages.sfm.params import PRESETS, Params
+from e2e3d_stages.sfm.retrieval import alike
 from e2e3d_stages.sfm.support import Evidence, Quality, likely_reason
 
 GOOD = Quality(blur=100, brightness=120, features=5000)
@@ -52,7 +55,7 @@ def test_a_used_photo_has_no_reason_however_blurred() -> None:
 
 def test_small_sets_are_compared_exhaustively_and_large_ones_by_neighbourhood() -> None:
     grid = [np.array([10.0 * (n % 10), 10.0 * (n // 10), 0]) for n in range(100)]
-    limits = {"exhaustive_limit": 60, "neighbors": 8}
+    limits: dict[str, Any] = {"order": range(100), "alike": list, "exhaustive_limit": 60, "neighbors": 8}
     assert choose_pairs("auto", [None] * 20, **limits)[0] == "exhaustive"
     assert len(choose_pairs("auto", [None] * 20, **limits)[1]) == 190
     mode, pairs = choose_pairs("auto", grid, **limits)
@@ -69,6 +72,70 @@ def test_sequential_pairs_reach_far_enough_to_close_a_loop() -> None:
     assert {(0, 1), (0, 4), (0, 8), (0, 64)} <= set(pairs)
     assert (0, 7) not in pairs
     assert all(0 <= a < b < 100 for a, b in pairs)
+
+
+def named(*names: str, taken: list[str | None] | None = None) -> list[dict[str, Any]]:
+    """Photos as ingest records them, in natural order."""
+    times = taken or [None] * len(names)
+    return [{"source": name, "taken": time} for name, time in zip(names, times, strict=True)]
+
+
+def test_photos_without_gps_are_compared_in_the_order_they_were_taken_in() -> None:
+    times: list[str | None] = [f"2024-05-01T10:00:{59 - second:02}.500000" for second in range(60)]
+    order = order_taken(named(*(f"{n * 2654435761 % 2**32:08x}.jpg" for n in range(60)), taken=times))
+    assert order == list(range(59, -1, -1))
+    walk = [*range(0, 60, 2), *range(1, 60, 2)]
+    mode, pairs = choose_pairs("auto", [None] * 60, walk, list, exhaustive_limit=9, neighbors=8)
+    assert mode == "sequential"
+    assert {(0, 2), (57, 59), (1, 58)} <= set(pairs)
+    assert (2, 3) not in pairs
+
+
+@pytest.mark.parametrize(
+    ("names", "known"),
+    [
+        ([f"IMG_{n}.jpg" for n in range(9371, 9400)], True),
+        ([f"a/P81019-1510{n}.jpg" for n in range(14, 60, 3)], True),
+        ([f"frame_{n:05}.png" for n in range(0, 300, 10)], True),
+        ([f"{n * 2654435761 % 2**32:08x}.jpg" for n in range(1, 40)], False),
+        ([f"{n * 2654435761 % 10**9}.jpg" for n in range(1, 40)], False),
+        (["left.jpg", "right.jpg", "above.jpg"], False),
+    ],
+)
+def test_names_tell_an_order_when_they_count_up(names: list[str], known: bool) -> None:
+    order = order_taken(named(*names))
+    assert order == (list(range(len(names))) if known else None)
+
+
+def test_times_that_are_nearly_all_the_same_tell_no_order() -> None:
+    assert order_taken(named("b.jpg", "c.jpg", "d.jpg", taken=["2024-05-01T00:00:00"] * 3)) is None
+    assert order_taken(named("b.jpg", "c.jpg", taken=["2024-05-01T00:00:00", "2024-05-01T00:00:01+02:00"])) is None
+
+
+def test_photos_in_no_order_are_compared_with_those_that_look_alike() -> None:
+    rng = np.random.default_rng(0)
+    things = [rng.integers(0, 120, (150, 128)) for _ in range(10)]
+    # Forty photos in a random order; each shows one thing and half of the next, through some noise.
+    walk = rng.permutation(40)
+
+    def descriptors(place: int) -> np.ndarray:
+        step = walk[place] / 4
+        shown = np.concatenate([things[int(step)], things[(int(step) + 1) % 10][: int(150 * (step % 1))]])
+        return (shown + rng.integers(0, 12, shown.shape)).astype(np.uint8)
+
+    mode, pairs = choose_pairs(
+        "auto", [None] * 40, None, lambda: alike(40, descriptors, 6, seed=0), exhaustive_limit=9, neighbors=6
+    )
+    assert mode == "retrieval"
+    assert len(pairs) <= 6 * 40
+    assert all(0 <= a < b < 40 for a, b in pairs)
+    apart = [min(abs(walk[a] - walk[b]), 40 - abs(walk[a] - walk[b])) for a, b in pairs]
+    assert np.mean(np.array(apart) <= 6) > 0.9
+    assert len({place for pair in pairs for place in pair}) == 40
+
+
+def test_photos_without_features_are_compared_all_the_same() -> None:
+    assert alike(3, lambda place: np.zeros((0, 128), np.uint8), 2, seed=0) == [(0, 1), (0, 2), (1, 2)]
 
 
 def look(eye: np.ndarray, target: np.ndarray, down: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import reference
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -97,6 +99,34 @@ def write_sfm(folder: Path, *, views: int = 9, points_in: str = "everywhere", lo
         point=np.array(seen_point, np.int32),
     )
     return folder
+
+
+def before_noise(sfm: Path, folder: Path, *, hides: str | None) -> Path:
+    """A disc cut out of the scene, before another noise in each photo.
+
+    :param hides: what masks say of the noise, `empty` or `unknown`; None for no masks.
+    """
+    shutil.copytree(sfm, folder)
+    views = json.loads((folder / "views.json").read_text())
+    (folder / "masks").mkdir()
+    for number, view in enumerate(views):
+        with Image.open(folder / "images" / view["name"]) as photo:
+            pixels = np.array(photo)
+        noise = np.random.default_rng(number).integers(60, 255, pixels.shape, np.uint8)
+        kept = disc(view)
+        Image.fromarray(np.where(kept[..., None], pixels, noise)).save(folder / "images" / view["name"])
+        if hides:
+            Image.fromarray(kept).save(folder / "masks" / f"{view['name']}.png")
+            view["masked"] = hides
+    (folder / "views.json").write_text(json.dumps(views))
+    return folder
+
+
+def disc(view: dict[str, Any]) -> NDArray[np.bool_]:
+    """Where a view of the small scene shows what is around the scene's middle."""
+    row, column = np.indices((view["height"], view["width"]))
+    x = view["cx"] + view["fx"] * view["world_to_camera"][0][3] / 3.3
+    return np.asarray(np.hypot(column + 0.5 - x, row + 0.5 - view["cy"]) < view["fx"] * 0.6 / 3.3)
 
 
 class FakeJob:
