@@ -64,9 +64,9 @@ def read_exif(read: Callable[[], Image.Exif], size: tuple[int, int]) -> Exif:
             raise
         return Exif()
     return Exif(
-        make=_text(base.get(_Tag.Make)),
-        model=_text(base.get(_Tag.Model)),
-        lens=_text(detail.get(_Tag.LensModel)),
+        make=printable(base.get(_Tag.Make)),
+        model=printable(base.get(_Tag.Model)),
+        lens=printable(detail.get(_Tag.LensModel)),
         focal_mm=_positive(detail.get(_Tag.FocalLength)),
         focal_px=focal_in_pixels(detail, *size),
         gps=read_gps(gps),
@@ -118,10 +118,10 @@ def _focal_from_sensor(detail: Mapping[int, Any], original_long: float) -> float
 
 def read_gps(gps: Mapping[int, Any]) -> Gps | None:
     """A position from the GPS IFD, or None: the IFD may hold only a version or a direction, or a void fix."""
-    if _text(gps.get(_Gps.GPSStatus)).upper().startswith("V"):
+    if printable(gps.get(_Gps.GPSStatus)).upper().startswith("V"):
         return None
-    lat = _angle(gps.get(_Gps.GPSLatitude), _text(gps.get(_Gps.GPSLatitudeRef)), "S", 90)
-    lon = _angle(gps.get(_Gps.GPSLongitude), _text(gps.get(_Gps.GPSLongitudeRef)), "W", 180)
+    lat = _angle(gps.get(_Gps.GPSLatitude), printable(gps.get(_Gps.GPSLatitudeRef)), "S", 90)
+    lon = _angle(gps.get(_Gps.GPSLongitude), printable(gps.get(_Gps.GPSLongitudeRef)), "W", 180)
     if lat is None or lon is None or (lat == 0 and lon == 0):
         return None
     alt = _number(gps.get(_Gps.GPSAltitude))
@@ -141,22 +141,23 @@ def _angle(value: Any, reference: str, negative: str, limit: float) -> float | N
 
 
 def _taken(base: Mapping[int, Any], detail: Mapping[int, Any]) -> str | None:
-    stamp = _text(detail.get(_Tag.DateTimeOriginal)) or _text(base.get(_Tag.DateTime))
+    stamp = printable(detail.get(_Tag.DateTimeOriginal)) or printable(base.get(_Tag.DateTime))
     try:
         moment = dt.datetime.strptime(stamp[:19], "%Y:%m:%d %H:%M:%S")
-        fraction = _text(detail.get(_Tag.SubsecTimeOriginal))
+        fraction = printable(detail.get(_Tag.SubsecTimeOriginal))
         if fraction.isdecimal():
             moment = moment.replace(microsecond=int(fraction[:6].ljust(6, "0")))
-        offset = _text(detail.get(_Tag.OffsetTimeOriginal))
+        offset = printable(detail.get(_Tag.OffsetTimeOriginal))
         return dt.datetime.fromisoformat(moment.isoformat() + offset).isoformat()
     except ValueError:
         return None
 
 
-def _text(value: Any) -> str:
+def printable(value: Any) -> str:
+    """Somebody's words about a camera, without what cannot be shown; empty for None."""
     if isinstance(value, bytes):
         value = value.decode("ascii", "ignore")
-    return str(value).replace("\x00", " ").strip() if value is not None else ""
+    return "".join(each if each.isprintable() else " " for each in str(value)).strip() if value is not None else ""
 
 
 def _number(value: Any) -> float | None:

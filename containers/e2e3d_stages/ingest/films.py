@@ -23,7 +23,7 @@ from PIL import Image
 
 from e2e3d_stages.contract.damage import is_damage
 from e2e3d_stages.ingest.copies import cells_of, same
-from e2e3d_stages.ingest.exif import Exif, Gps
+from e2e3d_stages.ingest.exif import Exif, Gps, printable
 from e2e3d_stages.ingest.frames import picture_of
 from e2e3d_stages.ingest.pixels import Memory, Unreadable
 from e2e3d_stages.ingest.sharpness import LONG_SIDE, sharpness
@@ -285,8 +285,8 @@ def later(taken: str, seconds: float) -> str:
 def _exif(metadata: dict[str, str]) -> Exif:
     told = {name.lower(): value for name, value in metadata.items()}
     return Exif(
-        make=told.get("com.apple.quicktime.make", told.get("make", "")),
-        model=told.get("com.apple.quicktime.model", told.get("model", "")),
+        make=printable(told.get("com.apple.quicktime.make", told.get("make"))),
+        model=printable(told.get("com.apple.quicktime.model", told.get("model"))),
         gps=next(filter(None, (_gps(told.get(name.lower(), "")) for name in _PLACES)), None),
         taken=_taken(told.get("com.apple.quicktime.creationdate") or told.get("creation_time", "")),
     )
