@@ -197,7 +197,7 @@ def test_a_deferred_run_takes_a_killed_job_up_from_its_checkpoint_and_leaves_no_
     monkeypatch.setenv("AIRFLOW__OPERATORS__DEFAULT_DEFERRABLE", "True")
     place.script["sfm"] = ["die", "succeed"]
     # A capture's files and other stages' artifacts are what jobs read: more stages would be more of the same.
-    outcome = run("train")
+    outcome = run(last="train")
     assert outcome.state == "success", outcome.log
     assert place.script.calls == ["ingest", "sfm", "sfm", "train"]
     assert outcome.results["sfm"]["metrics"]["resumed_from"] == 120
