@@ -284,16 +284,14 @@ def _of_scenes(store: ArtifactStore) -> set[_Name]:
 
 def _names(store: ArtifactStore, path: str, record: Any, where: str) -> list[_Name]:
     """The artifacts that a record names, by stage."""
-    try:
+    with suppress(KeyError, TypeError, AttributeError):
         names = [(stage, made["key"]) for stage, made in record[where].items()]
-    except (KeyError, TypeError, AttributeError):
-        names = [("", None)]
-    if not all(isinstance(key, str) for _, key in names):
-        raise InvalidRequest(
-            f"{store.storage.uri_of(path)} does not say what it is made of.",
-            hint="Remove or mend it: until then nobody knows which artifacts it needs.",
-        )
-    return names
+        if all(isinstance(key, str) for _, key in names):
+            return names
+    raise InvalidRequest(
+        f"{store.storage.uri_of(path)} does not say what it is made of.",
+        hint="Remove or mend it: until then nobody knows which artifacts it needs.",
+    )
 
 
 def _with_inputs(store: ArtifactStore, names: set[_Name], keys: dict[_Name, _Key]) -> set[_Name]:

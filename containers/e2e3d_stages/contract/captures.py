@@ -264,6 +264,7 @@ def masks_of(masks: Collection[str], photos: Collection[str]) -> dict[str, str]:
         for name in {photo.lower(), _stem(photo.lower())}:
             named.setdefault(PurePosixPath(name).name, []).append(photo)
     found: dict[str, str] = {}
+    masked: set[str] = set()
     for mask in sorted(masks):
         stem = _stem(mask.lower())
         affixed = _AFFIXES.fullmatch(stem)
@@ -272,8 +273,9 @@ def masks_of(masks: Collection[str], photos: Collection[str]) -> dict[str, str]:
         shared = [_shared_folders(mask, photo) for photo in candidates]
         if shared and shared.count(max(shared)) == 1:
             photo = candidates[shared.index(max(shared))]
-            if photo not in found.values():
+            if photo not in masked:
                 found[mask] = photo
+                masked.add(photo)
     return found
 
 

@@ -94,6 +94,7 @@ def measure(view: View, folder: Path, trained: Render, compressed: Render, long_
     """
     photo = read_photo(inside(folder / "images", view["name"]))
     sizes = (fitted_size(*photo.size, long_side), fitted_size(*photo.size, COMMON_LONG_SIDE), photo.size)
+    record: dict[str, Any] = {"name": view["name"]}
     scores: dict[tuple[int, int], dict[str, tuple[float, float]]] = {}
     for size in set(sizes):
         truth, counted = resized(photo, *size), read_mask(folder, view, *size)
@@ -105,9 +106,8 @@ def measure(view: View, folder: Path, trained: Render, compressed: Render, long_
         scores[size] = {
             name: (psnr(picture, truth, counted), ssim(picture, truth, counted)) for name, picture in pictures.items()
         }
-    record: dict[str, Any] = {"name": view["name"]}
-    if (whole := read_mask(folder, view, *photo.size)) is not None:
-        record["counted"] = round(float(whole.mean()), 4)
+        if size == photo.size and counted is not None:
+            record["counted"] = round(float(counted.mean()), 4)
     for suffix, size in zip(SUFFIXES, sizes, strict=True):
         for name, values in scores[size].items():
             for metric, value in zip(("psnr", "ssim"), values, strict=True):

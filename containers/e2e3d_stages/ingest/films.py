@@ -45,7 +45,7 @@ BLOCK = 128
 MAX_SECONDS = 86_400.0
 
 # Latitude, longitude and perhaps height in ISO 6709's decimal degrees, as phones and cameras write them.
-_PLACE = re.compile(r"([+-]\d{1,2}(?:\.\d+)?)([+-]\d{1,3}(?:\.\d+)?)([+-]\d+(?:\.\d+)?)?")
+_PLACE = re.compile(r"([+-]\d{1,2}(?:\.\d+)?)([+-]\d{1,3}(?:\.\d+)?)([+-]\d{1,5}(?:\.\d+)?)?")
 _PLACES = ("com.apple.quicktime.location.ISO6709", "location", "location-eng")
 
 
@@ -224,8 +224,7 @@ def _stream(container: Any) -> Any:
     pictures = [each for each in pictures if not each.disposition & Disposition.attached_pic]
     if not pictures:
         raise Unreadable("it has no pictures, only sound or data")
-    best = max(pictures, key=lambda each: each.codec_context.width * each.codec_context.height)
-    return best
+    return max(pictures, key=lambda each: each.codec_context.width * each.codec_context.height)
 
 
 def _seconds(container: Any, stream: Any) -> float:
@@ -277,9 +276,11 @@ def _frames(container: Any, stream: Any) -> Iterator[av.VideoFrame]:
             return
 
 
-def later(taken: str, seconds: float) -> str:
-    """A time so many seconds later; ISO 8601, as `Exif.taken`."""
-    return (dt.datetime.fromisoformat(taken) + dt.timedelta(seconds=seconds)).isoformat()
+def later(taken: str, seconds: float) -> str | None:
+    """A time so many seconds later; ISO 8601, as `Exif.taken`. None after the last time that can be told."""
+    with suppress(OverflowError):
+        return (dt.datetime.fromisoformat(taken) + dt.timedelta(seconds=seconds)).isoformat()
+    return None
 
 
 def _exif(metadata: dict[str, str]) -> Exif:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
-from e2e3d_stages.ingest.pixels import FORMATS, TURNS, Unreadable, decoding
+from e2e3d_stages.ingest.pixels import FORMATS, TURNS, Memory, Unreadable, decoding
 
 # Cells of the small pictures by which masks are judged, and how wide their border is.
 CELLS, BORDER = 64, 3
@@ -28,6 +28,8 @@ NOTHING = 0.002
 SOME, MOST, NEARLY_ALL = 0.3, 0.5, 0.9
 # A thing in the middle takes as much of a photo.
 LEAST_THING = 0.05
+# What reading one takes, a pixel: of one byte, and of more.
+GREY_BYTES, OTHER_BYTES = 8, 24
 
 Values = npt.NDArray[np.uint8]
 Kept = npt.NDArray[np.bool_]
@@ -61,7 +63,9 @@ class Reading:
         return (values > self.threshold) ^ self.inverted
 
 
-def load(path: Path, stored: tuple[int, int], orientation: int, size: tuple[int, int], target: Path) -> Mask:
+def load(
+    path: Path, stored: tuple[int, int], orientation: int, size: tuple[int, int], target: Path, memory: Memory
+) -> Mask:
     """Write a mask as its photo is to be seen.
 
     One of the shape that the photo is stored in is turned as the photo is; one that is upright already is left.
@@ -70,19 +74,26 @@ def load(path: Path, stored: tuple[int, int], orientation: int, size: tuple[int,
     :param orientation: by its EXIF.
     :param size: of the photo as it was prepared.
     :raises Unreadable: when it is damaged, of another shape, or has more than two values.
+    :raises TooLarge: when it takes more memory than there is.
     """
-    with decoding(), Image.open(path, formats=FORMATS) as image:
+    with decoding(), Image.open(path, formats=FORMATS) as image, memory.of(image.size, _bytes_of(image)):
         grey = _grey(ImageOps.exif_transpose(image))
-    if _alike(grey.size, stored):
-        grey = grey.transpose(TURNS[orientation]) if orientation in TURNS else grey
-    elif not _alike(grey.size, size):
-        raise Unreadable(f"its shape, {grey.width} x {grey.height}, is not the photo's")
-    values = np.asarray(grey)
-    top = int(values.max())
-    if np.mean((values > top / 4) & (values < 3 * top / 4)) > MOST_BETWEEN:
-        raise Unreadable("it has more than two values, as maps of classes have")
-    grey.resize(size, Image.Resampling.BOX).save(target)
-    return Mask(target, np.asarray(grey.resize((CELLS, CELLS), Image.Resampling.BOX)))
+        if _alike(grey.size, stored):
+            grey = grey.transpose(TURNS[orientation]) if orientation in TURNS else grey
+        elif not _alike(grey.size, size):
+            raise Unreadable(f"its shape, {grey.width} x {grey.height}, is not the photo's")
+        values = np.asarray(grey)
+        top = int(values.max())
+        if np.mean((values > top / 4) & (values < 3 * top / 4)) > MOST_BETWEEN:
+            raise Unreadable("it has more than two values, as maps of classes have")
+        cells = np.asarray(grey.resize((CELLS, CELLS), Image.Resampling.BOX))
+        prepared = grey.resize(size, Image.Resampling.BOX)
+    prepared.save(target)
+    return Mask(target, cells)
+
+
+def _bytes_of(image: Image.Image) -> int:
+    return image.width * image.height * (GREY_BYTES if image.mode in ("1", "L") else OTHER_BYTES)
 
 
 def _grey(image: Image.Image) -> Image.Image:

@@ -149,6 +149,7 @@ def _mask(prepared: list[Prepared], sources: Mapping[str, Source], context: Stag
     """Read the masks beside the photos and in them, and tell how."""
     drawn: dict[str, masks.Mask] = {}
     unused: list[str] = []
+    memory = Memory()
     for photo in prepared:
         if photo.source in sources:
             source = sources[photo.source]
@@ -156,8 +157,9 @@ def _mask(prepared: list[Prepared], sources: Mapping[str, Source], context: Stag
                 with reading(source.name):
                     target = photo.path.with_suffix(".drawn.png")
                     size = (photo.width, photo.height)
-                    drawn[photo.source] = masks.load(source.path, photo.stored, photo.exif.orientation, size, target)
-            except Unreadable as error:
+                    turned = photo.exif.orientation
+                    drawn[photo.source] = masks.load(source.path, photo.stored, turned, size, target, memory)
+            except (Unreadable, TooLarge) as error:
                 unused.append(f"{source.name}: {error}")
     how = masks.reading_of([mask.cells for mask in drawn.values()]) if drawn else masks.Reading(0, inverted=False)
     files, cells = {}, []
@@ -368,7 +370,10 @@ def _refuse_copy(photo: Prepared, seen: dict[str, str]) -> Prepared | Refused:
 
 
 def _without_twins(prepared: list[Prepared]) -> tuple[list[Prepared], list[Refused]]:
-    """Of photos that show the same the one with the most pixels stays, and then that of the largest file."""
+    """Of photos that show the same the one with the most pixels stays, and then that of the largest file.
+
+    Of a film's frames nobody need be told that: it has more than are taken.
+    """
     best = sorted(prepared, key=lambda photo: (photo.stored[0] * photo.stored[1], photo.bytes), reverse=True)
     originals = {
         best[copy].source: best[original].source
@@ -384,7 +389,7 @@ def _without_twins(prepared: list[Prepared]) -> tuple[list[Prepared], list[Refus
             f"Shows the same as {originals[photo.source]}, at another size or quality, or from the very same place.",
         )
         for photo in prepared
-        if photo.source in originals
+        if photo.source in originals and not photo.film
     ]
 
 

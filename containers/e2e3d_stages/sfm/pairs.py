@@ -70,7 +70,7 @@ def order_taken(photos: Sequence[Mapping[str, Any]]) -> list[int] | None:
     times = [photo["taken"] for photo in photos]
     # With and without an offset they cannot be compared.
     if all(times) and len(set(times)) > len(times) / 2 and len({bool(_OFFSET.search(time)) for time in times}) == 1:
-        return sorted(range(len(photos)), key=lambda place: (_moment(times[place]), place))
+        return sorted(range(len(photos)), key=lambda place: (dt.datetime.fromisoformat(times[place]), place))
     found = [_NUMBER.fullmatch(PurePosixPath(photo["source"]).stem) for photo in photos]
     heads = Counter(_DIGITS.sub("#", match["head"]) for match in found if match)
     if not heads or heads.most_common(1)[0][1] < NUMBERED_SHARE * len(photos):
@@ -78,10 +78,6 @@ def order_taken(photos: Sequence[Mapping[str, Any]]) -> list[int] | None:
     numbers = [int(match["number"]) for match in found if match]
     steps = np.abs(np.diff(np.array(numbers, float)))
     return list(range(len(photos))) if len(steps) and np.median(steps) <= NUMBER_STEP else None
-
-
-def _moment(time: str) -> float:
-    return dt.datetime.fromisoformat(time).timestamp()
 
 
 def sequential_pairs(count: int, neighbors: int) -> list[Pair]:

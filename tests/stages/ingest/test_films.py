@@ -202,6 +202,25 @@ def test_place_time_and_camera_of_a_film_are_kept(tmp_path: Path, ingest: Ingest
     assert [(each["make"], each["model"]) for each in result.record["cameras"]] == [("Apple", "iPhone 15")]
 
 
+def test_a_film_that_tells_nonsense_of_its_place_and_time_is_used_all_the_same(tmp_path: Path, ingest: Ingest) -> None:
+    told = {
+        "com.apple.quicktime.location.ISO6709": f"+48.1234-011.5678+{'9' * 400}/",
+        "com.apple.quicktime.creationdate": "9999-12-31T23:59:59.900000+0000",
+    }
+    film(tmp_path / "capture" / "walk.mov", walk(20), metadata=told)
+    first, *others = ingest(tmp_path / "capture").record["photos"]
+    assert abs(first["gps"]["alt"]) < 100_000
+    assert others[-1]["taken"] is None
+
+
+def test_frames_that_show_the_same_are_no_photos_to_upload_again(tmp_path: Path, ingest: Ingest) -> None:
+    there = walk(20)
+    film(tmp_path / "capture" / "walk.mp4", [*there, *reversed(there)])
+    result = ingest(tmp_path / "capture")
+    assert result.record["dropped"] == []
+    assert not {advice.code for advice in result.context.warnings} & {"dropped", "duplicate"}
+
+
 # Those that cannot be used
 
 

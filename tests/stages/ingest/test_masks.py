@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -138,6 +140,19 @@ def test_a_mask_of_another_size_is_scaled_and_one_of_another_shape_is_told(inges
     assert kept(result, "images/0.jpg")[52:].all()
     assert result.metrics["photos_with_mask"] == 1
     assert "3 masks could not be used" in told(result)["masks_not_used"]
+
+
+def test_a_mask_that_would_fill_the_memory_is_not_decoded(tmp_path: Path, ingest: Ingest) -> None:
+    lay_out(tmp_path / "capture", [drawn((100, 100, 300, 200))] * 4)
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 40_000, 30_000, 8, 0, 0, 0, 0))
+    picture_of_it = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
+    (tmp_path / "capture" / "masks" / "0.png").write_bytes(picture_of_it)
+    words = told(ingest(tmp_path / "capture"))["masks_not_used"]
+    assert "40000 x 30000 pixels take" in words
 
 
 def test_maps_of_classes_and_damaged_masks_are_no_masks(ingest: Ingest, tmp_path: Path) -> None:

@@ -112,6 +112,10 @@ def test_times_that_are_nearly_all_the_same_tell_no_order() -> None:
     assert order_taken(named("b.jpg", "c.jpg", taken=["2024-05-01T00:00:00", "2024-05-01T00:00:01+02:00"])) is None
 
 
+def test_a_clock_that_was_never_set_tells_an_order_too() -> None:
+    assert order_taken(named("b.jpg", "c.jpg", taken=["0001-01-01T00:00:02", "0001-01-01T00:00:00"])) == [1, 0]
+
+
 def test_photos_in_no_order_are_compared_with_those_that_look_alike() -> None:
     rng = np.random.default_rng(0)
     things = [rng.integers(0, 120, (150, 128)) for _ in range(10)]
