@@ -42,6 +42,17 @@ log = logging.getLogger(__name__)
 WAIT_SECONDS = 5.0
 # How soon a stopped task sees that it was.
 GLANCE_SECONDS = 0.5
+# What a task is after a person marked or cleared it, or when no try is left: nobody else will look after its job.
+GIVEN_UP = frozenset(
+    {
+        TaskInstanceState.SUCCESS,
+        TaskInstanceState.FAILED,
+        TaskInstanceState.SKIPPED,
+        TaskInstanceState.UPSTREAM_FAILED,
+        TaskInstanceState.REMOVED,
+        TaskInstanceState.RESTARTING,
+    }
+)
 # In the task state store: which artifact this task makes or waits for, as the UI reads it.
 ARTIFACT = "e2e3d_artifact"
 
@@ -195,12 +206,12 @@ class StageOperator(AuthoredTemplates):
         return self._finish(context, attempt, status)
 
     def _end(self, context: Context, attempt: Attempt) -> NoReturn:
-        """Stop the job when a person stopped the task; leave it to the next try when only the worker goes."""
+        """Stop the job when a person stopped the task; else leave it to the next try, which may have it already."""
         ti = context["ti"]
         states = ti.get_task_states(
             dag_id=ti.dag_id, task_ids=[ti.task_id], run_ids=[ti.run_id], map_index=ti.map_index
         ).get(ti.run_id, {})
-        if TaskInstanceState.RUNNING in states.values():
+        if states and GIVEN_UP.isdisjoint(states.values()):
             raise AirflowException(
                 f"The worker is stopping; the {self.stage} job runs on, and the next try takes it over."
             )

@@ -6,13 +6,16 @@ import asyncio
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from airflow.sdk.exceptions import AirflowException
 
 from airflow_provider_e2e3d.backends.base import JobSpec, JobStatus
 from airflow_provider_e2e3d.jobs import attempt as attempts
 from airflow_provider_e2e3d.jobs.attempt import Attempt, AttemptState, kept_alive
+from airflow_provider_e2e3d.operators.stage import StageOperator
 from airflow_provider_e2e3d.profiles.file import profile_named
 from airflow_provider_e2e3d.triggers.job import JobTrigger
 from e2e3d_stages.contract.messages import FailureCode, InvalidRequest, Overtaken, Request
@@ -125,6 +128,45 @@ def test_an_owner_that_finds_itself_overtaken_stops_its_job(attempt: Attempt, sc
     with pytest.raises(Overtaken, match="Attempt 2 has taken over from attempt 1"):
         attempt.follow(lambda _line: None)
     until(lambda: not attempt.backend.poll(attempt.state.handle).running)
+
+
+@pytest.mark.parametrize(
+    ("states", "stops"),
+    [
+        ({"ingest": "failed"}, True),
+        ({"ingest": "success"}, True),
+        ({"ingest": "restarting"}, True),
+        # The run was deleted.
+        ({}, True),
+        ({"ingest": "running"}, False),
+        # Airflow gave the worker up, and the next try is to come; it may be there.
+        ({"ingest": "up_for_retry"}, False),
+        ({"ingest": "queued"}, False),
+        ({"ingest": None}, False),
+    ],
+)
+def test_a_stopped_task_takes_its_job_along_only_where_no_other_try_will_have_it(
+    states: dict[str, str | None], stops: bool, attempt: Attempt, script: Script
+) -> None:
+    script["ingest"] = ["wait"]
+    until(lambda: script.calls)
+    task = StageOperator(stage="ingest", capture="anywhere", deferrable=False)
+    ti = SimpleNamespace(
+        dag_id="reconstruct",
+        task_id="ingest",
+        run_id="manual__1",
+        map_index=-1,
+        get_task_states=lambda **_: {"manual__1": states} if states else {},
+    )
+    task.on_kill()
+    with pytest.raises(AirflowException, match="was stopped, and its" if stops else "the next try takes it over"):
+        task._follow({"ti": ti}, attempt)  # type: ignore[typeddict-item]
+    if stops:
+        until(lambda: not attempt.backend.poll(attempt.state.handle).running)
+    else:
+        assert attempt.backend.poll(attempt.state.handle).running
+        (script.folder / "go on").touch()
+        until(lambda: attempt.store.manifest("ingest", KEY) is not None)
 
 
 def test_a_job_that_cannot_be_followed_is_stopped(
