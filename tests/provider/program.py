@@ -26,6 +26,9 @@ from e2e3d_stages.runtime.context import StageContext
 SCRIPT = Path(os.environ["E2E3D_TEST_SCRIPT"])
 PHOTOS = [{"source": f"{n}.jpg", "supported": n < 2, "reason": "no overlap" if n > 1 else None} for n in range(10)]
 
+# What `labour` takes.
+LABOUR_SECONDS = 8
+
 
 def capture_words(job: StageContext, stage: str) -> dict[str, str]:
     """What the capture itself says, handed on from stage to stage; under `capture` its name."""
@@ -109,6 +112,21 @@ def work(job: StageContext, _stage: str) -> None:
         time.sleep(1)
 
 
+def labour(job: StageContext, _stage: str) -> None:
+    """Work, with a checkpoint every few seconds, and write down in `moments` what was worked on when and by whom."""
+    key, _, attempt, _ = sys.argv[-1].split("/")[-4:]
+    resumed = job.latest_checkpoint()
+    for second in range(resumed[0] if resumed else 0, LABOUR_SECONDS):
+        with (SCRIPT / "moments").open("a") as moments:
+            moments.write(json.dumps({"key": key, "attempt": int(attempt), "second": second, "at": time.time()}) + "\n")
+        job.progress(second, LABOUR_SECONDS, "seconds")
+        time.sleep(1)
+        if (second + 1) % 3 == 0:
+            with job.checkpoint(second + 1) as folder:
+                (folder / "state").write_text("x")
+        job.check_stop()
+
+
 def chatter(_job: StageContext, _stage: str) -> None:
     """Write a long log."""
     for number in range(15_000):
@@ -141,6 +159,7 @@ WORDS: dict[str, Callable[[StageContext, str], None]] = {
     "die": die,
     "wait": wait,
     "work": work,
+    "labour": labour,
     "chatter": chatter,
     "fill the disk": fill_the_disk,
     "eat memory": eat_memory,

@@ -70,6 +70,10 @@ class Components:
         self.running[name].kill()
         self.running[name].wait()
 
+    def freeze(self, name: str, *, thaw: bool = False) -> None:
+        """SIGSTOP to all that a component consists of, or SIGCONT."""
+        os.killpg(self.running[name].pid, signal.SIGCONT if thaw else signal.SIGSTOP)
+
     def stop(self) -> None:
         """End them all, and what those that were killed left behind."""
         for process in self.ever:
