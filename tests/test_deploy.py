@@ -6,12 +6,15 @@ import json
 import re
 import runpy
 import sys
+from collections.abc import Callable
 from fnmatch import fnmatchcase
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import yaml
+from botocore.exceptions import ClientError, EndpointConnectionError
 
 from airflow_provider_e2e3d.hooks.session import session_policy
 from e2e3d_stages.publish.spec import REPORT
@@ -136,6 +139,67 @@ def test_stages_join_a_network_with_the_store_and_nothing_else() -> None:
     profiles = (ROOT / "deploy" / "compose" / "profiles.yaml").read_text()
     assert 'network_mode: "${E2E3D_NETWORK}"' in profiles
     assert "_stages" in re.findall(r"E2E3D_NETWORK: (.*)", text)[0]
+
+
+def merged(base: Any, overlay: Any) -> Any:
+    """Two Compose files as Compose merges them, as far as these need it."""
+    if isinstance(base, dict) and isinstance(overlay, dict):
+        return base | {name: merged(base[name], value) if name in base else value for name, value in overlay.items()}
+    return base + overlay if isinstance(base, list) and isinstance(overlay, list) else overlay
+
+
+def test_in_production_nothing_speaks_to_or_waits_for_a_database_or_a_store_that_is_not_there() -> None:
+    base, overlay = (
+        yaml.safe_load((ROOT / file).read_text()) for file in ("docker-compose.yml", "deploy/compose/production.yaml")
+    )
+    whole = merged(base, overlay)
+    absent = {name for name, service in whole["services"].items() if service.get("profiles") == ["unused"]}
+    assert absent == {"postgres", "minio"}
+    for name in whole["services"].keys() - absent:
+        service = whole["services"][name]
+        assert absent.isdisjoint(service.get("depends_on", {})), name
+        told = service.get("environment", {})
+        if "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN" in told:
+            assert told["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"].startswith("${E2E3D_DATABASE"), name
+            assert "postgres/" not in told["AIRFLOW__CELERY__RESULT_BACKEND"]
+            assert "9000" not in told["E2E3D_STORE_URL"]
+    assert not any(network and network.get("internal") for network in whole["networks"].values())
+
+
+def test_the_init_job_waits_for_a_store_that_is_not_up_yet_and_ends_where_its_root_is_refused(
+    init: dict[str, Any], minio: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Clock:
+        """Passes where it is slept through."""
+
+        at = 0.0
+
+        def monotonic(self) -> float:
+            return self.at
+
+        def sleep(self, seconds: float) -> None:
+            self.at += seconds
+
+    clock = Clock()
+    ask: Callable[..., Any] = init["first_answer"]
+    monkeypatch.setitem(ask.__globals__, "time", clock)
+    connection = {"extra": {"endpoint_url": "http://minio:9000"}}
+    down = EndpointConnectionError(endpoint_url="http://minio:9000")
+    busy, refused = (
+        ClientError({"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}, "ListBuckets")
+        for code, status in (("XMinioServerNotInitialized", 503), ("InvalidAccessKeyId", 403))
+    )
+
+    def store(*answers: Any) -> Any:
+        return SimpleNamespace(list_buckets=Mock(side_effect=answers))
+
+    assert ask(store(down, busy, down, {"Buckets": []}), connection) == {"Buckets": []}
+    assert clock.at == 3
+    with pytest.raises(SystemExit, match="refuses its root user"):
+        ask(store(refused), connection)
+    with pytest.raises(SystemExit, match="http://minio:9000 does not answer"):
+        ask(store(*[down] * 1000), connection)
+    assert clock.at < 300
 
 
 def test_with_https_every_service_that_tells_addresses_tells_those_and_caddy_reaches_what_it_serves() -> None:

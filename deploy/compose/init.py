@@ -6,11 +6,14 @@ What is there is left as it is. Nothing else knows the store's root user.
 import json
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 STORE, CAPTURES = "e2e3d", "captures"
+# How long the store and the database are waited for.
+PATIENCE_SECONDS = 120
 SAMPLE = Path("/opt/airflow/sample/caliterra/images")
 # A stage that waits for its container is deferred, and counts all the same.
 POOLS = (("e2e3d_cpu", "4", "Stages that need no GPU"), ("e2e3d_gpu", "1", "Training and evaluation"))
@@ -60,7 +63,7 @@ def prepare_store() -> None:
     root = (os.environ["MINIO_ROOT_USER"], os.environ["MINIO_ROOT_PASSWORD"])
     connection = json.loads(os.environ["AIRFLOW_CONN_MINIO"])
     s3 = client(*root, connection)
-    answer = s3.list_buckets()
+    answer = first_answer(s3, connection)
     there = {bucket["Name"] for bucket in answer["Buckets"]}
     if CAPTURES not in there:
         s3.create_bucket(Bucket=CAPTURES)
@@ -85,6 +88,23 @@ def prepare_store() -> None:
     except ClientError as error:
         sys.exit(f"The store refuses Airflow's user, S3_ACCESS_KEY and S3_SECRET_KEY in .env: {error}")
     print(f"s3://{STORE} and s3://{CAPTURES} are there.", flush=True)
+
+
+def first_answer(s3: Any, connection: dict[str, Any]) -> Any:
+    """The list of buckets, once the store is up."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    until = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            return s3.list_buckets()
+        except (BotoCoreError, ClientError) as error:
+            status = getattr(error, "response", {}).get("ResponseMetadata", {}).get("HTTPStatusCode", 500)
+            if status < 500:
+                sys.exit(f"The store refuses its root user, MINIO_ROOT_USER and MINIO_ROOT_PASSWORD in .env: {error}")
+            if time.monotonic() > until:
+                sys.exit(f"The store {connection['extra']['endpoint_url']} does not answer: {error}")
+            time.sleep(1)
 
 
 def client(user: str, password: str, connection: dict[str, Any]) -> Any:
@@ -120,6 +140,7 @@ def prepare_airflow() -> None:
     """The database's tables, the pools, and the user `admin`."""
     from airflow.models.pool import Pool
 
+    airflow("db", "check", "--retry", str(PATIENCE_SECONDS), "--retry-delay", "1")
     airflow("db", "migrate")
     there = {found.pool for found in Pool.get_pools()}
     for pool, slots, what in POOLS:

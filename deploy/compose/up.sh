@@ -26,8 +26,9 @@ start
 wait_until_healthy
 
 host=$(setting E2E3D_HOST) ui=$(setting E2E3D_UI_PORT) console=$(setting E2E3D_S3_CONSOLE_PORT)
+store=$(setting E2E3D_S3_ENDPOINT)
 cat <<END
 Airflow:  http://${host:-localhost}:${ui:-8080}/dags/reconstruct   user admin, password ADMIN_PASSWORD in .env
-MinIO:    http://${host:-localhost}:${console:-9001}   user MINIO_ROOT_USER, password MINIO_ROOT_PASSWORD in .env
+Store:    ${store:-http://${host:-localhost}:${console:-9001}}   user MINIO_ROOT_USER, password MINIO_ROOT_PASSWORD in .env
 Press Trigger and give the capture: s3://captures/caliterra is the sample; your own go beside it, into the bucket captures.
 END
