@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
+from botocore.exceptions import ClientError
 from moto.core.models import DEFAULT_ACCOUNT_ID
 from moto.s3.models import s3_backends
 
@@ -77,6 +80,7 @@ def test_of_racing_claims_one_wins_though_answers_are_lost(faulty: FaultyStore, 
     assert ArtifactStore.open(s3_root).read_claim("sfm", KEY, 1) == claims[0]
 
 
+@pytest.mark.skipif("E2E3D_TEST_S3" in os.environ, reason="1,200 objects are put into moto directly")
 def test_a_long_listing_goes_on_where_it_was_broken_off(faulty: FaultyStore, s3_root: str) -> None:
     storage = open_storage(s3_root)
     bucket, _, prefix = s3_root.removeprefix("s3://").partition("/")
@@ -262,3 +266,20 @@ def test_what_cannot_be_removed_is_told(
         storage.delete("folder")
     assert [entry.path for entry in storage.list()] == ["folder/b"]
     assert (len(client.asked) > 1) == (error is Infrastructure)
+
+
+@pytest.mark.parametrize("may", [True, False], ids=["allowed", "refused"])
+def test_a_session_that_may_not_name_several_objects_removes_them_one_by_one(
+    s3_root: str, clock: FastClock, may: bool
+) -> None:
+    storage, _ = refusing(s3_root, "", times=0)
+    real = storage._client
+    refusal = ClientError({"Error": {"Code": "AccessDenied"}}, "Delete")
+    storage._client = Mock(wraps=real, delete_objects=Mock(side_effect=refusal))
+    if may:
+        storage.delete("folder")
+        assert list(storage.list()) == []
+    else:
+        storage._client.delete_object.side_effect = refusal
+        with pytest.raises(InvalidRequest, match="folder/"):
+            storage.delete("folder")
