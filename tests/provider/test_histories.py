@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from e2e3d_stages.contract.messages import Manifest
 from e2e3d_stages.store import leases
 from e2e3d_stages.store.artifacts import ArtifactStore
 from tests.simulator import FAULTS, Fault, Plan, drawn, history, shrunk
@@ -91,6 +92,21 @@ def test_an_attempt_that_does_not_look_whether_it_was_overtaken_is_found(monkeyp
         for first in range(10, 40)
     ]
     assert "two jobs at one time" in {(history(plan) or "").split(":")[0] for plan in plans}
+
+
+def test_a_commit_that_replaces_an_artifact_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def replace(store: ArtifactStore, manifest: Manifest) -> bool:
+        store._save(f"{store.folder(manifest.stage, manifest.key)}/manifest.json", manifest)
+        return True
+
+    # A job and its owner sleep between the last look at who is newest and the commit; another makes the artifact.
+    plans = [
+        Plan(0, starts=(0, 200), faults=(Fault(first, "pause", 600), Fault(first + 1, "pause", 600)))
+        for first in range(70, 82)
+    ]
+    assert {history(plan) for plan in plans} == {None}
+    monkeypatch.setattr(ArtifactStore, "commit", replace)
+    assert "a manifest was replaced" in {history(plan) for plan in plans}
 
 
 def test_a_store_that_keeps_one_checkpoint_only_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
