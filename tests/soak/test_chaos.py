@@ -48,7 +48,7 @@ AT_ONCE = 6
 RIVALS_EVERY = 4
 OUTAGE_SECONDS = 180
 # Between two of what goes wrong.
-PAUSE_SECONDS = (6, 14)
+PAUSE_SECONDS = (20, 45)
 # A task is tried three times, and each end of its worker or program is one.
 ENDS_A_KEY = 1
 # An overtaken job looks for who has overtaken it so often, and the store may be slow in telling.
