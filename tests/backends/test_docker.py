@@ -55,6 +55,19 @@ def test_ended_containers_are_kept_or_removed_as_the_profile_says(
     assert not place.left()
 
 
+def test_a_container_that_somebody_paused_has_not_ended(place: DockerPlace) -> None:
+    place.script["ingest"] = ["wait"]
+    made = place.attempt()
+    (container,) = place.left()
+    place.engine.pause(container["Id"])
+    try:
+        assert made.backend.poll(made.state.handle).running
+    finally:
+        place.engine.unpause(container["Id"])
+    (place.script.folder / "go on").touch()
+    assert follow(made) == 0
+
+
 def test_a_forgotten_container_is_removed_by_the_next_one(place: DockerPlace, monkeypatch: pytest.MonkeyPatch) -> None:
     # Other tests' containers are not this one's to remove.
     monkeypatch.setattr(docker_engine, "_LABEL", f"e2e3d-{place.mark}")
