@@ -26,6 +26,8 @@ from e2e3d_stages.contract.messages import Infrastructure, InvalidRequest
 from tests.conftest import ROOT
 from tests.containers.registry import Registry
 
+pytestmark = pytest.mark.slow
+
 ACCOUNT = "123456789012"
 ECR_HOST = f"{ACCOUNT}.dkr.ecr.us-east-1.amazonaws.com"
 COMMIT, OTHER_COMMIT = "0123456789abcdef" * 2 + "01234567", "fedcba98" * 5

@@ -18,6 +18,8 @@ from deploy.push import IMAGES
 from e2e3d_stages import __version__
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.slow
+
 FOLDER = ROOT / ".github/workflows"
 FILES = sorted(FOLDER.glob("*.yml"))
 Json = dict[str, Any]

@@ -310,6 +310,7 @@ def test_a_prefix_outside_the_profiles_roots_is_not_read(root: Storage, caplog: 
     assert triggerer.stored == []
 
 
+@pytest.mark.slow
 def test_watchers_of_one_prefix_share_its_listings_and_each_has_its_own_rule(
     root: Storage, listings: list[str]
 ) -> None:
@@ -367,6 +368,7 @@ def test_sixty_thousand_captures_stay_below_what_airflow_keeps_under_a_name() ->
     assert max(len(json.dumps(group)) for group in by_letter) < 65_536
 
 
+@pytest.mark.slow
 def test_a_watched_queue_makes_a_listing_only_when_something_came(
     s3_root: str, minio: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listings: list[str]
 ) -> None:

@@ -222,6 +222,7 @@ def mapped_dag() -> DAG:
     return dag
 
 
+@pytest.mark.slow
 @given(conf=st.dictionaries(NAMES, VALUES, max_size=4), run_id=NAMES)
 def test_whatever_a_task_hands_on_to_a_mapped_operator_stays_as_it_is(conf: dict[str, Any], run_id: str) -> None:
     by_kwargs = rendered(mapped_dag(), "by_kwargs", [{"run_id": run_id, "conf": conf}])

@@ -43,6 +43,7 @@ def test_the_page_shows_every_example_as_it_is(file: Path) -> None:
     assert f"```python\n{file.read_text()}```\n" in (ROOT / "docs" / "own-dags.md").read_text()
 
 
+@pytest.mark.slow
 def test_one_stage_runs_alone(example: Run, captures: Path, script: Script) -> None:
     outcome = example("check_photos", capture=str(captures / "statue"))
     assert outcome.state == "success", outcome.log

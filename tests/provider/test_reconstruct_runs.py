@@ -126,6 +126,7 @@ def test_after_out_of_memory_the_retry_asks_for_less_and_says_so(run: Run, scrip
     assert small.params["max_gaussians"] < asked.params["max_gaussians"]
 
 
+@pytest.mark.slow
 def test_a_submission_that_was_refused_keeps_no_later_try_waiting(
     run: Run, script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -225,6 +226,7 @@ def test_what_is_refused_ends_the_run_before_anything_is_read_and_without_a_retr
     assert script.calls == []
 
 
+@pytest.mark.slow
 def test_a_capture_that_is_not_there_is_told_without_a_retry(run: Run, script: Script, captures: Path) -> None:
     outcome = run("ingest", capture=str(captures / "nowhere"))
     assert outcome.state == "failed"

@@ -44,6 +44,7 @@ def test_every_run_has_a_folder_whatever_its_id_is(run: str) -> None:
     assert folder.count("/") == 2
 
 
+@pytest.mark.slow
 @given(content=st.dictionaries(st.text(max_size=5) | st.integers(), json_values, max_size=3) | json_values | st.text())
 def test_a_profile_file_is_read_or_refused_in_words(content: Any) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -77,6 +78,7 @@ ROWS = st.lists(
 )
 
 
+@pytest.mark.slow
 @given(
     rows=ROWS, data=st.binary(max_size=40), name=st.sampled_from(["list.json", "list.csv", "bytes.csv", "bytes.json"])
 )
@@ -132,6 +134,7 @@ def test_a_header_tells_a_size_or_nothing(data: bytes, more: bytes) -> None:
 KEY = "0123456789abcdef" * 2
 
 
+@pytest.mark.slow
 @given(
     record=json_values
     | st.fixed_dictionaries({"stages": json_values | st.dictionaries(st.text(), json_values, max_size=2)}),

@@ -175,6 +175,7 @@ def test_a_silent_attempt_is_taken_over_after_a_lease_whatever_the_clocks_say(
     assert second.attempt == 2
 
 
+@pytest.mark.slow
 def test_an_owner_or_a_program_that_is_heard_of_keeps_its_attempt(store: ArtifactStore, clock: SettableClock) -> None:
     claim = Machine(store, "a").claim()
     assert claim is not None

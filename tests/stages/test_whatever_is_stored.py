@@ -71,6 +71,7 @@ def odd_files(draw: st.DrawFn) -> dict[str, bytes]:
     return files
 
 
+@pytest.mark.slow
 @given(files=odd_files())
 def test_every_question_to_an_odd_store_is_answered_or_refused_in_words(files: dict[str, bytes]) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -95,6 +96,7 @@ def test_every_question_to_an_odd_store_is_answered_or_refused_in_words(files: d
                 ask()
 
 
+@pytest.mark.slow
 @given(changes=st.dictionaries(st.sampled_from(sorted(Request.model_fields)), json_values, max_size=3))
 def test_a_program_ends_with_a_status_of_its_own_whatever_its_request_says(changes: dict[str, Any]) -> None:
     with tempfile.TemporaryDirectory() as folder:

@@ -244,6 +244,7 @@ def test_a_usual_runs_folder_can_be_read(run_id: str, starts: str) -> None:
     assert folder_name(run_id).startswith(starts)
 
 
+@pytest.mark.slow
 def test_runs_of_any_ids_take_nothing_away_from_one_another(store, manifests) -> None:
     def files(folder: str) -> dict[str, bytes]:
         return {entry.path: store.storage.read(entry.path) for entry in store.storage.list(folder)}
@@ -259,6 +260,7 @@ def test_runs_of_any_ids_take_nothing_away_from_one_another(store, manifests) ->
     assert files("scenes/yard") == {**laid, "scenes/yard/latest.json": store.storage.read("scenes/yard/latest.json")}
 
 
+@pytest.mark.slow
 def test_only_what_an_earlier_try_of_the_run_named_is_removed(store, manifests) -> None:
     place = lay_out(store, run("run-1"), manifests).removeprefix(store.storage.uri).strip("/")
     store.storage.write(f"{place}/notes.txt", b"somebody's own")
