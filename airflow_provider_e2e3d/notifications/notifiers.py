@@ -18,7 +18,7 @@ from airflow.sdk import BaseNotifier
 from airflow_provider_e2e3d.notifications.channels import Notification, Picture, configured_channels, notify
 from airflow_provider_e2e3d.operators.links import is_on_the_web, run_address, scene_address
 from airflow_provider_e2e3d.profiles.file import profile_named
-from airflow_provider_e2e3d.scenes.names import scene_of
+from airflow_provider_e2e3d.scenes.names import scene_of, title_of
 from airflow_provider_e2e3d.scenes.outcome import FAILURE, FOLDER, METRICS, PAGE, UNKNOWN, Reason
 from e2e3d_stages.contract import figures
 from e2e3d_stages.contract.messages import now
@@ -65,7 +65,7 @@ class SceneSucceeded(EndNotifier):
             state="succeeded",
             name=scene,
             run=context["run_id"],
-            headline=f"The scene {scene} is ready. {summary}".strip(),
+            headline=f"The scene {title_of(scene, _capture(context))} is ready. {summary}".strip(),
             # A browser does not open a bucket or a folder; Airflow shows what lies there.
             page=inside if is_on_the_web(inside) and not is_on_the_web(page) else page,
             airflow=run_on_the_web(context),
@@ -93,8 +93,8 @@ class SceneFailed(EndNotifier):
 
     def notification(self, context: Context) -> Notification:
         """The reason as the task told it."""
-        params = context["params"]
-        scene = params.get("scene") or scene_of(str(params.get("capture", "")))
+        capture = _capture(context)
+        scene = context["params"].get("scene") or scene_of(capture)
         reason = reason_of(context)
         first_line, _, _ = reason.message.partition("\n")
         return Notification(
@@ -102,7 +102,7 @@ class SceneFailed(EndNotifier):
             state="failed",
             name=scene,
             run=context["run_id"],
-            headline=f"There is no scene {scene}. {first_line}",
+            headline=f"There is no scene {title_of(scene, capture)}. {first_line}",
             airflow=run_on_the_web(context),
             reason=reason,
         )
@@ -132,6 +132,11 @@ def _told(context: Context, key: str) -> Any:
     """What the task left under a name."""
     ti = context["ti"]
     return ti.xcom_pull(task_ids=ti.task_id, key=key, map_indexes=ti.map_index)
+
+
+def _capture(context: Context) -> str:
+    """What the run was asked to make a scene of."""
+    return str(context["params"].get("capture", ""))
 
 
 def _record(context: Context) -> dict[str, Any]:

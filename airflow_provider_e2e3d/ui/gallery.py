@@ -19,7 +19,7 @@ from airflow.models.dagrun import DagRun
 from airflow.utils.session import create_session
 from sqlalchemy import select
 
-from airflow_provider_e2e3d.scenes.names import scene_of
+from airflow_provider_e2e3d.scenes.names import scene_of, title_of
 from airflow_provider_e2e3d.scenes.outcome import DAG_ID
 from airflow_provider_e2e3d.scenes.record import MalformedRecord, read_record
 from airflow_provider_e2e3d.ui.stores import ProfileStore, below, scene_folder, side_by_side
@@ -61,7 +61,7 @@ def run_record(source: ProfileStore, scene: str, run: str) -> Record | None:
     except NotFound:
         return None
     found = record(source, path)
-    return found and {**found, "scene": scene, "run": run}
+    return found and {**found, "scene": scene, "run": run, "title": title(scene, found.get("capture"))}
 
 
 def _latest(source: ProfileStore, scene: str) -> Record | None:
@@ -72,6 +72,11 @@ def _latest(source: ProfileStore, scene: str) -> Record | None:
         log.warning("%s", error)
         return {"scene": scene, "problem": f"{error.message} {error.hint}"}
     return found and {**found, "scene": scene}
+
+
+def title(scene: str, capture: Any) -> str:
+    """What people call a scene; a record may say anything of its capture."""
+    return title_of(scene, capture) if isinstance(capture, str) else scene
 
 
 def first_record(stores: Iterable[ProfileStore], scene: str, run: str) -> tuple[ProfileStore, Record]:
@@ -174,7 +179,7 @@ def under_way() -> dict[str, Record]:
         if scene is not None:
             moment = started or queued
             told = {"dag_id": DAG_ID, "run_id": run_id, "state": state, "started": moment and moment.isoformat()}
-            found.setdefault(scene, told)
+            found.setdefault(scene, {**told, "title": title(scene, (conf or {}).get("capture"))})
     return found
 
 
@@ -197,17 +202,20 @@ def cards(stores: Iterable[ProfileStore]) -> tuple[list[Record], list[str]]:
     shown = {each["scene"] for each in found}
     for scene, run in running.items():
         if scene not in shown:
-            found.append({"scene": scene, "state": run["state"], "started": run["started"], "under_way": run})
+            told = {name: run[name] for name in ("title", "state", "started")}
+            found.append({"scene": scene, **told, "under_way": run})
     return found, problems
 
 
 def card(latest: Record, run: Record | None) -> Record:
     """What a card of the gallery tells; None for what nobody knows. Its figures are where a run's record has them."""
     if "problem" in latest:
-        return {"scene": latest["scene"], "state": "unreadable", "problem": latest["problem"], "under_way": run}
+        known = {name: latest["scene"] for name in ("scene", "title")}
+        return {**known, "state": "unreadable", "problem": latest["problem"], "under_way": run}
     newer = run if run and _moment(run["started"]) > _moment(latest.get("started")) else None
     return {
-        "scene": latest.get("scene"),
+        "scene": latest["scene"],
+        "title": title(latest["scene"], latest.get("capture")),
         "run": latest.get("run"),
         "profile": latest["profile_of_store"],
         "mark": latest["mark"],
@@ -228,7 +236,7 @@ def _moment(told: str | None) -> dt.datetime:
 
 SORTS: dict[str, Callable[[Record], Any]] = {
     "started": lambda each: _moment(each.get("started")),
-    "scene": lambda each: each["scene"],
+    "scene": lambda each: each["title"].casefold(),
     "state": lambda each: each.get("state"),
     **{figure.name: figure.of_record for figure in CARD},
 }
@@ -237,11 +245,11 @@ SORTS: dict[str, Callable[[Record], Any]] = {
 def page_of(found: list[Record], *, search: str, state: str, sort: str, page: int, size: int) -> Record:
     """One page of the cards that fit.
 
-    :param search: every word of it is in the scene's name.
+    :param search: every word of it is in the scene's name, or in what people call it.
     :param sort: a name of `SORTS`, with `-` before it for the largest first; what is not known goes last.
     """
     words = search.casefold().split()
-    fitting = [each for each in found if all(word in each["scene"] for word in words)]
+    fitting = [each for each in found if all(word in f"{each['scene']} {each['title'].casefold()}" for word in words)]
     if state:
         fitting = [each for each in fitting if each["state"] == state]
     key = SORTS[sort.removeprefix("-")]

@@ -34,6 +34,7 @@ from sqlalchemy import event, select
 from starlette.testclient import TestClient
 
 from airflow import settings
+from airflow_provider_e2e3d.scenes.names import scene_of
 from airflow_provider_e2e3d.scenes.record import _Record
 from airflow_provider_e2e3d.ui import files, gallery, stores
 from airflow_provider_e2e3d.ui import runs as runs_page
@@ -535,6 +536,19 @@ def test_whatever_a_record_says_every_page_of_its_scene_is_answered(
     assert viewer.get("/api/scenes/odd").status_code in (200, 404)
     for path in (f"/api/scenes/odd/{RUN}", f"/api/compare/odd?left={RUN}&right={RUN}"):
         assert viewer.get(path).status_code in (200, 503)
+
+
+def test_a_scene_is_called_and_found_as_its_capture_is_called(
+    viewer: Browser, own_store: ArtifactStore, runs: None
+) -> None:
+    there, coming = (f"s3://c/{name}" for name in ("Église/photos", "古い家"))
+    lay_scene(own_store, scene_of(there), capture=there)
+    put_run("1", "running", conf={"capture": coming}, started=dt.datetime(2026, 11, 21, tzinfo=dt.timezone.utc))
+    titles = {each["scene"]: each["title"] for each in viewer.json("/api/scenes")["scenes"]}
+    assert titles == {"statue": "statue", "eglise": "Église", scene_of(coming): "古い家"}
+    assert viewer.json(f"/api/scenes/eglise/{RUN}")["title"] == "Église"
+    for words, found in {"ÉGLISE": "eglise", "egl": "eglise", "古い": scene_of(coming)}.items():
+        assert [each["scene"] for each in viewer.json(f"/api/scenes?search={quote(words)}")["scenes"]] == [found]
 
 
 def test_the_gallery_shows_what_airflow_is_at_work_on(viewer: Browser, own_store: ArtifactStore, runs: None) -> None:

@@ -26,10 +26,10 @@ function card(each) {
     ? h("img", { src: address(`scenes/${each.scene}/${each.run}/thumbnail.jpg`, { profile: each.profile, v: each.mark }), alt: "", loading: "lazy", width: 400, height: 300 })
     : h("div", { class: "nothing", "aria-hidden": "true" });
   const name = href
-    ? h("a", { href, class: "whole" }, each.scene)
+    ? h("a", { href, class: "whole" }, each.title)
     : !run
-    ? each.scene
-    : airflowLink(`${runPath(run.dag_id, run.run_id)}/plugin/scene`, each.scene);
+    ? each.title
+    : airflowLink(`${runPath(run.dag_id, run.run_id)}/plugin/scene`, each.title);
   const fact = (label, value) => h("div", {}, h("dt", {}, label), h("dd", {}, value));
   return h(
     "li",

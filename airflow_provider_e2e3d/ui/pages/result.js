@@ -47,7 +47,7 @@ function hero(record) {
   const entries = there.map(([file, name]) => [
     name,
     () => {
-      const made = frame(record, file, `${name} of ${record.scene}`);
+      const made = frame(record, file, `${name} of ${record.title}`);
       frames.push(made);
       return made;
     },
@@ -116,10 +116,10 @@ export function result(record) {
 
 export async function open(query, scene, run) {
   const record = await ask(`api/scenes/${scene}/${run}`, { profile: query.profile });
-  document.title = `${scene} · E2E3D`;
+  document.title = `${record.title} · E2E3D`;
   show(
-    crumbs(h("a", { href: "scenes" }, "Scenes"), h("a", { href: `scenes/${scene}` }, scene), h("span", { "aria-current": "page" }, date(record.started))),
-    h("header", {}, h("h1", {}, scene),
+    crumbs(h("a", { href: "scenes" }, "Scenes"), h("a", { href: `scenes/${scene}` }, record.title), h("span", { "aria-current": "page" }, date(record.started))),
+    h("header", {}, h("h1", {}, record.title),
       h("p", { class: "quiet" }, date(record.started), record.preset && ` · ${record.preset}`, record.profile && ` · ${record.profile}`,
         record.dag_id && record.run_id && [" · ", airflowLink(`${runPath(record.dag_id, record.run_id)}/plugin/scene`, "its run in Airflow")])),
     result(record),
