@@ -473,6 +473,7 @@ def _write(context: StageContext, prepared: list[Prepared], dropped: list[Refuse
                 "gps": photo.exif.gps,
                 "taken": photo.exif.taken,
                 "blur": photo.blur,
+                **({"up": photo.exif.up} if photo.exif.up else {}),
             }
         )
     record: dict[str, Any] = {

@@ -25,7 +25,7 @@ from PIL import Image, ImageStat
 from e2e3d_stages.contract.messages import Failure, UnreadableCapture
 from e2e3d_stages.sfm import export
 from e2e3d_stages.sfm.frame import estimate_up, georeferenced, upright
-from e2e3d_stages.sfm.geodesy import GpsFit, fit_gps, to_enu
+from e2e3d_stages.sfm.geodesy import USUAL_DEVIATION, GpsFit, fit_gps, to_enu, walked
 from e2e3d_stages.sfm.motion import spread_out, turn_explains
 from e2e3d_stages.sfm.own_poses import read_model, take_over
 from e2e3d_stages.sfm.pairs import Pair, choose_pairs, order_taken
@@ -45,6 +45,8 @@ LENIENT_RATIO, LENIENT_DISTANCE = 0.9, 0.9
 MAX_RESCUE_PAIRS = 2000
 # Enough to tell whether the camera moved.
 MOST_PAIRS_LOOKED_AT = 300
+# Mean length of the unit vectors that point up by the cameras' own measure, where these agree (within about 8 degrees).
+AGREED = 0.99
 EVENT_SECONDS = 0.5
 GREY_SIZE = 64
 
@@ -297,11 +299,11 @@ def extract(task: Task, phase: str = "finding features") -> None:
 
 
 def _ground_positions(task: Task) -> list[NDArray[np.float64] | None]:
-    """Photos' GPS positions in metres around the first, heights left out."""
-    located = [photo["gps"] for photo in task.photos if photo["gps"]]
+    """Photos' GPS positions in metres around their middle, heights left out."""
+    located = [(photo["gps"]["lat"], photo["gps"]["lon"]) for photo in task.photos if photo["gps"]]
     if not located:
         return [None] * len(task.photos)
-    origin = np.array([located[0]["lat"], located[0]["lon"], 0.0])
+    origin = np.array([*np.median(located, axis=0), 0.0])
     return [
         to_enu(np.array([[photo["gps"]["lat"], photo["gps"]["lon"], 0.0]]), origin)[0] if photo["gps"] else None
         for photo in task.photos
@@ -553,8 +555,7 @@ def place_in_world(task: Task, model: pycolmap.Reconstruction) -> dict[str, Any]
     centers = np.array([image.projection_center() for image in images])
     rotations = np.array([image.cam_from_world().rotation.matrix().T for image in images])
     ground = [position for position in _ground_positions(task) if position is not None]
-    walked = float(np.linalg.norm(np.ptp(ground, axis=0))) if ground else 0.0
-    up, up_from = estimate_up(rotations, centers, walked)
+    up, up_from = _gimbals_up(task, images) or estimate_up(rotations, centers, walked(np.array(ground)))
     fit, origin = _fit_gps(task, images, up)
     if fit.similarity is not None and not fit.problem:
         world, scene_to_enu = georeferenced(fit.similarity, points)
@@ -582,7 +583,19 @@ def _fit_gps(task: Task, images: Sequence[pycolmap.Image], up: NDArray[np.float6
     lla = np.array([[gps[image.name][key] for key in ("lat", "lon", "alt")] for image in located])
     origin = np.median(lla, axis=0)
     centers = np.array([image.projection_center() for image in located])
-    return fit_gps(centers, to_enu(lla, origin), up, task.params.seed), origin.tolist()
+    told = [gps[image.name].get("std") for image in located]
+    deviations = np.array([np.sqrt(np.mean(np.square(std))) if std else USUAL_DEVIATION for std in told])
+    enu = to_enu(lla, origin)
+    return fit_gps(centers, enu, up, task.params.seed, deviations if any(told) else None), origin.tolist()
+
+
+def _gimbals_up(task: Task, images: Sequence[pycolmap.Image]) -> tuple[NDArray[np.float64], str] | None:
+    """Up in the model's frame by the cameras that measured it, where most did and agree."""
+    told = {photo["name"]: photo["up"] for photo in task.photos if photo.get("up")}
+    ups = [image.cam_from_world().rotation.matrix().T @ told[image.name] for image in images if image.name in told]
+    mean = np.mean(ups, axis=0) if ups else np.zeros(3)
+    length = float(np.linalg.norm(mean))
+    return (mean / length, "gimbal") if 2 * len(ups) > len(images) and length > AGREED else None
 
 
 def _viewing_distance(model: pycolmap.Reconstruction, images: Sequence[pycolmap.Image]) -> float:

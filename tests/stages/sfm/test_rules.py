@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from e2e3d_stages.sfm.frame import estimate_up, georeferenced, upright
-from e2e3d_stages.sfm.geodesy import Similarity, fit_gps, fit_similarity, to_enu
+from e2e3d_stages.sfm.geodesy import Similarity, fit_gps, fit_similarity, to_enu, walked
 from e2e3d_stages.sfm.motion import spread_out, turn_explains
 from e2e3d_stages.sfm.pairs import choose_pairs, order_taken, sequential_pairs
 from e2e3d_stages.sfm.params import PRESETS, Params
@@ -241,6 +241,41 @@ def test_noisy_gps_is_refused() -> None:
     assert "m off (median)" in fit.problem
     assert fit.residual is not None
     assert fit.residual > 5
+
+
+@pytest.mark.parametrize("wild", [(2500.0, 0, 0), (0, 0, -330.0), (8e6, 3e6, -6e6)], ids=["east", "altitude 0", "far"])
+def test_one_wild_fix_makes_noisy_gps_no_better_and_good_gps_no_worse(wild: tuple[float, float, float]) -> None:
+    centers, enu, truth = flight()
+    up = truth.rotation.T @ [0, 0, 1]
+    noise = np.random.default_rng(2).normal(0, 1, enu.shape)
+    enu[7] += wild
+    assert "m off (median)" in fit_gps(centers, enu + 10 * noise, up=up).problem
+    good = fit_gps(centers, enu + 0.5 * noise, up=up)
+    assert good.problem == ""
+    assert good.inlier_share == 0.95
+    assert good.extent == pytest.approx(130, rel=0.2)
+    assert good.similarity is not None
+    assert good.similarity.scale == pytest.approx(7, rel=0.01)
+
+
+def test_a_fit_follows_the_positions_that_are_exact() -> None:
+    centers, enu, truth = flight()
+    up = truth.rotation.T @ [0, 0, 1]
+    exact = np.arange(20) % 3 == 0
+    rng = np.random.default_rng(3)
+    enu = enu + np.where(exact[:, None], rng.normal(0, 0.02, enu.shape), rng.normal(0.8, 1, enu.shape))
+    fits = [fit_gps(centers, enu, up, deviations=each).similarity for each in (None, np.where(exact, 0.02, 5.0))]
+    off = [np.linalg.norm(fit(centers[exact]) - enu[exact], axis=1).max() for fit in fits if fit]
+    assert off[0] > 0.3
+    assert off[1] < 0.06
+
+
+def test_how_far_a_capture_reaches_is_not_said_by_one_wild_fix() -> None:
+    _, enu, _ = flight()
+    assert walked(np.zeros((0, 2))) == 0
+    reach = walked(enu[:, :2])
+    assert reach == pytest.approx(np.linalg.norm(np.ptp(enu[:, :2], axis=0)))
+    assert walked(np.vstack([enu[:, :2], [[9e5, 0]]])) == pytest.approx(reach)
 
 
 def test_gps_that_tilts_the_scene_is_refused() -> None:
