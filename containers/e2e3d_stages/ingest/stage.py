@@ -24,7 +24,8 @@ from e2e3d_stages.ingest.copies import Cells, cells_of, copies
 from e2e3d_stages.ingest.exif import Exif
 from e2e3d_stages.ingest.params import Params
 from e2e3d_stages.ingest.pixels import FULL, Glance, Memory, Range, TooLarge, Unreadable, decode, look, range_of
-from e2e3d_stages.ingest.poses import refuse_turned, take_poses
+from e2e3d_stages.ingest.poses import Pose, no_poses, poses_of, refuse_turned, take_poses
+from e2e3d_stages.ingest.positions import Positions, find_positions
 from e2e3d_stages.ingest.sharpness import LONG_SIDE, sharpness
 from e2e3d_stages.runtime.context import StageContext
 from e2e3d_stages.store.base import file_digest
@@ -94,7 +95,8 @@ class Prepared:
 def run(context: StageContext) -> dict[str, Any]:
     """Write `images/` and `photos.json`; also `poses/`, the capture's own COLMAP model, when there is to be one.
 
-    What counts of photos that have a mask is in `masks/`.
+    What counts of photos that have a mask is in `masks/`. What a file beside the photos says of where they were taken
+    is in `photos.json`.
 
     :return: counts of photos given, usable and dropped, cameras, photos with GPS and focal length, median blur score.
     :raises UnreadableCapture: fewer than three usable photos, a zip that is refused, or poses that cannot fit.
@@ -108,7 +110,8 @@ def run(context: StageContext) -> dict[str, Any]:
         )
     listed = list_capture(context.capture, context.scratch)
     sources, dropped = listed.photos, listed.refused
-    if context.params.poses:
+    own = [note for note in listed.notes if note.name == context.params.poses]
+    if context.params.poses and not own:
         take_poses(context.capture, context.params.poses, context.output / "poses")
         dropped = [item for item in dropped if not item.source.startswith(f"{context.params.poses}/")]
     prepared = []
@@ -129,8 +132,15 @@ def run(context: StageContext) -> dict[str, Any]:
     _warn_about(dropped, context)
     _tell_companions(listed.companions, context)
     _remark_on(prepared, context)
+    positions = find_positions(own or listed.notes, [photo.source for photo in prepared])
+    poses = poses_of(positions, prepared) if own and positions else {}
+    if own and not poses:
+        raise no_poses(own[0].name)
+    if positions:
+        dropped = [item for item in dropped if item.source != positions.source]
+        _tell_positions(positions, len(prepared), context)
     masked = _mask(prepared, listed.masks, context)
-    return _write(context, prepared, dropped, masked)
+    return _write(context, prepared, dropped, masked, positions, poses)
 
 
 @dataclass(frozen=True)
@@ -431,6 +441,23 @@ def _tell_companions(companions: Counter[str], context: StageContext) -> None:
         )
 
 
+def _tell_positions(positions: Positions, photos: int, context: StageContext) -> None:
+    table = positions.table
+    what = f"{positions.source} ({table.what}) says where {len(positions.rows)} of {photos} photos were taken"
+    unit = "" if table.meters else ", in no unit of its own, so that only neighbours are found by it"
+    strange = positions.strangers
+    odd = (
+        f"{strange} of its rows are of no photo here" if strange else "",
+        f"{table.bad} cannot be read" if table.bad else "",
+    )
+    rest = "; ".join(filter(None, odd))
+    context.warn(
+        "positions",
+        f"{what}{unit}.{f' {rest[0].upper()}{rest[1:]}.' if rest else ''}",
+        "Nothing to do if that is right; otherwise take the file out of the capture.",
+    )
+
+
 def _remark_on(prepared: list[Prepared], context: StageContext) -> None:
     remarked: dict[tuple[str, str], list[str]] = {}
     for photo in prepared:
@@ -446,7 +473,14 @@ def _listed(names: list[str]) -> str:
     return ", ".join(names[:NAMED_IN_WARNING]) + more
 
 
-def _write(context: StageContext, prepared: list[Prepared], dropped: list[Refused], masked: Masked) -> dict[str, Any]:
+def _write(
+    context: StageContext,
+    prepared: list[Prepared],
+    dropped: list[Refused],
+    masked: Masked,
+    positions: Positions | None,
+    poses: Mapping[str, Pose],
+) -> dict[str, Any]:
     folder = context.output / "images"
     folder.mkdir()
     if masked.files:
@@ -457,6 +491,7 @@ def _write(context: StageContext, prepared: list[Prepared], dropped: list[Refuse
     for place, photo in enumerate(prepared, start=1):
         name = photo_name(place, len(prepared), photo.source)
         photo.path.replace(folder / name)
+        pose = poses.get(photo.source, {})
         if photo.film:
             filmed.setdefault(photo.film, {})[name] = photo.seconds
         if photo.source in masked.files:
@@ -469,11 +504,13 @@ def _write(context: StageContext, prepared: list[Prepared], dropped: list[Refuse
                 "width": photo.width,
                 "height": photo.height,
                 "focal_px": round(photo.focal_px, 3) if photo.focal_px else None,
-                "camera": cameras.setdefault(_camera_of(photo), len(cameras)),
+                "camera": cameras.setdefault((*_camera_of(photo), *pose.get("lens", ())), len(cameras)),
                 "gps": photo.exif.gps,
                 "taken": photo.exif.taken,
                 "blur": photo.blur,
                 **({"up": photo.exif.up} if photo.exif.up else {}),
+                **(_place_of(photo, positions) if positions else {}),
+                **({"pose": pose} if pose else {}),
             }
         )
     record: dict[str, Any] = {
@@ -487,6 +524,8 @@ def _write(context: StageContext, prepared: list[Prepared], dropped: list[Refuse
     }
     if masked.files:
         record["masks"] = {"cut_out": masked.cut_out}
+    if positions:
+        record["positions"] = {"source": positions.source, "meters": positions.table.meters}
     (context.output / "photos.json").write_text(
         json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
     )
@@ -498,11 +537,19 @@ def _write(context: StageContext, prepared: list[Prepared], dropped: list[Refuse
         "frames": sum(map(len, filmed.values())),
         "cameras": len(cameras),
         "photos_with_mask": len(masked.files),
-        "photos_with_gps": sum(photo.exif.gps is not None for photo in prepared),
+        "photos_with_gps": sum(photo["gps"] is not None for photo in photos),
         "photos_with_focal": sum(photo.focal_px is not None for photo in prepared),
         "long_side": max(max(photo.width, photo.height) for photo in prepared),
         "blur_median": round(median(photo.blur for photo in prepared), 2),
     }
+
+
+def _place_of(photo: Prepared, positions: Positions) -> dict[str, Any]:
+    """What the file says: on earth it is what GPS would say, better known."""
+    row = positions.rows.get(photo.source)
+    if row is None:
+        return {}
+    return {"gps": dict(zip(("lat", "lon", "alt"), row.place, strict=True))} if row.on_earth else {"xyz": row.place}
 
 
 def photo_name(place: int, count: int, source: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,12 +48,12 @@ class Similarity:
 
 
 @dataclass(frozen=True)
-class GpsFit:
-    """How well GPS and the model agree.
+class Fit:
+    """How well the model agrees with positions that were measured.
 
     :param similarity: from the model's frame to east, north, up in metres; None when nothing could be fitted.
     :param problem: why the fit must not be used; empty when it may.
-    :param residual: median distance in metres between a camera's place and its GPS position.
+    :param residual: median distance in metres between a camera's place and its position.
     :param extent: diagonal of the box around the cameras in metres, at the scale that most GPS positions agree on.
     """
 
@@ -107,33 +107,75 @@ def fit_similarity(source: Array, target: Array, weights: Array | None = None) -
     return Similarity(scale, rotation, target_mean - scale * rotation @ source_mean)
 
 
-def fit_gps(centers: Array, enu: Array, up: Array, seed: int = 0, deviations: Array | None = None) -> GpsFit:
+def fit_gps(centers: Array, enu: Array, up: Array, seed: int = 0, deviations: Array | None = None) -> Fit:
     """Fit the model to GPS, and judge whether the fit may be used.
-
-    How far GPS may be off is a share of the capture's extent, which is that of the model: one wild fix stretches the
-    positions, but not the places of the cameras among one another.
 
     :param centers: camera centres in the model's frame, (N, 3).
     :param enu: the same cameras' GPS positions in metres, (N, 3).
     :param up: the direction that the photos themselves say is up, in the model's frame.
     :param deviations: standard deviation of each position in metres, (N,): the fit follows the exact ones.
     """
-    located = len(centers)
-    if located < MIN_LOCATED:
-        return GpsFit(None, f"only {located} placed photos have GPS with altitude", located)
-    extent = _extent(centers, enu)
+    if len(centers) < MIN_LOCATED:
+        return Fit(None, f"only {len(centers)} placed photos have GPS with altitude", len(centers))
+    fit = _fitted(centers, enu, seed, deviations)
+    if fit.problem or fit.similarity is None:
+        return replace(fit, problem=f"GPS is {fit.problem}" if fit.similarity else fit.problem)
+    tilt = _angle(fit.similarity.rotation @ up, np.array([0.0, 0, 1]))
+    if tilt > MAX_TILT_DEGREES:
+        return replace(fit, problem=f"GPS would tilt the scene by {tilt:.0f} degrees against what the photos show")
+    return fit
+
+
+def fit_local(centers: Array, places: Array, up: Array, tilt: float = MAX_TILT_DEGREES, seed: int = 0) -> Fit:
+    """Fit the model to positions in a frame of their own, in metres, of which one axis is up, whichever it is.
+
+    Phones measure gravity, and call up what is up: ARKit y, others z.
+
+    :param places: the cameras' positions, (N, 3).
+    :param up: the direction that the photos themselves say is up, in the model's frame.
+    :param tilt: by how many degrees the axis may be off it.
+    """
+    if len(centers) < MIN_LOCATED:
+        return Fit(None, f"they tell the place of only {len(centers)} placed photos", len(centers))
+    fit = _fitted(centers, places, seed, None)
+    if fit.problem or fit.similarity is None:
+        return replace(fit, problem=f"they are {fit.problem}" if fit.similarity else fit.problem)
+    found = fit.similarity.rotation @ up
+    axis = int(np.argmax(np.abs(found)))
+    upward = np.eye(3)[axis] * np.sign(found[axis])
+    off = _angle(found, upward)
+    if off > tilt:
+        return replace(fit, problem=f"none of their axes is up: the nearest is {off:.0f} degrees off")
+    # The axes after the one that is up, in their order, become east and north.
+    east = np.roll(np.eye(3)[axis], 1)
+    upright = np.stack([east, np.cross(upward, east), upward])
+    similarity = Similarity(
+        fit.similarity.scale, upright @ fit.similarity.rotation, upright @ fit.similarity.translation
+    )
+    return replace(fit, similarity=similarity)
+
+
+def _angle(a: Array, b: Array) -> float:
+    """Degrees between unit vectors."""
+    return float(np.degrees(np.arccos(np.clip(a @ b, -1, 1))))
+
+
+def _fitted(centers: Array, places: Array, seed: int, deviations: Array | None) -> Fit:
+    """A robust fit.
+
+    How far positions may be off is a share of the capture's extent, which is that of the model: one wild fix stretches
+    the positions, but not the places of the cameras among one another.
+    """
+    located, extent = len(centers), _extent(centers, places)
     if _on_a_line(centers):
-        return GpsFit(None, "the cameras stand on a line", located, extent=extent)
-    similarity = _robust_fit(centers, enu, MAX_RESIDUAL_SHARE * extent, seed, deviations)
-    distance = np.linalg.norm(similarity(centers) - enu, axis=1)
+        return Fit(None, "the cameras stand on a line", located, extent=extent)
+    similarity = _robust_fit(centers, places, MAX_RESIDUAL_SHARE * extent, seed, deviations)
+    distance = np.linalg.norm(similarity(centers) - places, axis=1)
     residual, share = float(np.median(distance)), float(np.mean(distance <= MAX_RESIDUAL_SHARE * extent))
-    tilt = np.degrees(np.arccos(np.clip((similarity.rotation @ up)[2], -1, 1)))
     problem = ""
     if share < MIN_INLIER_SHARE or residual > MAX_RESIDUAL_SHARE * extent:
-        problem = f"GPS is {residual:.1f} m off (median) over a capture of {extent:.0f} m"
-    elif tilt > MAX_TILT_DEGREES:
-        problem = f"GPS would tilt the scene by {tilt:.0f} degrees against what the photos show"
-    return GpsFit(similarity, problem, located, residual, share, extent)
+        problem = f"{residual:.1f} m off (median) over a capture of {extent:.0f} m"
+    return Fit(similarity, problem, located, residual, share, extent)
 
 
 def _extent(centers: Array, enu: Array) -> float:

@@ -25,9 +25,9 @@ from PIL import Image, ImageStat
 from e2e3d_stages.contract.messages import Failure, UnreadableCapture
 from e2e3d_stages.sfm import export
 from e2e3d_stages.sfm.frame import estimate_up, georeferenced, upright
-from e2e3d_stages.sfm.geodesy import USUAL_DEVIATION, GpsFit, fit_gps, to_enu, walked
+from e2e3d_stages.sfm.geodesy import MAX_TILT_DEGREES, USUAL_DEVIATION, Fit, fit_gps, fit_local, to_enu, walked
 from e2e3d_stages.sfm.motion import spread_out, turn_explains
-from e2e3d_stages.sfm.own_poses import read_model, take_over
+from e2e3d_stages.sfm.own_poses import place_as_told, read_model, take_over
 from e2e3d_stages.sfm.pairs import Pair, choose_pairs, order_taken
 from e2e3d_stages.sfm.params import Params
 from e2e3d_stages.sfm.retrieval import alike
@@ -47,6 +47,8 @@ MAX_RESCUE_PAIRS = 2000
 MOST_PAIRS_LOOKED_AT = 300
 # Mean length of the unit vectors that point up by the cameras' own measure, where these agree (within about 8 degrees).
 AGREED = 0.99
+# From what up is known to so many degrees that an axis of positions farther from it is not up.
+SURE, SURE_TILT = ("horizon", "gimbal"), 10.0
 EVENT_SECONDS = 0.5
 GREY_SIZE = 64
 
@@ -66,6 +68,7 @@ class Task:
     scratch: Path
     poses: Path | None = None
     masks: export.Masks | None = None
+    positions: dict[str, Any] | None = None
     look_everywhere: bool = False
     ids: dict[str, int] = field(default_factory=dict)
 
@@ -82,6 +85,7 @@ class Task:
             scratch=Path(task["scratch"]),
             poses=Path(task["poses"]) if task["poses"] else None,
             masks=export.Masks(Path(task["masks"]), cut_out=task["cut_out"]) if task["masks"] else None,
+            positions=task["positions"],
         )
 
     @property
@@ -150,7 +154,10 @@ def main(path: str) -> None:
 def find_scene(task: Task) -> None:
     """From poses to everything that the stage leaves."""
     pycolmap.set_random_seed(task.params.seed)
-    found = own_poses(task) if task.poses else find_poses(task)
+    if task.poses:
+        found = own_poses(task)
+    else:
+        found = told_poses(task) if any("pose" in photo for photo in task.photos) else find_poses(task)
     model, evidence = found.model, found.evidence
     metrics = {
         "photos_given": len(task.photos),
@@ -204,17 +211,22 @@ class Found:
     pairs_matched: int = 0
 
 
-def find_poses(task: Task) -> Found:
-    """Structure from motion."""
-    extract(task)
-    pairing, pairs = choose_pairs(
+def pairs_to_match(task: Task) -> tuple[str, list[Pair]]:
+    """Which photos are compared, and by what they were chosen."""
+    return choose_pairs(
         task.params.pairs,
-        _ground_positions(task),
+        _neighborhood(task),
         order_taken(task.photos),
         lambda: alike_pairs(task),
         exhaustive_limit=task.params.exhaustive_limit,
         neighbors=task.params.neighbors,
     )
+
+
+def find_poses(task: Task) -> Found:
+    """Structure from motion."""
+    extract(task)
+    pairing, pairs = pairs_to_match(task)
     match(task, pairs, "matching")
     mapper, models = reconstruct_masked(task, pairs) if task.masks else reconstruct(task, pairs)
     evidence = gather_evidence(task, models)
@@ -255,6 +267,21 @@ def own_poses(task: Task) -> Found:
     evidence = {name: Evidence(name in seen, seen.get(name, 0), (), own=True) for name in task.names}
     remove_unsupported(model, evidence)
     return Found(model, evidence, features={}, mapper="own poses")
+
+
+def told_poses(task: Task) -> Found:
+    """Poses that came with the capture without points: what the photos share is placed by them."""
+    extract(task)
+    pairing, pairs = pairs_to_match(task)
+    posed = place_as_told(task.database, task.photos)
+    match(task, pairs, "matching")
+    with task.counting("placing points", "photos", len(task.photos), nullcontext(lambda: 0)):
+        model = pycolmap.triangulate_points(posed, task.database, task.images, _fresh(task.scratch / "told"))
+    seen = {image.name: image.num_points3D for image in model.images.values() if image.has_pose}
+    evidence = {name: Evidence(name in seen, seen.get(name, 0), (), own=True) for name in task.names}
+    remove_unsupported(model, evidence)
+    features = count_features(task)
+    return Found(model, evidence, features, mapper="own poses", pairing=pairing, pairs_matched=len(pairs))
 
 
 def count_features(task: Task) -> dict[str, int]:
@@ -299,15 +326,22 @@ def extract(task: Task, phase: str = "finding features") -> None:
 
 
 def _ground_positions(task: Task) -> list[NDArray[np.float64] | None]:
-    """Photos' GPS positions in metres around their middle, heights left out."""
+    """Photos' GPS positions in metres around their middle, without heights: a GPS is at its worst there."""
     located = [(photo["gps"]["lat"], photo["gps"]["lon"]) for photo in task.photos if photo["gps"]]
     if not located:
         return [None] * len(task.photos)
     origin = np.array([*np.median(located, axis=0), 0.0])
     return [
-        to_enu(np.array([[photo["gps"]["lat"], photo["gps"]["lon"], 0.0]]), origin)[0] if photo["gps"] else None
+        to_enu(np.array([[photo["gps"]["lat"], photo["gps"]["lon"], 0.0]]), origin)[0, :2] if photo["gps"] else None
         for photo in task.photos
     ]
+
+
+def _neighborhood(task: Task) -> list[NDArray[np.float64] | None]:
+    """What tells which photos are neighbours: GPS, or positions that came along where these are of more photos."""
+    ground = _ground_positions(task)
+    told = [np.array(photo["xyz"]) if "xyz" in photo else None for photo in task.photos]
+    return told if sum(place is not None for place in told) > sum(place is not None for place in ground) else ground
 
 
 def match(task: Task, pairs: Sequence[Pair], phase: str, *, lenient: bool = False) -> None:
@@ -548,7 +582,13 @@ def place_in_world(task: Task, model: pycolmap.Reconstruction) -> dict[str, Any]
     :return: metrics.
     """
     images = [image for image in model.images.values() if image.has_pose]
-    figures = {"up_from": None, "gps_photos": 0, "gps_problem": "", "gps_residual_m": None, "gps_inlier_share": None}
+    figures: dict[str, Any] = {
+        "up_from": None,
+        "gps_photos": 0,
+        "gps_problem": "",
+        "gps_residual_m": None,
+        "gps_inlier_share": None,
+    }
     if not images or not model.num_points3D():
         return figures
     points = np.array([point.xyz for point in model.points3D.values()])
@@ -564,9 +604,17 @@ def place_in_world(task: Task, model: pycolmap.Reconstruction) -> dict[str, Any]
         georef = {"scene_to_enu": scene_to_enu.tolist(), "origin": {"lat": lat, "lon": lon, "alt": alt}}
         (task.output / "georef.json").write_text(json.dumps(georef, indent=1) + "\n", encoding="utf-8")
     else:
-        world = upright(up, rotations[0, :, 2], points, _viewing_distance(model, images))
+        told = _fit_told(task, images, up, up_from)
+        if told and told.similarity is not None and not told.problem:
+            world, _ = georeferenced(told.similarity, points)
+            up_from = "positions"
+        else:
+            world = upright(up, rotations[0, :, 2], points, _viewing_distance(model, images))
+        if told:
+            figures |= {"positions_photos": told.located, "positions_problem": told.problem}
+            figures["positions_residual_m"] = None if told.residual is None else round(told.residual, 4)
     model.transform(pycolmap.Sim3d(world.scale, pycolmap.Rotation3d(world.rotation), world.translation))
-    return {
+    return figures | {
         "up_from": up_from,
         "gps_photos": fit.located,
         "gps_problem": fit.problem,
@@ -575,11 +623,11 @@ def place_in_world(task: Task, model: pycolmap.Reconstruction) -> dict[str, Any]
     }
 
 
-def _fit_gps(task: Task, images: Sequence[pycolmap.Image], up: NDArray[np.float64]) -> tuple[GpsFit, list[float]]:
+def _fit_gps(task: Task, images: Sequence[pycolmap.Image], up: NDArray[np.float64]) -> tuple[Fit, list[float]]:
     gps = {photo["name"]: photo["gps"] for photo in task.photos}
     located = [image for image in images if gps[image.name] and gps[image.name]["alt"] is not None]
     if not located:
-        return GpsFit(None, "no placed photo has GPS with altitude", 0), []
+        return Fit(None, "no placed photo has GPS with altitude", 0), []
     lla = np.array([[gps[image.name][key] for key in ("lat", "lon", "alt")] for image in located])
     origin = np.median(lla, axis=0)
     centers = np.array([image.projection_center() for image in located])
@@ -587,6 +635,17 @@ def _fit_gps(task: Task, images: Sequence[pycolmap.Image], up: NDArray[np.float6
     deviations = np.array([np.sqrt(np.mean(np.square(std))) if std else USUAL_DEVIATION for std in told])
     enu = to_enu(lla, origin)
     return fit_gps(centers, enu, up, task.params.seed, deviations if any(told) else None), origin.tolist()
+
+
+def _fit_told(task: Task, images: Sequence[pycolmap.Image], up: NDArray[np.float64], up_from: str) -> Fit | None:
+    """The fit to positions that came along in metres; None where there are none."""
+    places = {photo["name"]: photo["xyz"] for photo in task.photos if "xyz" in photo}
+    if not task.positions or not task.positions["meters"] or not places:
+        return None
+    told = [image for image in images if image.name in places]
+    centers = np.array([image.projection_center() for image in told]).reshape(-1, 3)
+    tilt = SURE_TILT if up_from in SURE else MAX_TILT_DEGREES
+    return fit_local(centers, np.array([places[image.name] for image in told]), up, tilt, task.params.seed)
 
 
 def _gimbals_up(task: Task, images: Sequence[pycolmap.Image]) -> tuple[NDArray[np.float64], str] | None:
