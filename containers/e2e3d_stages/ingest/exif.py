@@ -38,6 +38,7 @@ class Exif:
     :param focal_mm: focal length as the lens says it.
     :param gps: `lat`, `lon` in degrees (WGS84), `alt` in metres or None; of a receiver that tells how exact it is also
         `std`, the standard deviations to the east, to the north and upwards in metres.
+    :param all_around: whether it says that it is a whole panorama, which is twice as wide as high.
     :param up: unit vector in the upright photo's frame (x right, y down, z forward), of a camera on a gimbal.
     :param taken: capture time, ISO 8601, with offset where the camera wrote one.
     """
@@ -51,6 +52,7 @@ class Exif:
     taken: str | None = None
     orientation: int = 1
     up: tuple[float, float, float] | None = None
+    all_around: bool = False
 
 
 def read_exif(read: Callable[[], Image.Exif], size: tuple[int, int]) -> Exif:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -22,6 +22,7 @@ from e2e3d_stages.ingest import films, masks
 from e2e3d_stages.ingest.capture import list_capture
 from e2e3d_stages.ingest.copies import Cells, cells_of, copies
 from e2e3d_stages.ingest.exif import Exif
+from e2e3d_stages.ingest.panoramas import FACES, WIDTHS, closes, faces, has_shape
 from e2e3d_stages.ingest.params import Params
 from e2e3d_stages.ingest.pixels import FULL, Glance, Memory, Range, TooLarge, Unreadable, decode, look, range_of
 from e2e3d_stages.ingest.poses import Pose, no_poses, poses_of, refuse_turned, take_poses
@@ -33,6 +34,8 @@ from e2e3d_stages.store.captures import UNSAFE_NAME, Source, reading
 
 JPEG_QUALITY = 95
 MIN_PHOTOS = 3
+# Of a film that sees all around, however few photos its frames may become.
+FEWEST_OF_PANORAMAS = 10
 # Of 255: what is less opaque does not count.
 OPAQUE = 127
 MAX_WORKERS = 8
@@ -72,6 +75,8 @@ class Prepared:
     :param film: which film it is a frame of.
     :param seconds: its time in that film.
     :param alpha: how opaque it is, where it tells.
+    :param panorama: which panorama it is a face of.
+    :param turn: from that panorama's axes to its own, 3 x 3.
     """
 
     source: str
@@ -90,6 +95,8 @@ class Prepared:
     film: str = ""
     seconds: float = 0.0
     alpha: Path | None = None
+    panorama: str = ""
+    turn: tuple[tuple[float, ...], ...] = ()
 
 
 def run(context: StageContext) -> dict[str, Any]:
@@ -215,9 +222,9 @@ def _prepare_all(context: StageContext, photos: list[Source], filmed: list[Sourc
     folder = context.scratch / "prepared"
     folder.mkdir()
     memory = Memory()
-    for done, result in enumerate(_prepare_photos(context, photos, folder, memory), start=1):
+    for done, results in enumerate(_prepare_photos(context, photos, folder, memory), start=1):
         context.progress(done, len(photos), "photos", phase="preparing photos")
-        yield result
+        yield from results
     yield from _prepare_films(context, filmed, folder, memory)
 
 
@@ -237,16 +244,23 @@ def _prepare_films(
             yield Refused(source.name, "too_small", f"{film.size[0]} x {film.size[1]} pixels")
         else:
             found.append(film)
-    counts = films.windows([film.seconds for film in found], params.frames) if found else []
+    # One frame of what sees all around becomes several photos.
+    most = (
+        max(FEWEST_OF_PANORAMAS, params.frames // FACES)
+        if any(has_shape(film.size) for film in found)
+        else params.frames
+    )
+    counts = films.windows([film.seconds for film in found], most) if found else []
     begun = 0.0
     for film, count in zip(found, counts, strict=True):
-        frames = films.frames_of(film, count, params.max_size, memory, context.threads, context.check_stop)
+        size = round(params.max_size * WIDTHS) if has_shape(film.size) else params.max_size
+        frames = films.frames_of(film, count, size, memory, context.threads, context.check_stop)
         with reading(film.source.name):
             try:
                 for place, frame in enumerate(frames):
                     told = begun + (frame.seconds - film.start) / film.seconds * count
                     context.progress(min(told, sum(counts)), sum(counts), "frames", phase="choosing frames")
-                    yield _prepared_frame(film, frame, place, folder)
+                    yield from _prepared_frame(film, frame, place, folder, params.max_size)
             except (Unreadable, films.Unused, TooLarge) as error:
                 yield _refused_film(film.source, error)
         begun += count
@@ -257,20 +271,31 @@ def _refused_film(source: Source, error: Exception) -> Refused:
     return Refused(source.name, reasons.get(type(error), "unreadable"), str(error))
 
 
-def _prepared_frame(film: films.Film, frame: films.Frame, place: int, folder: Path) -> Prepared:
+def _prepared_frame(
+    film: films.Film, frame: films.Frame, place: int, folder: Path, max_size: int
+) -> Iterator[Prepared]:
     # A film says only where it began.
     exif = film.exif if place == 0 else replace(film.exif, gps=None)
     if exif.taken:
         exif = replace(exif, taken=films.later(exif.taken, frame.seconds))
     target = folder / f"{hashlib.sha256(film.source.name.encode(errors='replace')).hexdigest()}-{place}.jpg"
-    photo = _stored(f"{film.source.name}/{frame.seconds:08.3f} s", frame.image, target, film.size, exif)
-    return replace(photo, film=film.source.name, seconds=round(frame.seconds, 3))
+    name, image = f"{film.source.name}/{frame.seconds:08.3f} s", frame.image
+    if has_shape(film.size) and closes(image):
+        photos = _prepared_faces(name, image, target, exif)
+    else:
+        image.thumbnail((max_size, max_size), Image.Resampling.LANCZOS)
+        photos = [_stored(name, image, target, film.size, exif)]
+    for photo in photos:
+        yield replace(photo, film=film.source.name, seconds=round(frame.seconds, 3))
 
 
 def _prepare_photos(
     context: StageContext, sources: list[Source], folder: Path, memory: Memory
-) -> Iterator[Prepared | Refused]:
-    """Results in the sources' order; Pillow works outside Python's lock, so that threads are enough."""
+) -> Iterator[Sequence[Prepared | Refused]]:
+    """Results in the sources' order, several of a panorama.
+
+    Pillow works outside Python's lock, so that threads are enough.
+    """
     pool = ThreadPoolExecutor(min(context.threads, MAX_WORKERS))
     try:
         glances = []
@@ -280,9 +305,9 @@ def _prepare_photos(
         ranges = _ranges(glances)
         targets = [folder / f"{place}.jpg" for place in range(len(sources))]
 
-        def prepare(source: Source, glance: Glance | Refused, target: Path) -> Prepared | Refused:
+        def prepare(source: Source, glance: Glance | Refused, target: Path) -> Sequence[Prepared | Refused]:
             if isinstance(glance, Refused):
-                return glance
+                return [glance]
             return _prepare(source, glance, target, context.params, memory, ranges.get(glance.camera, FULL))
 
         for result in pool.map(prepare, sources, glances, targets):
@@ -317,15 +342,18 @@ def _glance(source: Source, memory: Memory, params: Params) -> Glance | Refused:
 
 def _prepare(
     source: Source, glance: Glance, target: Path, params: Params, memory: Memory, values: Range
-) -> Prepared | Refused:
-    """Read one photo and write it upright, resized and without EXIF to `target`."""
+) -> Sequence[Prepared | Refused]:
+    """Read one photo and write it upright, resized and without EXIF to `target`; of a panorama its faces."""
     with reading(source.name):
         try:
             picture = decode(source.path, glance, params.max_size, memory, values)
+            if has_shape(glance.size) and (glance.exif.all_around or closes(picture.image)):
+                picture = decode(source.path, glance, round(params.max_size * WIDTHS), memory, values)
+                return _prepared_faces(source.name, picture.image, target, glance.exif)
         except Unreadable as error:
-            return Refused(source.name, "unreadable", str(error))
+            return [Refused(source.name, "unreadable", str(error))]
         except TooLarge as error:
-            return Refused(source.name, "too_large", str(error))
+            return [Refused(source.name, "too_large", str(error))]
         content = file_digest(source.path)
     alpha = None
     if picture.alpha:
@@ -333,7 +361,18 @@ def _prepare(
         picture.alpha.save(alpha)
     photo = _stored(source.name, picture.image, target, glance.size, glance.exif)
     size = source.path.stat().st_size
-    return replace(photo, content=content, bytes=size, remarks=picture.remarks, alpha=alpha)
+    return [replace(photo, content=content, bytes=size, remarks=picture.remarks, alpha=alpha)]
+
+
+def _prepared_faces(name: str, image: Image.Image, target: Path, exif: Exif) -> list[Prepared]:
+    prepared = []
+    for place, (face, turn) in enumerate(faces(image)):
+        # They look 90 degrees wide.
+        lens = replace(exif, focal_px=face.width / 2, focal_mm=None, up=None)
+        photo = _stored(f"{name}/face {place + 1}", face, target.with_suffix(f".{place}.jpg"), face.size, lens)
+        turned = tuple(map(tuple, turn.tolist()))
+        prepared.append(replace(photo, panorama=name, turn=turned))
+    return prepared
 
 
 def _stored(name: str, image: Image.Image, target: Path, full: tuple[int, int], exif: Exif) -> Prepared:
@@ -407,8 +446,11 @@ def _too_few(prepared: list[Prepared], dropped: list[Refused]) -> UnreadableCapt
     usable = ", ".join(photo.source for photo in prepared) or "none"
     # A note beside two photos is not why they are too few.
     dropped = [item for item in dropped if item.reason != NOT_A_PHOTO] or dropped
-    named = dropped[:NAMED_IN_WARNING]
-    reasons = "; ".join(f"{item.source}: {item.reason.replace('_', ' ')} ({item.detail})" for item in named)
+    alike: dict[tuple[str, str], list[str]] = {}
+    for item in dropped:
+        alike.setdefault((item.reason.replace("_", " "), item.detail), []).append(item.source)
+    named = list(alike.items())[:NAMED_IN_WARNING]
+    reasons = "; ".join(f"{_listed(names)}: {reason} ({detail})" for (reason, detail), names in named)
     return UnreadableCapture(
         f"Only {len(prepared)} of {len(prepared) + len(dropped)} files are usable photos (usable: {usable})."
         + (f" Left out: {reasons}." if reasons else ""),
@@ -511,6 +553,7 @@ def _write(
                 **({"up": photo.exif.up} if photo.exif.up else {}),
                 **(_place_of(photo, positions) if positions else {}),
                 **({"pose": pose} if pose else {}),
+                **({"panorama": {"source": photo.panorama, "turn": photo.turn}} if photo.panorama else {}),
             }
         )
     record: dict[str, Any] = {
@@ -563,4 +606,4 @@ def _camera_of(photo: Prepared) -> tuple[Any, ...]:
     """Photos share intrinsics when all of this is equal; digital zoom shows only in the focal length in pixels."""
     exif = photo.exif
     focal_px = round(photo.focal_px) if photo.focal_px else None
-    return (exif.make, exif.model, exif.lens, exif.focal_mm, photo.width, photo.height, focal_px)
+    return (exif.make, exif.model, exif.lens, exif.focal_mm, photo.width, photo.height, focal_px, photo.turn)

@@ -1,4 +1,4 @@
-"""What a drone's XMP says beside the EXIF of its photos: how exactly it knew its place, and how its gimbal stood."""
+"""What XMP says beside EXIF: how exactly a drone knew its place, how its gimbal stood, that a photo sees all around."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Any
 
 from e2e3d_stages.ingest.exif import Exif, Gps, number
 
+# https://developers.google.com/streetview/spherical-metadata
+_ALL_AROUND = re.compile(r"GPano:ProjectionType\s*(?:=\s*[\"']|>)\s*equirectangular")
 # More than any camera writes; what follows may be an extended XMP with a whole picture in it.
 MOST_BYTES = 2**18
 # In metres. Receivers that say less than the least mean that they do not know.
@@ -31,9 +33,12 @@ def told_by_xmp(exif: Exif, xmp: Any) -> Exif:
     """
     if isinstance(xmp, bytes):
         xmp = xmp[:MOST_BYTES].decode("utf-8", "ignore")
-    if not isinstance(xmp, str) or (not exif.gps and "Gimbal" not in xmp):
+    if not isinstance(xmp, str):
         return exif
-    tags = {name: attribute or element for name, attribute, element in _TAG.findall(xmp[:MOST_BYTES])}
+    xmp = xmp[:MOST_BYTES]
+    if _ALL_AROUND.search(xmp):
+        exif = replace(exif, all_around=True)
+    tags = {name: attribute or element for name, attribute, element in _TAG.findall(xmp)}
     # How a photo that is turned once more was held is not said.
     up = _up(tags) if exif.orientation == 1 else None
     return replace(exif, gps=_exact(exif.gps, tags) if exif.gps else None, up=up)

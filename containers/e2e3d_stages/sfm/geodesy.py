@@ -116,7 +116,11 @@ def fit_gps(centers: Array, enu: Array, up: Array, seed: int = 0, deviations: Ar
     :param deviations: standard deviation of each position in metres, (N,): the fit follows the exact ones.
     """
     if len(centers) < MIN_LOCATED:
-        return Fit(None, f"only {len(centers)} placed photos have GPS with altitude", len(centers))
+        return Fit(
+            None,
+            f"only {len(centers)} placed {'photo has' if len(centers) == 1 else 'photos have'} GPS with altitude",
+            len(centers),
+        )
     fit = _fitted(centers, enu, seed, deviations)
     if fit.problem or fit.similarity is None:
         return replace(fit, problem=f"GPS is {fit.problem}" if fit.similarity else fit.problem)
@@ -136,7 +140,11 @@ def fit_local(centers: Array, places: Array, up: Array, tilt: float = MAX_TILT_D
     :param tilt: by how many degrees the axis may be off it.
     """
     if len(centers) < MIN_LOCATED:
-        return Fit(None, f"they tell the place of only {len(centers)} placed photos", len(centers))
+        return Fit(
+            None,
+            f"they tell the place of only {len(centers)} placed {'photo' if len(centers) == 1 else 'photos'}",
+            len(centers),
+        )
     fit = _fitted(centers, places, seed, None)
     if fit.problem or fit.similarity is None:
         return replace(fit, problem=f"they are {fit.problem}" if fit.similarity else fit.problem)

@@ -31,9 +31,13 @@ from e2e3d_stages.sfm.own_poses import place_as_told, read_model, take_over
 from e2e3d_stages.sfm.pairs import Pair, choose_pairs, order_taken
 from e2e3d_stages.sfm.params import Params
 from e2e3d_stages.sfm.retrieval import alike
+from e2e3d_stages.sfm.rigs import between, join_rigs, same_panorama, units_of
+from e2e3d_stages.sfm.stillness import background_stood_still
 from e2e3d_stages.sfm.support import Evidence, Quality, likely_reason
 
 CAMERA_MODEL = "SIMPLE_RADIAL"
+# Of what was rendered.
+FACE_MODEL = "SIMPLE_PINHOLE"
 MIN_MODEL_SIZE = 3
 # A fast try that leaves more than this share of the photos without a place is done again.
 LOST_SHARE = 0.1
@@ -70,7 +74,9 @@ class Task:
     masks: export.Masks | None = None
     positions: dict[str, Any] | None = None
     look_everywhere: bool = False
+    leave_out_still: bool = False
     ids: dict[str, int] = field(default_factory=dict)
+    faces: set[int] = field(default_factory=set)
 
     @classmethod
     def read(cls, path: Path) -> Task:
@@ -171,6 +177,7 @@ def find_scene(task: Task) -> None:
         "pairing": found.pairing,
         "pairs_matched": found.pairs_matched,
         "masks_left_out": task.look_everywhere,
+        "still_left_out": task.leave_out_still,
         "orientations": task.params.orientations,
         "first_octave": task.params.first_octave,
         **place_in_world(task, model),
@@ -212,22 +219,29 @@ class Found:
 
 
 def pairs_to_match(task: Task) -> tuple[str, list[Pair]]:
-    """Which photos are compared, and by what they were chosen."""
-    return choose_pairs(
+    """Which photos are compared, and by what they were chosen; panoramas are with all their faces."""
+    units, positions = units_of(task.photos), _neighborhood(task)
+    mode, pairs = choose_pairs(
         task.params.pairs,
-        _neighborhood(task),
-        order_taken(task.photos),
-        lambda: alike_pairs(task),
+        [positions[unit[0]] for unit in units],
+        order_taken([{**task.photos[unit[0]], "source": _name_of(task, unit)} for unit in units]),
+        lambda: alike_pairs(task, units),
         exhaustive_limit=task.params.exhaustive_limit,
         neighbors=task.params.neighbors,
     )
+    return mode, between(units, pairs)
+
+
+def _name_of(task: Task, unit: Sequence[int]) -> str:
+    photo = task.photos[unit[0]]
+    return str(photo["panorama"]["source"] if "panorama" in photo else photo["source"])
 
 
 def find_poses(task: Task) -> Found:
     """Structure from motion."""
     extract(task)
     pairing, pairs = pairs_to_match(task)
-    match(task, pairs, "matching")
+    match_all(task, pairs, "matching")
     mapper, models = reconstruct_masked(task, pairs) if task.masks else reconstruct(task, pairs)
     evidence = gather_evidence(task, models)
     model = models[0] if models else pycolmap.Reconstruction()
@@ -246,16 +260,16 @@ def find_poses(task: Task) -> Found:
     )
 
 
-def alike_pairs(task: Task) -> list[Pair]:
-    """Pairs of photos that look alike by their features."""
+def alike_pairs(task: Task, units: Sequence[Sequence[int]]) -> list[Pair]:
+    """Pairs of photos or panoramas that look alike by their features."""
     with closing(pycolmap.Database.open(task.database)) as database:
 
         def descriptors(place: int) -> NDArray[np.uint8]:
-            found = task.ids.get(task.names[place])
-            none = np.zeros((0, 128), np.uint8)
-            return none if found is None else np.asarray(database.read_descriptors(found).data).reshape(-1, 128)
+            ids = [task.ids[task.names[each]] for each in units[place] if task.names[each] in task.ids]
+            found = [np.asarray(database.read_descriptors(each).data).reshape(-1, 128) for each in ids]
+            return np.concatenate([np.zeros((0, 128), np.uint8), *found])
 
-        return alike(len(task.names), descriptors, task.params.neighbors, task.params.seed)
+        return alike(len(units), descriptors, task.params.neighbors, task.params.seed)
 
 
 def own_poses(task: Task) -> Found:
@@ -308,12 +322,14 @@ def extract(task: Task, phase: str = "finding features") -> None:
     with task.counting(phase, "photos", len(task.photos), task.rows(lambda found: found.num_images())):
         for group in sorted({photo["camera"] for photo in task.photos}):
             photos = [photo for photo in task.photos if photo["camera"] == group]
-            reader = pycolmap.ImageReaderOptions(camera_model=CAMERA_MODEL)
+            rendered = "panorama" in photos[0]
+            reader = pycolmap.ImageReaderOptions(camera_model=FACE_MODEL if rendered else CAMERA_MODEL)
             if task.masks and not task.look_everywhere:
                 reader.mask_path = str(task.masks.folder)
             focal = photos[0]["focal_px"]
             if focal:
-                reader.camera_params = f"{focal},{photos[0]['width'] / 2},{photos[0]['height'] / 2},0"
+                reader.camera_params = f"{focal},{photos[0]['width'] / 2},{photos[0]['height'] / 2}"
+                reader.camera_params += "" if rendered else ",0"
             pycolmap.extract_features(
                 task.database,
                 task.images,
@@ -322,6 +338,7 @@ def extract(task: Task, phase: str = "finding features") -> None:
                 reader_options=reader,
                 extraction_options=options,
             )
+    task.faces = join_rigs(task.database, task.photos)
     task.read_ids()
 
 
@@ -352,20 +369,66 @@ def match(task: Task, pairs: Sequence[Pair], phase: str, *, lenient: bool = Fals
     """
     if not pairs:
         return
-    listing = task.scratch / "pairs.txt"
-    listing.write_text("".join(f"{task.names[a]} {task.names[b]}\n" for a, b in pairs), encoding="utf-8")
-    verification = pycolmap.TwoViewGeometryOptions()
-    verification.ransac.random_seed = task.params.seed
-    options = pycolmap.FeatureMatchingOptions(num_threads=task.threads)
+    options = pycolmap.FeatureMatchingOptions(num_threads=task.threads, rig_verification=bool(task.faces))
     if lenient:
         options.sift.max_ratio, options.sift.max_distance = LENIENT_RATIO, LENIENT_DISTANCE
     with task.counting(phase, "pairs", len(pairs), task.rows(lambda found: found.num_matched_image_pairs())):
         pycolmap.match_image_pairs(
             task.database,
             matching_options=options,
-            pairing_options=pycolmap.ImportedPairingOptions(match_list_path=str(listing)),
-            verification_options=verification,
+            pairing_options=pycolmap.ImportedPairingOptions(match_list_path=str(_listing(task, pairs))),
+            verification_options=_verification(task),
         )
+
+
+def match_all(task: Task, pairs: Sequence[Pair], phase: str) -> None:
+    """Match and verify all chosen pairs, without what stands still in photos that lie apart.
+
+    Where little is left then, as of a burst, nothing turned before that background.
+    """
+    task.leave_out_still = False
+    match(task, pairs, phase)
+    with closing(pycolmap.Database.open(task.database)) as database:
+
+        def moves(pair: Pair) -> NDArray[np.float64] | None:
+            first, second = (task.photos[place] for place in pair)
+            if (first["width"], first["height"]) != (second["width"], second["height"]):
+                return None
+            ids = [task.ids.get(photo["name"], 0) for photo in (first, second)]
+            if not all(ids) or not database.exists_matches(*ids):
+                return None
+            matches = np.asarray(database.read_matches(*ids)).astype(int)
+            at = [database.read_keypoints(each)[matches[:, side], :2] for side, each in enumerate(ids)]
+            return np.asarray(at[1] - at[0], np.float64)
+
+        looked_at = spread_out(pairs, MOST_PAIRS_LOOKED_AT)
+        task.leave_out_still = background_stood_still(looked_at, order_taken(task.photos), moves)
+    if not task.leave_out_still:
+        return
+    _verify_again(task, pairs)
+    if len(verified_pairs(task)) < len(task.photos):
+        task.leave_out_still = False
+        _verify_again(task, pairs)
+
+
+def _verify_again(task: Task, pairs: Sequence[Pair]) -> None:
+    """Verify pairs by the matches that are there."""
+    with closing(pycolmap.Database.open(task.database)) as database:
+        database.clear_two_view_geometries()
+    pycolmap.verify_matches(task.database, _listing(task, pairs), _verification(task))
+
+
+def _listing(task: Task, pairs: Sequence[Pair]) -> Path:
+    """The file in which COLMAP is told pairs."""
+    listing = task.scratch / "pairs.txt"
+    listing.write_text("".join(f"{task.names[a]} {task.names[b]}\n" for a, b in pairs), encoding="utf-8")
+    return listing
+
+
+def _verification(task: Task) -> pycolmap.TwoViewGeometryOptions:
+    options = pycolmap.TwoViewGeometryOptions(filter_stationary_matches=task.leave_out_still)
+    options.ransac.random_seed = task.params.seed
+    return options
 
 
 def _remove_database(task: Task) -> None:
@@ -383,15 +446,15 @@ def reconstruct_masked(task: Task, pairs: Sequence[Pair]) -> tuple[str, Models]:
     missing = len(_missing(task, first[1]))
     if missing <= LOST_SHARE * len(task.photos):
         return first
-    masked_params, kept = task.params, task.scratch / "masked.db"
+    masked, kept = (task.params, task.leave_out_still), task.scratch / "masked.db"
     shutil.copyfile(task.database, kept)
     task.params, task.look_everywhere = params, True
     extract(task, "too many photos are missing, finding features outside their masks")
-    match(task, pairs, "too many photos are missing, matching all that they show")
+    match_all(task, pairs, "too many photos are missing, matching all that they show")
     second = reconstruct(task, pairs)
     if len(_missing(task, second[1])) < missing:
         return second
-    task.params, task.look_everywhere = masked_params, False
+    (task.params, task.leave_out_still), task.look_everywhere = masked, False
     _remove_database(task)
     shutil.copyfile(kept, task.database)
     task.read_ids()
@@ -412,7 +475,7 @@ def reconstruct(task: Task, pairs: Sequence[Pair]) -> tuple[str, Models]:
     if thorough and len(_missing(task, models)) > LOST_SHARE * len(task.photos):
         task.params = thorough
         extract(task, "too many photos are missing, finding more features")
-        match(task, pairs, "too many photos are missing, matching more features")
+        match_all(task, pairs, "too many photos are missing, matching more features")
         models = _MAPPERS[first](task)
     tries = [(first, models)]
     if _missing(task, models) and rescue(task, models, pairs):
@@ -439,6 +502,7 @@ def rescue(task: Task, models: Models, pairs: Sequence[Pair]) -> bool:
     again = weak.union(missing)
     verified = [pair for pair in sorted(verified_pairs(task)) if again & set(pair)][:MAX_RESCUE_PAIRS]
     others = {(min(a, b), max(a, b)) for a in missing for b in range(len(task.photos)) if a != b}
+    others = {pair for pair in others if not same_panorama(*(task.photos[place] for place in pair))}
     new = sorted(others - set(pairs))[:MAX_RESCUE_PAIRS]
     with closing(pycolmap.Database.open(task.database)) as database:
         for a, b in verified:
@@ -462,6 +526,8 @@ def map_incrementally(task: Task) -> Models:
         ba_local_max_refinements=1,
         ba_global_function_tolerance=1e-5,
         ba_local_function_tolerance=1e-4,
+        ba_refine_sensor_from_rig=False,
+        constant_cameras=task.faces,
     )
     registered = 0
 
@@ -482,6 +548,10 @@ def map_globally(task: Task) -> Models:
     options = pycolmap.GlobalPipelineOptions(
         num_threads=task.threads, random_seed=task.params.seed, min_model_size=MIN_MODEL_SIZE
     )
+    if task.faces:
+        options.mapper.refine_sensor_from_rig = False
+        options.mapper.bundle_adjustment.refine_focal_length = False
+        options.mapper.bundle_adjustment.refine_extra_params = False
     models = pycolmap.global_mapping(task.database, task.images, _fresh(task.scratch / "global"), options)
     task.tell("placing all photos at once", 1, 1, "tries")
     return _largest_first(models)
@@ -557,6 +627,13 @@ def gather_evidence(task: Task, models: Models) -> dict[str, Evidence]:
             inliers[first].append(count)
         if first in kept:
             inliers[second].append(count)
+    for unit in units_of(task.photos):
+        # What speaks for one face speaks for all: they stand where it stands.
+        faces = [task.names[place] for place in unit]
+        if len(faces) > 1 and any(name in kept for name in faces):
+            kept |= dict.fromkeys(faces, sum(kept.get(name, 0) for name in faces))
+            together = [count for name in faces for count in inliers[name]]
+            inliers |= {name: together for name in faces}
     return {
         name: Evidence(
             name in kept,

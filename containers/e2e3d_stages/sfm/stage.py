@@ -144,6 +144,13 @@ def _warn(context: StageContext, metrics: dict[str, Any]) -> None:
             "Nothing to do if camera and surroundings stood to each other as the photos show. On a turntable they did "
             "not: then draw larger masks, or stick something with a pattern to the turntable.",
         )
+    if metrics["still_left_out"]:
+        context.warn(
+            "background_stood_still",
+            "Something turned before a background that stood still: poses were found by what moved.",
+            "On a turntable, add masks of the thing: what stood still is around it in all photos and spoils the scene. "
+            "If it was the camera that moved, it was by too little: walk around, in larger steps.",
+        )
     if metrics.get("positions_problem"):
         context.warn(
             "positions_not_used",

@@ -11,6 +11,7 @@ from e2e3d_stages.sfm.motion import spread_out, turn_explains
 from e2e3d_stages.sfm.pairs import choose_pairs, order_taken, sequential_pairs
 from e2e3d_stages.sfm.params import PRESETS, Params
 from e2e3d_stages.sfm.retrieval import alike
+from e2e3d_stages.sfm.stillness import background_stood_still
 from e2e3d_stages.sfm.support import Evidence, Quality, likely_reason
 
 GOOD = Quality(blur=100, brightness=120, features=5000)
@@ -286,7 +287,8 @@ def test_gps_that_tilts_the_scene_is_refused() -> None:
 def test_cameras_on_a_line_and_too_few_cameras_are_refused() -> None:
     line = np.linspace(0, 1, 10)[:, None] * [[3.0, 4.0, 0.0]]
     assert fit_gps(line, line * 10, up=np.array([0.0, 0, 1])).problem == "the cameras stand on a line"
-    assert "only 4" in fit_gps(np.eye(4, 3), np.eye(4, 3), up=np.array([0.0, 0, 1])).problem
+    assert "only 4 placed photos have" in fit_gps(np.eye(4, 3), np.eye(4, 3), up=np.array([0.0, 0, 1])).problem
+    assert "only 1 placed photo has" in fit_gps(np.eye(1, 3), np.eye(1, 3), up=np.array([0.0, 0, 1])).problem
 
 
 def test_a_georeferenced_scene_is_in_metres_upright_and_maps_back() -> None:
@@ -300,7 +302,7 @@ def test_a_georeferenced_scene_is_in_metres_upright_and_maps_back() -> None:
 
 def test_every_preset_is_valid_and_less_memory_means_fewer_features() -> None:
     for overrides in PRESETS.values():
-        Params(**overrides)
+        assert Params(**overrides).neighbors <= 12
     smaller = Params(max_features=3000).smaller()
     assert smaller is not None
     assert smaller.max_features == 2048
@@ -347,3 +349,35 @@ def test_pairs_to_look_at_come_from_the_whole_walk() -> None:
     assert chosen[0] == (0, 1)
     assert chosen[-1][0] > 990
     assert spread_out(pairs[:5], 300) == pairs[:5]
+
+
+def moved(still: int, others: int) -> np.ndarray:
+    """By how many pixels the matches of a pair moved: some hardly, others far."""
+    rng = np.random.default_rng(still + others)
+    return np.concatenate([rng.normal(0, 0.5, (still, 2)), rng.uniform(20, 300, (others, 2))])
+
+
+ALL_PAIRS = [(a, b) for a in range(12) for b in range(a + 1, 12)]
+
+
+def test_a_background_that_stood_still_is_told_from_a_camera_that_moved() -> None:
+    assert background_stood_still(ALL_PAIRS, None, lambda _pair: moved(60, 100))
+    assert not background_stood_still(ALL_PAIRS, None, lambda _pair: moved(30, 170))
+    assert not background_stood_still(ALL_PAIRS, None, lambda _pair: moved(14, 0))
+    assert not background_stood_still(ALL_PAIRS, None, lambda _pair: None)
+    assert not background_stood_still([], None, lambda _pair: moved(60, 100))
+
+
+def test_a_slow_walk_is_no_turntable_in_whatever_order_it_lies() -> None:
+    order = np.random.default_rng(0).permutation(12).tolist()
+    ranks = {place: rank for rank, place in enumerate(order)}
+
+    def moves(pair: tuple[int, int]) -> np.ndarray:
+        apart = abs(ranks[pair[0]] - ranks[pair[1]])
+        return moved(90, 10) if min(apart, 12 - apart) <= 2 else moved(2, 98)
+
+    assert not background_stood_still(ALL_PAIRS, order, moves)
+    # Were those that follow one another asked, they would say otherwise.
+    followers = [(a, b) for a, b in ALL_PAIRS if min(abs(ranks[a] - ranks[b]), 12 - abs(ranks[a] - ranks[b])) <= 2]
+    assert not background_stood_still(followers, order, moves)
+    assert background_stood_still(followers, None, lambda _pair: moved(90, 10))
