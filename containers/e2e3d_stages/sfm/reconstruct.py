@@ -49,6 +49,10 @@ LENIENT_RATIO, LENIENT_DISTANCE = 0.9, 0.9
 MAX_RESCUE_PAIRS = 2000
 # Enough to tell whether the camera moved.
 MOST_PAIRS_LOOKED_AT = 300
+# Focal length over long side below which a lens may be a fisheye, and that of one that sees 140 degrees.
+WIDE, USUAL_FISHEYE = 0.6, 0.4
+# The reprojection error must become so many times what it was.
+FISHEYE_GAIN = 0.8
 # Mean length of the unit vectors that point up by the cameras' own measure, where these agree (within about 8 degrees).
 AGREED = 0.99
 # From what up is known to so many degrees that an axis of positions farther from it is not up.
@@ -174,6 +178,7 @@ def find_scene(task: Task) -> None:
         "second_model_photos": found.second_model_photos,
         "turned_share": found.turned_share,
         "mapper": found.mapper,
+        "fisheye": any("FISHEYE" in camera.model_name for camera in model.cameras.values()),
         "pairing": found.pairing,
         "pairs_matched": found.pairs_matched,
         "masks_left_out": task.look_everywhere,
@@ -483,7 +488,40 @@ def reconstruct(task: Task, pairs: Sequence[Pair]) -> tuple[str, Models]:
     if task.params.mapper == "auto" and _missing(task, tries[0][1]):
         tries.append(("global", map_globally(task)))
     # max() keeps the first of equals: more matches are better, and incremental mapping is the more accurate one.
-    return max(tries, key=lambda attempt: len(task.photos) - len(_missing(task, attempt[1])))
+    best = max(tries, key=lambda attempt: len(task.photos) - len(_missing(task, attempt[1])))
+    return reconstruct_fisheye(task, pairs, best) if is_wide(task, best[1]) else best
+
+
+def is_wide(task: Task, models: Models) -> bool:
+    """Whether the lens sees so much that it may be a fisheye: by what was found, or else by EXIF."""
+    found = [camera for camera in models[0].cameras.values() if camera.camera_id not in task.faces] if models else []
+    shares = [camera.mean_focal_length() / max(camera.width, camera.height) for camera in found]
+    if not models:
+        told = [photo for photo in task.photos if photo["focal_px"] and "panorama" not in photo]
+        shares = [photo["focal_px"] / max(photo["width"], photo["height"]) for photo in told]
+    return bool(shares) and float(np.median(shares)) < WIDE
+
+
+def reconstruct_fisheye(task: Task, pairs: Sequence[Pair], straight: tuple[str, Models]) -> tuple[str, Models]:
+    """The photos as those of a fisheye, where that explains them much better than lenses that keep lines straight."""
+    kept = task.scratch / "straight.db"
+    shutil.copyfile(task.database, kept)
+    with closing(pycolmap.Database.open(task.database)) as database:
+        for camera in database.read_all_cameras():
+            if camera.camera_id not in task.faces:
+                focal = camera.mean_focal_length() if camera.has_prior_focal_length else USUAL_FISHEYE * camera.width
+                camera.model = pycolmap.CameraModelId.OPENCV_FISHEYE
+                camera.params = [focal, focal, camera.width / 2, camera.height / 2, 0, 0, 0, 0]
+                camera.has_prior_focal_length = True
+                database.update_camera(camera)
+    _verify_again(task, pairs)
+    models = map_incrementally(task)
+    error = [each[0].compute_mean_reprojection_error() if each else np.inf for each in (models, straight[1])]
+    if error[0] < FISHEYE_GAIN * error[1] and len(_missing(task, models)) <= len(_missing(task, straight[1])):
+        return "incremental", models
+    _remove_database(task)
+    shutil.copyfile(kept, task.database)
+    return straight
 
 
 def _missing(task: Task, models: Models) -> list[int]:

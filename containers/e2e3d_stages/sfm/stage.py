@@ -144,6 +144,12 @@ def _warn(context: StageContext, metrics: dict[str, Any]) -> None:
             "Nothing to do if camera and surroundings stood to each other as the photos show. On a turntable they did "
             "not: then draw larger masks, or stick something with a pattern to the turntable.",
         )
+    if metrics["fisheye"]:
+        context.warn(
+            "fisheye",
+            "A fisheye lens explains the photos best: they were straightened, and lost their edges.",
+            "Nothing to do. More of them is used where the camera takes them with a linear field of view.",
+        )
     if metrics["still_left_out"]:
         context.warn(
             "background_stood_still",
