@@ -43,11 +43,11 @@ MEDIA_SUFFIXES = UNSTITCHED_SUFFIXES | _suffixes("gif bmp jxl jp2 j2k psd psb ex
 SIDE_SUFFIXES = _suffixes(
     "aae bak bin cam dat db doc docx dop exe fbx glb gltf gpx htm html ini info ipynb jar js kml kmz las laz "
     "lnk log lrf lrv m4a marks md md5 mp3 mrk mtl nav nmea npy npz obj obs ods odt out p4d pdf pkl plist ply pp3 psx "
-    "pt pth pto py rcproj rtf rtk sfm sha256 sh sidecar sqlite srt sub thm tmp toml tsv txt ubx url wav xlsx xmp "
+    "pt pth pto py rcproj rtf rtk sfm sha256 sh sidecar sqlite sub thm tmp toml tsv txt ubx url wav xlsx xmp "
     "yaml yml"
 )
-# Those among them that may say where photos were taken: transforms.json, cameras as XML, tables.
-NOTE_SUFFIXES = _suffixes("csv json xml")
+# Those among them that may say where photos were taken: transforms.json, cameras as XML, tables, a drone's subtitles.
+NOTE_SUFFIXES = _suffixes("csv json srt xml")
 
 # What a run takes of one capture, a prefix as well as unpacked zips.
 MAX_FILES = 20_000

@@ -28,6 +28,7 @@ from e2e3d_stages.ingest.pixels import FULL, Glance, Memory, Range, TooLarge, Un
 from e2e3d_stages.ingest.poses import Pose, no_poses, poses_of, refuse_turned, take_poses
 from e2e3d_stages.ingest.positions import Positions, find_positions
 from e2e3d_stages.ingest.sharpness import LONG_SIDE, sharpness
+from e2e3d_stages.ingest.tracks import Track, place_at, read_track, track_of
 from e2e3d_stages.runtime.context import StageContext
 from e2e3d_stages.store.base import file_digest
 from e2e3d_stages.store.captures import UNSAFE_NAME, Source, reading
@@ -123,7 +124,10 @@ def run(context: StageContext) -> dict[str, Any]:
         dropped = [item for item in dropped if not item.source.startswith(f"{context.params.poses}/")]
     prepared = []
     seen: dict[str, str] = {}
-    for result in _prepare_all(context, sources, listed.films):
+    told = {film.name: note for film in listed.films if (note := track_of(film.name, listed.notes))}
+    tracks = {film: track for film, note in told.items() if (track := read_track(note))}
+    dropped = [item for item in dropped if item.source not in {told[film].name for film in tracks}]
+    for result in _prepare_all(context, sources, listed.films, tracks):
         if isinstance(result, Prepared):
             result = _refuse_copy(result, seen)
         if isinstance(result, Prepared):
@@ -217,7 +221,9 @@ def _tell_masks(
         )
 
 
-def _prepare_all(context: StageContext, photos: list[Source], filmed: list[Source]) -> Iterator[Prepared | Refused]:
+def _prepare_all(
+    context: StageContext, photos: list[Source], filmed: list[Source], tracks: Mapping[str, Track]
+) -> Iterator[Prepared | Refused]:
     """Photos in their order, and then the frames of films in theirs."""
     folder = context.scratch / "prepared"
     folder.mkdir()
@@ -225,11 +231,11 @@ def _prepare_all(context: StageContext, photos: list[Source], filmed: list[Sourc
     for done, results in enumerate(_prepare_photos(context, photos, folder, memory), start=1):
         context.progress(done, len(photos), "photos", phase="preparing photos")
         yield from results
-    yield from _prepare_films(context, filmed, folder, memory)
+    yield from _prepare_films(context, filmed, tracks, folder, memory)
 
 
 def _prepare_films(
-    context: StageContext, sources: list[Source], folder: Path, memory: Memory
+    context: StageContext, sources: list[Source], tracks: Mapping[str, Track], folder: Path, memory: Memory
 ) -> Iterator[Prepared | Refused]:
     """The frames of films; a film of which nothing can be used spoils only itself."""
     params, found = context.params, []
@@ -260,7 +266,8 @@ def _prepare_films(
                 for place, frame in enumerate(frames):
                     told = begun + (frame.seconds - film.start) / film.seconds * count
                     context.progress(min(told, sum(counts)), sum(counts), "frames", phase="choosing frames")
-                    yield from _prepared_frame(film, frame, place, folder, params.max_size)
+                    exif = _exif_of(film, frame, place, tracks.get(film.source.name, ()))
+                    yield from _prepared_frame(film, frame, exif, place, folder, params.max_size)
             except (Unreadable, films.Unused, TooLarge) as error:
                 yield _refused_film(film.source, error)
         begun += count
@@ -271,13 +278,16 @@ def _refused_film(source: Source, error: Exception) -> Refused:
     return Refused(source.name, reasons.get(type(error), "unreadable"), str(error))
 
 
+def _exif_of(film: films.Film, frame: films.Frame, place: int, track: Track) -> Exif:
+    """What is known of a frame; a film itself says only where it began."""
+    gps = place_at(track, frame.seconds) if track else film.exif.gps if place == 0 else None
+    taken = films.later(film.exif.taken, frame.seconds) if film.exif.taken else None
+    return replace(film.exif, gps=gps, taken=taken)
+
+
 def _prepared_frame(
-    film: films.Film, frame: films.Frame, place: int, folder: Path, max_size: int
+    film: films.Film, frame: films.Frame, exif: Exif, place: int, folder: Path, max_size: int
 ) -> Iterator[Prepared]:
-    # A film says only where it began.
-    exif = film.exif if place == 0 else replace(film.exif, gps=None)
-    if exif.taken:
-        exif = replace(exif, taken=films.later(exif.taken, frame.seconds))
     target = folder / f"{hashlib.sha256(film.source.name.encode(errors='replace')).hexdigest()}-{place}.jpg"
     name, image = f"{film.source.name}/{frame.seconds:08.3f} s", frame.image
     if has_shape(film.size) and closes(image):

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -115,3 +116,21 @@ def test_what_stood_still_is_left_out_unless_nothing_else_is_there(
     reconstruct.match_all(task, [(0, 5)], "matching")
     assert task.leave_out_still is filtered
     assert verified == ([True] if filtered else [True, False])
+
+
+def test_photos_that_stand_in_two_models_are_of_one_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from types import SimpleNamespace
+
+    from e2e3d_stages.sfm import reconstruct
+    from e2e3d_stages.sfm.params import Params
+
+    def model(*numbers: int) -> Any:
+        images = {n: SimpleNamespace(name=f"{n}.jpg", num_points3D=90, has_pose=True) for n in numbers}
+        return SimpleNamespace(images=images)
+
+    task = reconstruct.Task(tmp_path, [{"name": f"{n}.jpg"} for n in range(8)], Params(), 1, tmp_path, tmp_path)
+    monkeypatch.setattr(reconstruct, "verified_pairs", lambda _: {(n, n + 1): 80 for n in range(7)})
+    within = reconstruct.gather_evidence(task, [model(*range(8)), model(2, 3, 4)])
+    assert not any(item.other_model for item in within.values())
+    beside = reconstruct.gather_evidence(task, [model(*range(5)), model(3, 4, 5, 6)])
+    assert [name for name, item in beside.items() if item.other_model] == ["5.jpg", "6.jpg"]
