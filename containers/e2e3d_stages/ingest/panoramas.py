@@ -26,6 +26,8 @@ POLE = 0.5
 # Of 255. In a picture that changes less along its rows nothing can be told.
 FLAT = 0.3
 ROWS_AT_ONCE = 256
+# What faces take in memory for a pixel of their panorama: its colours, the rays of one, and what some rows become.
+FACE_BYTES = 14
 
 
 def has_shape(size: tuple[int, int]) -> bool:

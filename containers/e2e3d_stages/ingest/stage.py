@@ -22,7 +22,7 @@ from e2e3d_stages.ingest import films, masks
 from e2e3d_stages.ingest.capture import list_capture
 from e2e3d_stages.ingest.copies import Cells, cells_of, copies
 from e2e3d_stages.ingest.exif import Exif
-from e2e3d_stages.ingest.panoramas import FACES, WIDTHS, closes, faces, has_shape
+from e2e3d_stages.ingest.panoramas import FACE_BYTES, FACES, WIDTHS, closes, faces, has_shape
 from e2e3d_stages.ingest.params import Params
 from e2e3d_stages.ingest.pixels import FULL, Glance, Memory, Range, TooLarge, Unreadable, decode, look, range_of
 from e2e3d_stages.ingest.poses import Pose, no_poses, poses_of, refuse_turned, take_poses
@@ -359,7 +359,8 @@ def _prepare(
             picture = decode(source.path, glance, params.max_size, memory, values)
             if has_shape(glance.size) and (glance.exif.all_around or closes(picture.image)):
                 picture = decode(source.path, glance, round(params.max_size * WIDTHS), memory, values)
-                return _prepared_faces(source.name, picture.image, target, glance.exif)
+                with memory.of(picture.image.size, FACE_BYTES * picture.image.width * picture.image.height):
+                    return _prepared_faces(source.name, picture.image, target, glance.exif)
         except Unreadable as error:
             return [Refused(source.name, "unreadable", str(error))]
         except TooLarge as error:
