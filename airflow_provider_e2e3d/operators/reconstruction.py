@@ -79,7 +79,9 @@ class SfmOperator(StageOperator):
         if share < float(self.min_placed_share):
             problems.append(f"only {placed} of {uploaded} photos could be placed ({share:.0%})")
         if placed < int(self.min_placed_photos):
-            problems.append(f"{placed} placed photos are fewer than {self.min_placed_photos}")
+            problems.append(
+                f"{placed} placed {'photo is' if placed == 1 else 'photos are'} fewer than {self.min_placed_photos}"
+            )
         if (metrics["sfm"].get("turned_share") or 0) >= TURNED_SHARE:
             problems.append("the camera only turned, and from one place nothing has a depth")
         if points < float(self.min_points_per_photo):

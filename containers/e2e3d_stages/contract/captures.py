@@ -22,6 +22,8 @@ HEAD_BYTES = 64
 MOST_LOOKS = 4
 # In bytes. Markers and notes are smaller.
 SMALLEST_PHOTO = 1024
+# Of a note that is read. A thousand photos take half a megabyte.
+MOST_NOTE_BYTES = 16 * 2**20
 
 
 def _suffixes(names: str) -> frozenset[str]:
@@ -39,11 +41,13 @@ UNSTITCHED_SUFFIXES = _suffixes("insv 360")
 MEDIA_SUFFIXES = UNSTITCHED_SUFFIXES | _suffixes("gif bmp jxl jp2 j2k psd psb exr hdr tga svg gpr dcm")
 # What lies beside photos: notes, logs, positions, models, previews, what file managers leave.
 SIDE_SUFFIXES = _suffixes(
-    "aae bak bin cam csv dat db doc docx dop exe fbx glb gltf gpx htm html ini info ipynb jar js json kml kmz las laz "
+    "aae bak bin cam dat db doc docx dop exe fbx glb gltf gpx htm html ini info ipynb jar js kml kmz las laz "
     "lnk log lrf lrv m4a marks md md5 mp3 mrk mtl nav nmea npy npz obj obs ods odt out p4d pdf pkl plist ply pp3 psx "
-    "pt pth pto py rcproj rtf rtk sfm sha256 sh sidecar sqlite srt sub thm tmp toml tsv txt ubx url wav xlsx xml xmp "
+    "pt pth pto py rcproj rtf rtk sfm sha256 sh sidecar sqlite sub thm tmp toml tsv txt ubx url wav xlsx xmp "
     "yaml yml"
 )
+# Those among them that may say where photos were taken: transforms.json, cameras as XML, tables, a drone's subtitles.
+NOTE_SUFFIXES = _suffixes("csv json srt xml")
 
 # What a run takes of one capture, a prefix as well as unpacked zips.
 MAX_FILES = 20_000
@@ -61,6 +65,7 @@ class Kind(str, Enum):
     FILM = "film"
     ARCHIVE = "archive"
     MEDIA = "media"  # a picture or a film that is not read
+    NOTE = "note"  # a side file that may say where photos were taken
     SIDE = "side"
 
 
@@ -86,6 +91,8 @@ def kind_by_name(path: str) -> Kind | None:
         return Kind.FILM
     if suffix in MEDIA_SUFFIXES:
         return Kind.MEDIA
+    if suffix in NOTE_SUFFIXES:
+        return Kind.NOTE
     return Kind.SIDE if suffix in SIDE_SUFFIXES else None
 
 
@@ -98,7 +105,7 @@ def kind_of(path: str, head: bytes) -> Kind:
     named, found = kind_by_name(path), format_of(head)
     if not found:
         return named or Kind.SIDE
-    if named is Kind.SIDE or suffix_of(path) in UNSTITCHED_SUFFIXES:
+    if named in (Kind.NOTE, Kind.SIDE) or suffix_of(path) in UNSTITCHED_SUFFIXES:
         return named or Kind.SIDE
     if found in PHOTO_FORMATS:
         return Kind.PHOTO

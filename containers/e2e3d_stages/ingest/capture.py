@@ -14,6 +14,7 @@ from e2e3d_stages.contract.captures import (
     MASKS,
     MAX_BYTES,
     MAX_FILES,
+    MOST_NOTE_BYTES,
     NOT_A_PHOTO,
     UNSTITCHED_SUFFIXES,
     UNSUPPORTED,
@@ -39,6 +40,8 @@ MAX_ZIP_DEPTH = 2
 MAX_ZIP_RATIO = 100
 # What is as small harms nobody, however well it was compressed.
 MIN_SUSPECT_BYTES = 2**20
+# Of all notes together that are unpacked.
+MOST_NOTES_BYTES = 2**28
 _UNPACKED = (Kind.PHOTO, Kind.FILM, Kind.ARCHIVE)
 _BOMB = f"unpacks to more than {MAX_ZIP_RATIO} times its size, as a zip bomb does"
 
@@ -51,6 +54,7 @@ class Listed:
     :param refused: what was not taken for a photo, or cannot become one, with the reason.
     :param companions: how many files of each kind accompany photos: depth maps, previews, masks of no photo, …
     :param masks: of photos, by the photo's name.
+    :param notes: side files that may say where photos were taken.
     """
 
     photos: list[Source]
@@ -58,6 +62,7 @@ class Listed:
     refused: list[Refused]
     companions: Counter[str] = field(default_factory=Counter)
     masks: dict[str, Source] = field(default_factory=dict)
+    notes: list[Source] = field(default_factory=list)
 
 
 def natural_order(name: str) -> list[tuple[int, int, str]]:
@@ -96,6 +101,7 @@ def list_capture(capture: LocalCapture, scratch: Path) -> Listed:
         ),
         companions=Counter(what for name, what in beside.items() if name not in owners),
         masks={photo: sources[mask] for mask, photo in owners.items()},
+        notes=[source for source, kind in files if kind is Kind.NOTE],
     )
 
 
@@ -137,7 +143,7 @@ class _Unpacking:
 
     def __init__(self, scratch: Path) -> None:
         self._scratch = scratch
-        self._entries = self._bytes = self._files = 0
+        self._entries = self._bytes = self._files = self._note_bytes = 0
 
     def unpack(self, zipped: Source, *, inside: str, depth: int = 1) -> Iterator[tuple[Source, Kind] | Refused]:
         """What lies in a zip; only what may be a photo, a film, or another zip, takes room on the disk.
@@ -162,8 +168,18 @@ class _Unpacking:
                         yield from self._unpack_inner(found, depth + 1)
                     else:
                         yield found if isinstance(found, Refused) else (found, kind)
+                elif kind is Kind.NOTE and (note := self._note(bundle, entry, name)):
+                    yield note, kind
                 else:
-                    yield Source(name, zipped.path), kind
+                    yield Source(name, zipped.path), Kind.SIDE if kind is Kind.NOTE else kind
+
+    def _note(self, bundle: zipfile.ZipFile, entry: zipfile.ZipInfo, name: str) -> Source | None:
+        """A note, unpacked; None of one that is too large or damaged, and then says nothing."""
+        self._note_bytes += entry.file_size
+        if entry.file_size > MOST_NOTE_BYTES or self._note_bytes > MOST_NOTES_BYTES:
+            return None
+        found = self._extract(bundle, entry, name)
+        return found if isinstance(found, Source) else None
 
     def _unpack_inner(self, zipped: Source, depth: int) -> Iterator[tuple[Source, Kind] | Refused]:
         try:

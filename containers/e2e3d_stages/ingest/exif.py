@@ -36,7 +36,10 @@ class Exif:
     :param orientation: how the stored picture is to be turned, 1 to 8; 1 is upright.
     :param focal_px: focal length in pixels of the photo as it is stored, None when unknown.
     :param focal_mm: focal length as the lens says it.
-    :param gps: `lat`, `lon` in degrees (WGS84), `alt` in metres or None.
+    :param gps: `lat`, `lon` in degrees (WGS84), `alt` in metres or None; of a receiver that tells how exact it is also
+        `std`, the standard deviations to the east, to the north and upwards in metres.
+    :param all_around: whether it says that it is a whole panorama, which is twice as wide as high.
+    :param up: unit vector in the upright photo's frame (x right, y down, z forward), of a camera on a gimbal.
     :param taken: capture time, ISO 8601, with offset where the camera wrote one.
     """
 
@@ -48,6 +51,8 @@ class Exif:
     gps: Gps | None = None
     taken: str | None = None
     orientation: int = 1
+    up: tuple[float, float, float] | None = None
+    all_around: bool = False
 
 
 def read_exif(read: Callable[[], Image.Exif], size: tuple[int, int]) -> Exif:
@@ -120,24 +125,27 @@ def read_gps(gps: Mapping[int, Any]) -> Gps | None:
     """A position from the GPS IFD, or None: the IFD may hold only a version or a direction, or a void fix."""
     if printable(gps.get(_Gps.GPSStatus)).upper().startswith("V"):
         return None
-    lat = _angle(gps.get(_Gps.GPSLatitude), printable(gps.get(_Gps.GPSLatitudeRef)), "S", 90)
-    lon = _angle(gps.get(_Gps.GPSLongitude), printable(gps.get(_Gps.GPSLongitudeRef)), "W", 180)
+    lat = _angle(gps.get(_Gps.GPSLatitude), printable(gps.get(_Gps.GPSLatitudeRef)), "NS", 90)
+    lon = _angle(gps.get(_Gps.GPSLongitude), printable(gps.get(_Gps.GPSLongitudeRef)), "EW", 180)
     if lat is None or lon is None or (lat == 0 and lon == 0):
         return None
-    alt = _number(gps.get(_Gps.GPSAltitude))
+    alt = number(gps.get(_Gps.GPSAltitude))
     if alt is not None and gps.get(_Gps.GPSAltitudeRef) in (b"\x01", 1, "\x01"):
         alt = -alt
     return {"lat": lat, "lon": lon, "alt": alt}
 
 
-def _angle(value: Any, reference: str, negative: str, limit: float) -> float | None:
-    parts = [_number(part) for part in value] if isinstance(value, (tuple, list)) else [_number(value)]
+def _angle(value: Any, reference: str, hemispheres: str, limit: float) -> float | None:
+    parts = [number(part) for part in value] if isinstance(value, (tuple, list)) else [number(value)]
     if not parts or len(parts) > 3 or any(part is None for part in parts):
+        return None
+    # Without its hemisphere a position is one of two, or of four, most of them on the other side of the world.
+    if reference[:1].upper() not in tuple(hemispheres):
         return None
     degrees = sum(abs(part or 0.0) / 60.0**place for place, part in enumerate(parts))
     if degrees > limit:
         return None
-    return -degrees if reference.upper().startswith(negative) or (parts[0] or 0) < 0 else degrees
+    return -degrees if reference[:1].upper() == hemispheres[1] or (parts[0] or 0) < 0 else degrees
 
 
 def _taken(base: Mapping[int, Any], detail: Mapping[int, Any]) -> str | None:
@@ -160,14 +168,15 @@ def printable(value: Any) -> str:
     return "".join(each if each.isprintable() else " " for each in str(value)).strip() if value is not None else ""
 
 
-def _number(value: Any) -> float | None:
+def number(value: Any) -> float | None:
+    """A finite number out of whatever stands where one belongs; None for anything else."""
     try:
-        number = float(value)
-    except (TypeError, ValueError, ZeroDivisionError):
+        found = float(value)
+    except (TypeError, ValueError, ZeroDivisionError, OverflowError):
         return None
-    return number if math.isfinite(number) else None
+    return found if math.isfinite(found) else None
 
 
 def _positive(value: Any) -> float | None:
-    number = _number(value)
-    return number if number is not None and number > 0 else None
+    found = number(value)
+    return found if found is not None and found > 0 else None

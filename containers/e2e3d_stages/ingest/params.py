@@ -34,7 +34,8 @@ class Params(StageParams):
         pattern=r"^([^/.][^/]*(/[^/.][^/]*)*)?$",
         title="Own poses",
         description="Folder in the capture with a COLMAP model of these photos (cameras, images and points3D, .bin or "
-        ".txt), as sparse/0: structure from motion then takes it over. Empty: poses are found.",
+        ".txt), as sparse/0, or a file with poses as nerfstudio writes them, as transforms.json: structure from motion "
+        "then takes them over. Empty: poses are found.",
     )
     frames: int = Field(
         300,

@@ -24,6 +24,7 @@ from e2e3d_stages.contract.captures import HEAD_BYTES, PHOTO_FORMATS, RAW, RAW_S
 from e2e3d_stages.contract.damage import is_damage
 from e2e3d_stages.contract.formatting import as_size
 from e2e3d_stages.ingest.exif import Exif, read_exif
+from e2e3d_stages.ingest.xmp import told_by_xmp
 
 pi_heif.register_heif_opener()
 # Pillow's own limit knows neither how small a JPEG is decoded nor how many photos are decoded at once; `Memory` does.
@@ -210,6 +211,7 @@ def look(path: Path, name: str, memory: Memory) -> Glance:
         with Image.open(file, formats=FORMATS) as image:
             # A PNG's own way to its EXIF decodes it.
             exif, size = read_exif(partial(Image.Image.getexif, image), image.size), image.size
+            exif = told_by_xmp(exif, image.info.get("xmp"))
             if not _is_deep(image):
                 return Glance(size, exif)
             with memory.of(size, _bytes_of(image, size, deep=True)):

@@ -1,4 +1,4 @@
-"""Poses that came with the photos: a COLMAP model, https://colmap.github.io/format.html."""
+"""Poses that came with the photos: a COLMAP model, https://colmap.github.io/format.html, or a transforms.json."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import shutil
 import struct
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from e2e3d_stages.contract.messages import UnreadableCapture
 from e2e3d_stages.contract.paths import LONGEST_STEP
 from e2e3d_stages.ingest.exif import Exif
+from e2e3d_stages.ingest.positions import Camera, Positions
 from e2e3d_stages.store.captures import LocalCapture
 
 NEEDED = ("cameras", "images", "points3D")
@@ -27,6 +28,8 @@ _LEAST_BYTES = {
 }
 # Of an image's points: two coordinates and an id; of a point's views: two ids.
 _BYTES_INSIDE = {"images": 24, "points3D": 8}
+# By how much the shape of a photo may differ from that of its camera.
+SHAPE_PX = 1.5
 
 
 class Photo(Protocol):
@@ -37,8 +40,48 @@ class Photo(Protocol):
         """Its path in the capture."""
 
     @property
+    def width(self) -> int:
+        """In px, prepared."""
+
+    @property
+    def height(self) -> int:
+        """In px, prepared."""
+
+    @property
     def exif(self) -> Exif:
         """What it said of itself."""
+
+
+# As `photos.json` has it: `camera_to_world`, 4 x 4, COLMAP's `model` and its `lens` in pixels of the prepared photo.
+Pose = dict[str, Any]
+
+
+def poses_of(positions: Positions, photos: Sequence[Photo]) -> dict[str, Pose]:
+    """The poses of a transforms.json, by photo, of those that have the shape that it says."""
+    poses = {}
+    for photo in photos:
+        row = positions.rows.get(photo.source)
+        lens = _scaled(row.camera, photo) if row and row.camera else None
+        if row and row.camera and row.pose is not None and lens:
+            poses[photo.source] = {"camera_to_world": row.pose.tolist(), "model": row.camera.model, "lens": lens}
+    return poses
+
+
+def _scaled(camera: Camera, photo: Photo) -> list[float] | None:
+    """The lens in pixels of a photo that ingest may have scaled down; None for a photo of another shape."""
+    scale = photo.width / camera.width
+    if abs(camera.height * scale - photo.height) > SHAPE_PX:
+        return None
+    return [*(each * scale for each in camera.lens[:4]), *camera.lens[4:]]
+
+
+def no_poses(name: str) -> UnreadableCapture:
+    """What is said of a file that was to give poses and gives none."""
+    return UnreadableCapture(
+        f"{name} has no pose that fits a photo of the capture.",
+        hint="It must be a transforms.json with file_path and transform_matrix for each photo, and w, h and fl_x of "
+        "the photos as they were uploaded. Leave Own poses (ingest_poses) empty to have poses found.",
+    )
 
 
 def take_poses(capture: LocalCapture, folder: str, output: Path) -> None:

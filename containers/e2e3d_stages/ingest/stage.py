@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -22,16 +22,21 @@ from e2e3d_stages.ingest import films, masks
 from e2e3d_stages.ingest.capture import list_capture
 from e2e3d_stages.ingest.copies import Cells, cells_of, copies
 from e2e3d_stages.ingest.exif import Exif
+from e2e3d_stages.ingest.panoramas import FACE_BYTES, FACES, WIDTHS, closes, faces, has_shape
 from e2e3d_stages.ingest.params import Params
 from e2e3d_stages.ingest.pixels import FULL, Glance, Memory, Range, TooLarge, Unreadable, decode, look, range_of
-from e2e3d_stages.ingest.poses import refuse_turned, take_poses
+from e2e3d_stages.ingest.poses import Pose, no_poses, poses_of, refuse_turned, take_poses
+from e2e3d_stages.ingest.positions import Positions, find_positions
 from e2e3d_stages.ingest.sharpness import LONG_SIDE, sharpness
+from e2e3d_stages.ingest.tracks import Track, place_at, read_track, track_of
 from e2e3d_stages.runtime.context import StageContext
 from e2e3d_stages.store.base import file_digest
 from e2e3d_stages.store.captures import UNSAFE_NAME, Source, reading
 
 JPEG_QUALITY = 95
 MIN_PHOTOS = 3
+# Of a film that sees all around, however few photos its frames may become.
+FEWEST_OF_PANORAMAS = 10
 # Of 255: what is less opaque does not count.
 OPAQUE = 127
 MAX_WORKERS = 8
@@ -71,6 +76,8 @@ class Prepared:
     :param film: which film it is a frame of.
     :param seconds: its time in that film.
     :param alpha: how opaque it is, where it tells.
+    :param panorama: which panorama it is a face of.
+    :param turn: from that panorama's axes to its own, 3 x 3.
     """
 
     source: str
@@ -89,12 +96,15 @@ class Prepared:
     film: str = ""
     seconds: float = 0.0
     alpha: Path | None = None
+    panorama: str = ""
+    turn: tuple[tuple[float, ...], ...] = ()
 
 
 def run(context: StageContext) -> dict[str, Any]:
     """Write `images/` and `photos.json`; also `poses/`, the capture's own COLMAP model, when there is to be one.
 
-    What counts of photos that have a mask is in `masks/`.
+    What counts of photos that have a mask is in `masks/`. What a file beside the photos says of where they were taken
+    is in `photos.json`.
 
     :return: counts of photos given, usable and dropped, cameras, photos with GPS and focal length, median blur score.
     :raises UnreadableCapture: fewer than three usable photos, a zip that is refused, or poses that cannot fit.
@@ -108,12 +118,16 @@ def run(context: StageContext) -> dict[str, Any]:
         )
     listed = list_capture(context.capture, context.scratch)
     sources, dropped = listed.photos, listed.refused
-    if context.params.poses:
+    own = [note for note in listed.notes if note.name == context.params.poses]
+    if context.params.poses and not own:
         take_poses(context.capture, context.params.poses, context.output / "poses")
         dropped = [item for item in dropped if not item.source.startswith(f"{context.params.poses}/")]
     prepared = []
     seen: dict[str, str] = {}
-    for result in _prepare_all(context, sources, listed.films):
+    told = {film.name: note for film in listed.films if (note := track_of(film.name, listed.notes))}
+    tracks = {film: track for film, note in told.items() if (track := read_track(note))}
+    dropped = [item for item in dropped if item.source not in {told[film].name for film in tracks}]
+    for result in _prepare_all(context, sources, listed.films, tracks):
         if isinstance(result, Prepared):
             result = _refuse_copy(result, seen)
         if isinstance(result, Prepared):
@@ -129,8 +143,15 @@ def run(context: StageContext) -> dict[str, Any]:
     _warn_about(dropped, context)
     _tell_companions(listed.companions, context)
     _remark_on(prepared, context)
+    positions = find_positions(own or listed.notes, [photo.source for photo in prepared])
+    poses = poses_of(positions, prepared) if own and positions else {}
+    if own and not poses:
+        raise no_poses(own[0].name)
+    if positions:
+        dropped = [item for item in dropped if item.source != positions.source]
+        _tell_positions(positions, len(prepared), context)
     masked = _mask(prepared, listed.masks, context)
-    return _write(context, prepared, dropped, masked)
+    return _write(context, prepared, dropped, masked, positions, poses)
 
 
 @dataclass(frozen=True)
@@ -200,19 +221,21 @@ def _tell_masks(
         )
 
 
-def _prepare_all(context: StageContext, photos: list[Source], filmed: list[Source]) -> Iterator[Prepared | Refused]:
+def _prepare_all(
+    context: StageContext, photos: list[Source], filmed: list[Source], tracks: Mapping[str, Track]
+) -> Iterator[Prepared | Refused]:
     """Photos in their order, and then the frames of films in theirs."""
     folder = context.scratch / "prepared"
     folder.mkdir()
     memory = Memory()
-    for done, result in enumerate(_prepare_photos(context, photos, folder, memory), start=1):
+    for done, results in enumerate(_prepare_photos(context, photos, folder, memory), start=1):
         context.progress(done, len(photos), "photos", phase="preparing photos")
-        yield result
-    yield from _prepare_films(context, filmed, folder, memory)
+        yield from results
+    yield from _prepare_films(context, filmed, tracks, folder, memory)
 
 
 def _prepare_films(
-    context: StageContext, sources: list[Source], folder: Path, memory: Memory
+    context: StageContext, sources: list[Source], tracks: Mapping[str, Track], folder: Path, memory: Memory
 ) -> Iterator[Prepared | Refused]:
     """The frames of films; a film of which nothing can be used spoils only itself."""
     params, found = context.params, []
@@ -227,16 +250,24 @@ def _prepare_films(
             yield Refused(source.name, "too_small", f"{film.size[0]} x {film.size[1]} pixels")
         else:
             found.append(film)
-    counts = films.windows([film.seconds for film in found], params.frames) if found else []
+    # One frame of what sees all around becomes several photos.
+    most = (
+        max(FEWEST_OF_PANORAMAS, params.frames // FACES)
+        if any(has_shape(film.size) for film in found)
+        else params.frames
+    )
+    counts = films.windows([film.seconds for film in found], most) if found else []
     begun = 0.0
     for film, count in zip(found, counts, strict=True):
-        frames = films.frames_of(film, count, params.max_size, memory, context.threads, context.check_stop)
+        size = round(params.max_size * WIDTHS) if has_shape(film.size) else params.max_size
+        frames = films.frames_of(film, count, size, memory, context.threads, context.check_stop)
         with reading(film.source.name):
             try:
                 for place, frame in enumerate(frames):
                     told = begun + (frame.seconds - film.start) / film.seconds * count
                     context.progress(min(told, sum(counts)), sum(counts), "frames", phase="choosing frames")
-                    yield _prepared_frame(film, frame, place, folder)
+                    exif = _exif_of(film, frame, place, tracks.get(film.source.name, ()))
+                    yield from _prepared_frame(film, frame, exif, place, folder, params.max_size)
             except (Unreadable, films.Unused, TooLarge) as error:
                 yield _refused_film(film.source, error)
         begun += count
@@ -247,20 +278,34 @@ def _refused_film(source: Source, error: Exception) -> Refused:
     return Refused(source.name, reasons.get(type(error), "unreadable"), str(error))
 
 
-def _prepared_frame(film: films.Film, frame: films.Frame, place: int, folder: Path) -> Prepared:
-    # A film says only where it began.
-    exif = film.exif if place == 0 else replace(film.exif, gps=None)
-    if exif.taken:
-        exif = replace(exif, taken=films.later(exif.taken, frame.seconds))
+def _exif_of(film: films.Film, frame: films.Frame, place: int, track: Track) -> Exif:
+    """What is known of a frame; a film itself says only where it began."""
+    gps = place_at(track, frame.seconds) if track else film.exif.gps if place == 0 else None
+    taken = films.later(film.exif.taken, frame.seconds) if film.exif.taken else None
+    return replace(film.exif, gps=gps, taken=taken)
+
+
+def _prepared_frame(
+    film: films.Film, frame: films.Frame, exif: Exif, place: int, folder: Path, max_size: int
+) -> Iterator[Prepared]:
     target = folder / f"{hashlib.sha256(film.source.name.encode(errors='replace')).hexdigest()}-{place}.jpg"
-    photo = _stored(f"{film.source.name}/{frame.seconds:08.3f} s", frame.image, target, film.size, exif)
-    return replace(photo, film=film.source.name, seconds=round(frame.seconds, 3))
+    name, image = f"{film.source.name}/{frame.seconds:08.3f} s", frame.image
+    if has_shape(film.size) and closes(image):
+        photos = _prepared_faces(name, image, target, exif)
+    else:
+        image.thumbnail((max_size, max_size), Image.Resampling.LANCZOS)
+        photos = [_stored(name, image, target, film.size, exif)]
+    for photo in photos:
+        yield replace(photo, film=film.source.name, seconds=round(frame.seconds, 3))
 
 
 def _prepare_photos(
     context: StageContext, sources: list[Source], folder: Path, memory: Memory
-) -> Iterator[Prepared | Refused]:
-    """Results in the sources' order; Pillow works outside Python's lock, so that threads are enough."""
+) -> Iterator[Sequence[Prepared | Refused]]:
+    """Results in the sources' order, several of a panorama.
+
+    Pillow works outside Python's lock, so that threads are enough.
+    """
     pool = ThreadPoolExecutor(min(context.threads, MAX_WORKERS))
     try:
         glances = []
@@ -270,9 +315,9 @@ def _prepare_photos(
         ranges = _ranges(glances)
         targets = [folder / f"{place}.jpg" for place in range(len(sources))]
 
-        def prepare(source: Source, glance: Glance | Refused, target: Path) -> Prepared | Refused:
+        def prepare(source: Source, glance: Glance | Refused, target: Path) -> Sequence[Prepared | Refused]:
             if isinstance(glance, Refused):
-                return glance
+                return [glance]
             return _prepare(source, glance, target, context.params, memory, ranges.get(glance.camera, FULL))
 
         for result in pool.map(prepare, sources, glances, targets):
@@ -307,15 +352,19 @@ def _glance(source: Source, memory: Memory, params: Params) -> Glance | Refused:
 
 def _prepare(
     source: Source, glance: Glance, target: Path, params: Params, memory: Memory, values: Range
-) -> Prepared | Refused:
-    """Read one photo and write it upright, resized and without EXIF to `target`."""
+) -> Sequence[Prepared | Refused]:
+    """Read one photo and write it upright, resized and without EXIF to `target`; of a panorama its faces."""
     with reading(source.name):
         try:
             picture = decode(source.path, glance, params.max_size, memory, values)
+            if has_shape(glance.size) and (glance.exif.all_around or closes(picture.image)):
+                picture = decode(source.path, glance, round(params.max_size * WIDTHS), memory, values)
+                with memory.of(picture.image.size, FACE_BYTES * picture.image.width * picture.image.height):
+                    return _prepared_faces(source.name, picture.image, target, glance.exif)
         except Unreadable as error:
-            return Refused(source.name, "unreadable", str(error))
+            return [Refused(source.name, "unreadable", str(error))]
         except TooLarge as error:
-            return Refused(source.name, "too_large", str(error))
+            return [Refused(source.name, "too_large", str(error))]
         content = file_digest(source.path)
     alpha = None
     if picture.alpha:
@@ -323,7 +372,18 @@ def _prepare(
         picture.alpha.save(alpha)
     photo = _stored(source.name, picture.image, target, glance.size, glance.exif)
     size = source.path.stat().st_size
-    return replace(photo, content=content, bytes=size, remarks=picture.remarks, alpha=alpha)
+    return [replace(photo, content=content, bytes=size, remarks=picture.remarks, alpha=alpha)]
+
+
+def _prepared_faces(name: str, image: Image.Image, target: Path, exif: Exif) -> list[Prepared]:
+    prepared = []
+    for place, (face, turn) in enumerate(faces(image)):
+        # They look 90 degrees wide.
+        lens = replace(exif, focal_px=face.width / 2, focal_mm=None, up=None)
+        photo = _stored(f"{name}/face {place + 1}", face, target.with_suffix(f".{place}.jpg"), face.size, lens)
+        turned = tuple(map(tuple, turn.tolist()))
+        prepared.append(replace(photo, panorama=name, turn=turned))
+    return prepared
 
 
 def _stored(name: str, image: Image.Image, target: Path, full: tuple[int, int], exif: Exif) -> Prepared:
@@ -397,8 +457,11 @@ def _too_few(prepared: list[Prepared], dropped: list[Refused]) -> UnreadableCapt
     usable = ", ".join(photo.source for photo in prepared) or "none"
     # A note beside two photos is not why they are too few.
     dropped = [item for item in dropped if item.reason != NOT_A_PHOTO] or dropped
-    named = dropped[:NAMED_IN_WARNING]
-    reasons = "; ".join(f"{item.source}: {item.reason.replace('_', ' ')} ({item.detail})" for item in named)
+    alike: dict[tuple[str, str], list[str]] = {}
+    for item in dropped:
+        alike.setdefault((item.reason.replace("_", " "), item.detail), []).append(item.source)
+    named = list(alike.items())[:NAMED_IN_WARNING]
+    reasons = "; ".join(f"{_listed(names)}: {reason} ({detail})" for (reason, detail), names in named)
     return UnreadableCapture(
         f"Only {len(prepared)} of {len(prepared) + len(dropped)} files are usable photos (usable: {usable})."
         + (f" Left out: {reasons}." if reasons else ""),
@@ -431,6 +494,23 @@ def _tell_companions(companions: Counter[str], context: StageContext) -> None:
         )
 
 
+def _tell_positions(positions: Positions, photos: int, context: StageContext) -> None:
+    table = positions.table
+    what = f"{positions.source} ({table.what}) says where {len(positions.rows)} of {photos} photos were taken"
+    unit = "" if table.meters else ", in no unit of its own, so that only neighbours are found by it"
+    strange = positions.strangers
+    odd = (
+        f"{strange} of its rows are of no photo here" if strange else "",
+        f"{table.bad} cannot be read" if table.bad else "",
+    )
+    rest = "; ".join(filter(None, odd))
+    context.warn(
+        "positions",
+        f"{what}{unit}.{f' {rest[0].upper()}{rest[1:]}.' if rest else ''}",
+        "Nothing to do if that is right; otherwise take the file out of the capture.",
+    )
+
+
 def _remark_on(prepared: list[Prepared], context: StageContext) -> None:
     remarked: dict[tuple[str, str], list[str]] = {}
     for photo in prepared:
@@ -446,7 +526,14 @@ def _listed(names: list[str]) -> str:
     return ", ".join(names[:NAMED_IN_WARNING]) + more
 
 
-def _write(context: StageContext, prepared: list[Prepared], dropped: list[Refused], masked: Masked) -> dict[str, Any]:
+def _write(
+    context: StageContext,
+    prepared: list[Prepared],
+    dropped: list[Refused],
+    masked: Masked,
+    positions: Positions | None,
+    poses: Mapping[str, Pose],
+) -> dict[str, Any]:
     folder = context.output / "images"
     folder.mkdir()
     if masked.files:
@@ -457,6 +544,7 @@ def _write(context: StageContext, prepared: list[Prepared], dropped: list[Refuse
     for place, photo in enumerate(prepared, start=1):
         name = photo_name(place, len(prepared), photo.source)
         photo.path.replace(folder / name)
+        pose = poses.get(photo.source, {})
         if photo.film:
             filmed.setdefault(photo.film, {})[name] = photo.seconds
         if photo.source in masked.files:
@@ -469,10 +557,14 @@ def _write(context: StageContext, prepared: list[Prepared], dropped: list[Refuse
                 "width": photo.width,
                 "height": photo.height,
                 "focal_px": round(photo.focal_px, 3) if photo.focal_px else None,
-                "camera": cameras.setdefault(_camera_of(photo), len(cameras)),
+                "camera": cameras.setdefault((*_camera_of(photo), *pose.get("lens", ())), len(cameras)),
                 "gps": photo.exif.gps,
                 "taken": photo.exif.taken,
                 "blur": photo.blur,
+                **({"up": photo.exif.up} if photo.exif.up else {}),
+                **(_place_of(photo, positions) if positions else {}),
+                **({"pose": pose} if pose else {}),
+                **({"panorama": {"source": photo.panorama, "turn": photo.turn}} if photo.panorama else {}),
             }
         )
     record: dict[str, Any] = {
@@ -486,6 +578,8 @@ def _write(context: StageContext, prepared: list[Prepared], dropped: list[Refuse
     }
     if masked.files:
         record["masks"] = {"cut_out": masked.cut_out}
+    if positions:
+        record["positions"] = {"source": positions.source, "meters": positions.table.meters}
     (context.output / "photos.json").write_text(
         json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
     )
@@ -497,11 +591,19 @@ def _write(context: StageContext, prepared: list[Prepared], dropped: list[Refuse
         "frames": sum(map(len, filmed.values())),
         "cameras": len(cameras),
         "photos_with_mask": len(masked.files),
-        "photos_with_gps": sum(photo.exif.gps is not None for photo in prepared),
+        "photos_with_gps": sum(photo["gps"] is not None for photo in photos),
         "photos_with_focal": sum(photo.focal_px is not None for photo in prepared),
         "long_side": max(max(photo.width, photo.height) for photo in prepared),
         "blur_median": round(median(photo.blur for photo in prepared), 2),
     }
+
+
+def _place_of(photo: Prepared, positions: Positions) -> dict[str, Any]:
+    """What the file says: on earth it is what GPS would say, better known."""
+    row = positions.rows.get(photo.source)
+    if row is None:
+        return {}
+    return {"gps": dict(zip(("lat", "lon", "alt"), row.place, strict=True))} if row.on_earth else {"xyz": row.place}
 
 
 def photo_name(place: int, count: int, source: str) -> str:
@@ -515,4 +617,4 @@ def _camera_of(photo: Prepared) -> tuple[Any, ...]:
     """Photos share intrinsics when all of this is equal; digital zoom shows only in the focal length in pixels."""
     exif = photo.exif
     focal_px = round(photo.focal_px) if photo.focal_px else None
-    return (exif.make, exif.model, exif.lens, exif.focal_mm, photo.width, photo.height, focal_px)
+    return (exif.make, exif.model, exif.lens, exif.focal_mm, photo.width, photo.height, focal_px, photo.turn)

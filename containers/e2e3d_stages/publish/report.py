@@ -48,6 +48,7 @@ def facts(title: str, inputs: Mapping[str, InputArtifact], warnings: Sequence[Ad
         "train": manifests["train"].metrics,
         "quality": manifests["evaluate"].metrics,
         "held_out": evaluation["basis"] == "held-out",
+        "counted": [view["counted"] for view in evaluation["views"] if "counted" in view],
         "comparisons": _comparisons(evaluation, manifests["evaluate"].metrics, views),
         "views": _views(evaluation, inputs["evaluate"].folder, names),
         "curve": training_curve(training["curve"]),

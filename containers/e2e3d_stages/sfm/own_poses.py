@@ -1,8 +1,9 @@
-"""A COLMAP model that came with the capture, for the photos as ingest prepared them."""
+"""Poses that came with the capture, for the photos as ingest prepared them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,30 @@ def take_over(model: pycolmap.Reconstruction, photos: Sequence[dict[str, Any]]) 
         image.name = photo["name"]
         for point in image.points2D:
             point.xy = point.xy * scaled[image.camera_id]
+
+
+def place_as_told(database: Path, photos: Sequence[dict[str, Any]]) -> pycolmap.Reconstruction:
+    """A model without points of the photos that have a `pose`, their cameras as that says, in the database, too.
+
+    :param database: with features of the photos.
+    """
+    poses = {photo["name"]: photo for photo in photos if "pose" in photo}
+    model = pycolmap.Reconstruction()
+    with closing(pycolmap.Database.open(database)) as found:
+        for image in found.read_all_images():
+            if image.name not in poses:
+                continue
+            photo, pose = poses[image.name], poses[image.name]["pose"]
+            camera = found.read_camera(image.camera_id)
+            camera.model, camera.params = pycolmap.CameraModelId.__members__[pose["model"]], pose["lens"]
+            camera.width, camera.height, camera.has_prior_focal_length = photo["width"], photo["height"], True
+            found.update_camera(camera)
+            if image.camera_id not in model.cameras:
+                model.add_camera_with_trivial_rig(camera)
+            world_to_camera = np.linalg.inv(np.array(pose["camera_to_world"]))[:3]
+            placed = pycolmap.Image(name=image.name, camera_id=image.camera_id, image_id=image.image_id)
+            model.add_image_with_trivial_frame(placed, pycolmap.Rigid3d(world_to_camera))
+    return model
 
 
 def _photo_of(name: str, photos: Sequence[dict[str, Any]]) -> dict[str, Any] | None:

@@ -38,7 +38,7 @@ def choose_pairs(
     """Pairs (a < b) of photos by their places in the capture's order, and the way they were chosen.
 
     :param mode: `auto`, `exhaustive`, `spatial`, `sequential` or `retrieval`.
-    :param positions: for each photo its place in metres, or None where it has no GPS.
+    :param positions: for each photo its place, or None where it is not known.
     :param order: the photos' places in the order in which they were taken, None when that is not known.
     :param alike: finds the pairs of photos that look alike.
     """
@@ -87,15 +87,15 @@ def sequential_pairs(count: int, neighbors: int) -> list[Pair]:
 
 
 def spatial_pairs(positions: Sequence[NDArray[np.float64] | None], neighbors: int) -> list[Pair]:
-    """Each photo with its nearest ones over ground, and with its neighbours in the capture's order.
+    """Each photo with its nearest ones, and with its neighbours in the capture's order.
 
-    Height is left out: a GPS is at its worst there. Photos without GPS are compared by order only.
+    Photos without a position are compared by order only.
     """
     located = [place for place, position in enumerate(positions) if position is not None]
-    ground = np.array([position[:2] for position in positions if position is not None]).reshape(-1, 2)
+    places = np.array([position for position in positions if position is not None])
     pairs = []
     for row, place in enumerate(located):
-        distance = np.linalg.norm(ground - ground[row], axis=1)
+        distance = np.linalg.norm(places - places[row], axis=1)
         nearest = np.argsort(distance, kind="stable")[: neighbors + 1]
         pairs += [(place, located[other]) for other in nearest if other != row]
     for place, position in enumerate(positions):

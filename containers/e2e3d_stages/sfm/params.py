@@ -83,5 +83,5 @@ class Params(StageParams):
 PRESETS: dict[str, dict[str, Any]] = {
     "draft": {"orientations": 1, "neighbors": 8},
     "standard": {},
-    "high": {"max_features": 16384, "exhaustive_limit": 120, "neighbors": 20},
+    "high": {"max_features": 16384, "exhaustive_limit": 120},
 }

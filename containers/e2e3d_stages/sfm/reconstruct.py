@@ -25,15 +25,19 @@ from PIL import Image, ImageStat
 from e2e3d_stages.contract.messages import Failure, UnreadableCapture
 from e2e3d_stages.sfm import export
 from e2e3d_stages.sfm.frame import estimate_up, georeferenced, upright
-from e2e3d_stages.sfm.geodesy import GpsFit, fit_gps, to_enu
+from e2e3d_stages.sfm.geodesy import MAX_TILT_DEGREES, USUAL_DEVIATION, Fit, fit_gps, fit_local, to_enu, walked
 from e2e3d_stages.sfm.motion import spread_out, turn_explains
-from e2e3d_stages.sfm.own_poses import read_model, take_over
+from e2e3d_stages.sfm.own_poses import place_as_told, read_model, take_over
 from e2e3d_stages.sfm.pairs import Pair, choose_pairs, order_taken
 from e2e3d_stages.sfm.params import Params
 from e2e3d_stages.sfm.retrieval import alike
+from e2e3d_stages.sfm.rigs import between, join_rigs, same_panorama, units_of
+from e2e3d_stages.sfm.stillness import background_stood_still
 from e2e3d_stages.sfm.support import Evidence, Quality, likely_reason
 
 CAMERA_MODEL = "SIMPLE_RADIAL"
+# Of what was rendered.
+FACE_MODEL = "SIMPLE_PINHOLE"
 MIN_MODEL_SIZE = 3
 # A fast try that leaves more than this share of the photos without a place is done again.
 LOST_SHARE = 0.1
@@ -45,6 +49,14 @@ LENIENT_RATIO, LENIENT_DISTANCE = 0.9, 0.9
 MAX_RESCUE_PAIRS = 2000
 # Enough to tell whether the camera moved.
 MOST_PAIRS_LOOKED_AT = 300
+# Focal length over long side below which a lens may be a fisheye, and that of one that sees 140 degrees.
+WIDE, USUAL_FISHEYE = 0.6, 0.4
+# The reprojection error must become so many times what it was.
+FISHEYE_GAIN = 0.8
+# Mean length of the unit vectors that point up by the cameras' own measure, where these agree (within about 8 degrees).
+AGREED = 0.99
+# From what up is known to so many degrees that an axis of positions farther from it is not up.
+SURE, SURE_TILT = ("horizon", "gimbal"), 10.0
 EVENT_SECONDS = 0.5
 GREY_SIZE = 64
 
@@ -64,8 +76,11 @@ class Task:
     scratch: Path
     poses: Path | None = None
     masks: export.Masks | None = None
+    positions: dict[str, Any] | None = None
     look_everywhere: bool = False
+    leave_out_still: bool = False
     ids: dict[str, int] = field(default_factory=dict)
+    faces: set[int] = field(default_factory=set)
 
     @classmethod
     def read(cls, path: Path) -> Task:
@@ -80,6 +95,7 @@ class Task:
             scratch=Path(task["scratch"]),
             poses=Path(task["poses"]) if task["poses"] else None,
             masks=export.Masks(Path(task["masks"]), cut_out=task["cut_out"]) if task["masks"] else None,
+            positions=task["positions"],
         )
 
     @property
@@ -148,7 +164,10 @@ def main(path: str) -> None:
 def find_scene(task: Task) -> None:
     """From poses to everything that the stage leaves."""
     pycolmap.set_random_seed(task.params.seed)
-    found = own_poses(task) if task.poses else find_poses(task)
+    if task.poses:
+        found = own_poses(task)
+    else:
+        found = told_poses(task) if any("pose" in photo for photo in task.photos) else find_poses(task)
     model, evidence = found.model, found.evidence
     metrics = {
         "photos_given": len(task.photos),
@@ -159,9 +178,11 @@ def find_scene(task: Task) -> None:
         "second_model_photos": found.second_model_photos,
         "turned_share": found.turned_share,
         "mapper": found.mapper,
+        "fisheye": any("FISHEYE" in camera.model_name for camera in model.cameras.values()),
         "pairing": found.pairing,
         "pairs_matched": found.pairs_matched,
         "masks_left_out": task.look_everywhere,
+        "still_left_out": task.leave_out_still,
         "orientations": task.params.orientations,
         "first_octave": task.params.first_octave,
         **place_in_world(task, model),
@@ -202,18 +223,30 @@ class Found:
     pairs_matched: int = 0
 
 
-def find_poses(task: Task) -> Found:
-    """Structure from motion."""
-    extract(task)
-    pairing, pairs = choose_pairs(
+def pairs_to_match(task: Task) -> tuple[str, list[Pair]]:
+    """Which photos are compared, and by what they were chosen; panoramas are with all their faces."""
+    units, positions = units_of(task.photos), _neighborhood(task)
+    mode, pairs = choose_pairs(
         task.params.pairs,
-        _ground_positions(task),
-        order_taken(task.photos),
-        lambda: alike_pairs(task),
+        [positions[unit[0]] for unit in units],
+        order_taken([{**task.photos[unit[0]], "source": _name_of(task, unit)} for unit in units]),
+        lambda: alike_pairs(task, units),
         exhaustive_limit=task.params.exhaustive_limit,
         neighbors=task.params.neighbors,
     )
-    match(task, pairs, "matching")
+    return mode, between(units, pairs)
+
+
+def _name_of(task: Task, unit: Sequence[int]) -> str:
+    photo = task.photos[unit[0]]
+    return str(photo["panorama"]["source"] if "panorama" in photo else photo["source"])
+
+
+def find_poses(task: Task) -> Found:
+    """Structure from motion."""
+    extract(task)
+    pairing, pairs = pairs_to_match(task)
+    match_all(task, pairs, "matching")
     mapper, models = reconstruct_masked(task, pairs) if task.masks else reconstruct(task, pairs)
     evidence = gather_evidence(task, models)
     model = models[0] if models else pycolmap.Reconstruction()
@@ -232,16 +265,16 @@ def find_poses(task: Task) -> Found:
     )
 
 
-def alike_pairs(task: Task) -> list[Pair]:
-    """Pairs of photos that look alike by their features."""
+def alike_pairs(task: Task, units: Sequence[Sequence[int]]) -> list[Pair]:
+    """Pairs of photos or panoramas that look alike by their features."""
     with closing(pycolmap.Database.open(task.database)) as database:
 
         def descriptors(place: int) -> NDArray[np.uint8]:
-            found = task.ids.get(task.names[place])
-            none = np.zeros((0, 128), np.uint8)
-            return none if found is None else np.asarray(database.read_descriptors(found).data).reshape(-1, 128)
+            ids = [task.ids[task.names[each]] for each in units[place] if task.names[each] in task.ids]
+            found = [np.asarray(database.read_descriptors(each).data).reshape(-1, 128) for each in ids]
+            return np.concatenate([np.zeros((0, 128), np.uint8), *found])
 
-        return alike(len(task.names), descriptors, task.params.neighbors, task.params.seed)
+        return alike(len(units), descriptors, task.params.neighbors, task.params.seed)
 
 
 def own_poses(task: Task) -> Found:
@@ -253,6 +286,21 @@ def own_poses(task: Task) -> Found:
     evidence = {name: Evidence(name in seen, seen.get(name, 0), (), own=True) for name in task.names}
     remove_unsupported(model, evidence)
     return Found(model, evidence, features={}, mapper="own poses")
+
+
+def told_poses(task: Task) -> Found:
+    """Poses that came with the capture without points: what the photos share is placed by them."""
+    extract(task)
+    pairing, pairs = pairs_to_match(task)
+    posed = place_as_told(task.database, task.photos)
+    match(task, pairs, "matching")
+    with task.counting("placing points", "photos", len(task.photos), nullcontext(lambda: 0)):
+        model = pycolmap.triangulate_points(posed, task.database, task.images, _fresh(task.scratch / "told"))
+    seen = {image.name: image.num_points3D for image in model.images.values() if image.has_pose}
+    evidence = {name: Evidence(name in seen, seen.get(name, 0), (), own=True) for name in task.names}
+    remove_unsupported(model, evidence)
+    features = count_features(task)
+    return Found(model, evidence, features, mapper="own poses", pairing=pairing, pairs_matched=len(pairs))
 
 
 def count_features(task: Task) -> dict[str, int]:
@@ -279,12 +327,14 @@ def extract(task: Task, phase: str = "finding features") -> None:
     with task.counting(phase, "photos", len(task.photos), task.rows(lambda found: found.num_images())):
         for group in sorted({photo["camera"] for photo in task.photos}):
             photos = [photo for photo in task.photos if photo["camera"] == group]
-            reader = pycolmap.ImageReaderOptions(camera_model=CAMERA_MODEL)
+            rendered = "panorama" in photos[0]
+            reader = pycolmap.ImageReaderOptions(camera_model=FACE_MODEL if rendered else CAMERA_MODEL)
             if task.masks and not task.look_everywhere:
                 reader.mask_path = str(task.masks.folder)
             focal = photos[0]["focal_px"]
             if focal:
-                reader.camera_params = f"{focal},{photos[0]['width'] / 2},{photos[0]['height'] / 2},0"
+                reader.camera_params = f"{focal},{photos[0]['width'] / 2},{photos[0]['height'] / 2}"
+                reader.camera_params += "" if rendered else ",0"
             pycolmap.extract_features(
                 task.database,
                 task.images,
@@ -293,19 +343,27 @@ def extract(task: Task, phase: str = "finding features") -> None:
                 reader_options=reader,
                 extraction_options=options,
             )
+    task.faces = join_rigs(task.database, task.photos)
     task.read_ids()
 
 
 def _ground_positions(task: Task) -> list[NDArray[np.float64] | None]:
-    """Photos' GPS positions in metres around the first, heights left out."""
-    located = [photo["gps"] for photo in task.photos if photo["gps"]]
+    """Photos' GPS positions in metres around their middle, without heights: a GPS is at its worst there."""
+    located = [(photo["gps"]["lat"], photo["gps"]["lon"]) for photo in task.photos if photo["gps"]]
     if not located:
         return [None] * len(task.photos)
-    origin = np.array([located[0]["lat"], located[0]["lon"], 0.0])
+    origin = np.array([*np.median(located, axis=0), 0.0])
     return [
-        to_enu(np.array([[photo["gps"]["lat"], photo["gps"]["lon"], 0.0]]), origin)[0] if photo["gps"] else None
+        to_enu(np.array([[photo["gps"]["lat"], photo["gps"]["lon"], 0.0]]), origin)[0, :2] if photo["gps"] else None
         for photo in task.photos
     ]
+
+
+def _neighborhood(task: Task) -> list[NDArray[np.float64] | None]:
+    """What tells which photos are neighbours: GPS, or positions that came along where these are of more photos."""
+    ground = _ground_positions(task)
+    told = [np.array(photo["xyz"]) if "xyz" in photo else None for photo in task.photos]
+    return told if sum(place is not None for place in told) > sum(place is not None for place in ground) else ground
 
 
 def match(task: Task, pairs: Sequence[Pair], phase: str, *, lenient: bool = False) -> None:
@@ -316,20 +374,66 @@ def match(task: Task, pairs: Sequence[Pair], phase: str, *, lenient: bool = Fals
     """
     if not pairs:
         return
-    listing = task.scratch / "pairs.txt"
-    listing.write_text("".join(f"{task.names[a]} {task.names[b]}\n" for a, b in pairs), encoding="utf-8")
-    verification = pycolmap.TwoViewGeometryOptions()
-    verification.ransac.random_seed = task.params.seed
-    options = pycolmap.FeatureMatchingOptions(num_threads=task.threads)
+    options = pycolmap.FeatureMatchingOptions(num_threads=task.threads, rig_verification=bool(task.faces))
     if lenient:
         options.sift.max_ratio, options.sift.max_distance = LENIENT_RATIO, LENIENT_DISTANCE
     with task.counting(phase, "pairs", len(pairs), task.rows(lambda found: found.num_matched_image_pairs())):
         pycolmap.match_image_pairs(
             task.database,
             matching_options=options,
-            pairing_options=pycolmap.ImportedPairingOptions(match_list_path=str(listing)),
-            verification_options=verification,
+            pairing_options=pycolmap.ImportedPairingOptions(match_list_path=str(_listing(task, pairs))),
+            verification_options=_verification(task),
         )
+
+
+def match_all(task: Task, pairs: Sequence[Pair], phase: str) -> None:
+    """Match and verify all chosen pairs, without what stands still in photos that lie apart.
+
+    Where little is left then, as of a burst, nothing turned before that background.
+    """
+    task.leave_out_still = False
+    match(task, pairs, phase)
+    with closing(pycolmap.Database.open(task.database)) as database:
+
+        def moves(pair: Pair) -> NDArray[np.float64] | None:
+            first, second = (task.photos[place] for place in pair)
+            if (first["width"], first["height"]) != (second["width"], second["height"]):
+                return None
+            ids = [task.ids.get(photo["name"], 0) for photo in (first, second)]
+            if not all(ids) or not database.exists_matches(*ids):
+                return None
+            matches = np.asarray(database.read_matches(*ids)).astype(int)
+            at = [database.read_keypoints(each)[matches[:, side], :2] for side, each in enumerate(ids)]
+            return np.asarray(at[1] - at[0], np.float64)
+
+        looked_at = spread_out(pairs, MOST_PAIRS_LOOKED_AT)
+        task.leave_out_still = background_stood_still(looked_at, order_taken(task.photos), moves)
+    if not task.leave_out_still:
+        return
+    _verify_again(task, pairs)
+    if len(verified_pairs(task)) < len(task.photos):
+        task.leave_out_still = False
+        _verify_again(task, pairs)
+
+
+def _verify_again(task: Task, pairs: Sequence[Pair]) -> None:
+    """Verify pairs by the matches that are there."""
+    with closing(pycolmap.Database.open(task.database)) as database:
+        database.clear_two_view_geometries()
+    pycolmap.verify_matches(task.database, _listing(task, pairs), _verification(task))
+
+
+def _listing(task: Task, pairs: Sequence[Pair]) -> Path:
+    """The file in which COLMAP is told pairs."""
+    listing = task.scratch / "pairs.txt"
+    listing.write_text("".join(f"{task.names[a]} {task.names[b]}\n" for a, b in pairs), encoding="utf-8")
+    return listing
+
+
+def _verification(task: Task) -> pycolmap.TwoViewGeometryOptions:
+    options = pycolmap.TwoViewGeometryOptions(filter_stationary_matches=task.leave_out_still)
+    options.ransac.random_seed = task.params.seed
+    return options
 
 
 def _remove_database(task: Task) -> None:
@@ -347,15 +451,15 @@ def reconstruct_masked(task: Task, pairs: Sequence[Pair]) -> tuple[str, Models]:
     missing = len(_missing(task, first[1]))
     if missing <= LOST_SHARE * len(task.photos):
         return first
-    masked_params, kept = task.params, task.scratch / "masked.db"
+    masked, kept = (task.params, task.leave_out_still), task.scratch / "masked.db"
     shutil.copyfile(task.database, kept)
     task.params, task.look_everywhere = params, True
     extract(task, "too many photos are missing, finding features outside their masks")
-    match(task, pairs, "too many photos are missing, matching all that they show")
+    match_all(task, pairs, "too many photos are missing, matching all that they show")
     second = reconstruct(task, pairs)
     if len(_missing(task, second[1])) < missing:
         return second
-    task.params, task.look_everywhere = masked_params, False
+    (task.params, task.leave_out_still), task.look_everywhere = masked, False
     _remove_database(task)
     shutil.copyfile(kept, task.database)
     task.read_ids()
@@ -376,7 +480,7 @@ def reconstruct(task: Task, pairs: Sequence[Pair]) -> tuple[str, Models]:
     if thorough and len(_missing(task, models)) > LOST_SHARE * len(task.photos):
         task.params = thorough
         extract(task, "too many photos are missing, finding more features")
-        match(task, pairs, "too many photos are missing, matching more features")
+        match_all(task, pairs, "too many photos are missing, matching more features")
         models = _MAPPERS[first](task)
     tries = [(first, models)]
     if _missing(task, models) and rescue(task, models, pairs):
@@ -384,7 +488,40 @@ def reconstruct(task: Task, pairs: Sequence[Pair]) -> tuple[str, Models]:
     if task.params.mapper == "auto" and _missing(task, tries[0][1]):
         tries.append(("global", map_globally(task)))
     # max() keeps the first of equals: more matches are better, and incremental mapping is the more accurate one.
-    return max(tries, key=lambda attempt: len(task.photos) - len(_missing(task, attempt[1])))
+    best = max(tries, key=lambda attempt: len(task.photos) - len(_missing(task, attempt[1])))
+    return reconstruct_fisheye(task, pairs, best) if is_wide(task, best[1]) else best
+
+
+def is_wide(task: Task, models: Models) -> bool:
+    """Whether the lens sees so much that it may be a fisheye: by what was found, or else by EXIF."""
+    found = [camera for camera in models[0].cameras.values() if camera.camera_id not in task.faces] if models else []
+    shares = [camera.mean_focal_length() / max(camera.width, camera.height) for camera in found]
+    if not models:
+        told = [photo for photo in task.photos if photo["focal_px"] and "panorama" not in photo]
+        shares = [photo["focal_px"] / max(photo["width"], photo["height"]) for photo in told]
+    return bool(shares) and float(np.median(shares)) < WIDE
+
+
+def reconstruct_fisheye(task: Task, pairs: Sequence[Pair], straight: tuple[str, Models]) -> tuple[str, Models]:
+    """The photos as those of a fisheye, where that explains them much better than lenses that keep lines straight."""
+    kept = task.scratch / "straight.db"
+    shutil.copyfile(task.database, kept)
+    with closing(pycolmap.Database.open(task.database)) as database:
+        for camera in database.read_all_cameras():
+            if camera.camera_id not in task.faces:
+                focal = camera.mean_focal_length() if camera.has_prior_focal_length else USUAL_FISHEYE * camera.width
+                camera.model = pycolmap.CameraModelId.OPENCV_FISHEYE
+                camera.params = [focal, focal, camera.width / 2, camera.height / 2, 0, 0, 0, 0]
+                camera.has_prior_focal_length = True
+                database.update_camera(camera)
+    _verify_again(task, pairs)
+    models = map_incrementally(task)
+    error = [each[0].compute_mean_reprojection_error() if each else np.inf for each in (models, straight[1])]
+    if error[0] < FISHEYE_GAIN * error[1] and len(_missing(task, models)) <= len(_missing(task, straight[1])):
+        return "incremental", models
+    _remove_database(task)
+    shutil.copyfile(kept, task.database)
+    return straight
 
 
 def _missing(task: Task, models: Models) -> list[int]:
@@ -403,6 +540,7 @@ def rescue(task: Task, models: Models, pairs: Sequence[Pair]) -> bool:
     again = weak.union(missing)
     verified = [pair for pair in sorted(verified_pairs(task)) if again & set(pair)][:MAX_RESCUE_PAIRS]
     others = {(min(a, b), max(a, b)) for a in missing for b in range(len(task.photos)) if a != b}
+    others = {pair for pair in others if not same_panorama(*(task.photos[place] for place in pair))}
     new = sorted(others - set(pairs))[:MAX_RESCUE_PAIRS]
     with closing(pycolmap.Database.open(task.database)) as database:
         for a, b in verified:
@@ -426,6 +564,8 @@ def map_incrementally(task: Task) -> Models:
         ba_local_max_refinements=1,
         ba_global_function_tolerance=1e-5,
         ba_local_function_tolerance=1e-4,
+        ba_refine_sensor_from_rig=False,
+        constant_cameras=task.faces,
     )
     registered = 0
 
@@ -446,6 +586,10 @@ def map_globally(task: Task) -> Models:
     options = pycolmap.GlobalPipelineOptions(
         num_threads=task.threads, random_seed=task.params.seed, min_model_size=MIN_MODEL_SIZE
     )
+    if task.faces:
+        options.mapper.refine_sensor_from_rig = False
+        options.mapper.bundle_adjustment.refine_focal_length = False
+        options.mapper.bundle_adjustment.refine_extra_params = False
     models = pycolmap.global_mapping(task.database, task.images, _fresh(task.scratch / "global"), options)
     task.tell("placing all photos at once", 1, 1, "tries")
     return _largest_first(models)
@@ -521,6 +665,13 @@ def gather_evidence(task: Task, models: Models) -> dict[str, Evidence]:
             inliers[first].append(count)
         if first in kept:
             inliers[second].append(count)
+    for unit in units_of(task.photos):
+        # What speaks for one face speaks for all: they stand where it stands.
+        faces = [task.names[place] for place in unit]
+        if len(faces) > 1 and any(name in kept for name in faces):
+            kept |= dict.fromkeys(faces, sum(kept.get(name, 0) for name in faces))
+            together = [count for name in faces for count in inliers[name]]
+            inliers |= {name: together for name in faces}
     return {
         name: Evidence(
             name in kept,
@@ -546,15 +697,20 @@ def place_in_world(task: Task, model: pycolmap.Reconstruction) -> dict[str, Any]
     :return: metrics.
     """
     images = [image for image in model.images.values() if image.has_pose]
-    figures = {"up_from": None, "gps_photos": 0, "gps_problem": "", "gps_residual_m": None, "gps_inlier_share": None}
+    figures: dict[str, Any] = {
+        "up_from": None,
+        "gps_photos": 0,
+        "gps_problem": "",
+        "gps_residual_m": None,
+        "gps_inlier_share": None,
+    }
     if not images or not model.num_points3D():
         return figures
     points = np.array([point.xyz for point in model.points3D.values()])
     centers = np.array([image.projection_center() for image in images])
     rotations = np.array([image.cam_from_world().rotation.matrix().T for image in images])
     ground = [position for position in _ground_positions(task) if position is not None]
-    walked = float(np.linalg.norm(np.ptp(ground, axis=0))) if ground else 0.0
-    up, up_from = estimate_up(rotations, centers, walked)
+    up, up_from = _gimbals_up(task, images) or estimate_up(rotations, centers, walked(np.array(ground)))
     fit, origin = _fit_gps(task, images, up)
     if fit.similarity is not None and not fit.problem:
         world, scene_to_enu = georeferenced(fit.similarity, points)
@@ -563,9 +719,17 @@ def place_in_world(task: Task, model: pycolmap.Reconstruction) -> dict[str, Any]
         georef = {"scene_to_enu": scene_to_enu.tolist(), "origin": {"lat": lat, "lon": lon, "alt": alt}}
         (task.output / "georef.json").write_text(json.dumps(georef, indent=1) + "\n", encoding="utf-8")
     else:
-        world = upright(up, rotations[0, :, 2], points, _viewing_distance(model, images))
+        told = _fit_told(task, images, up, up_from)
+        if told and told.similarity is not None and not told.problem:
+            world, _ = georeferenced(told.similarity, points)
+            up_from = "positions"
+        else:
+            world = upright(up, rotations[0, :, 2], points, _viewing_distance(model, images))
+        if told:
+            figures |= {"positions_photos": told.located, "positions_problem": told.problem}
+            figures["positions_residual_m"] = None if told.residual is None else round(told.residual, 4)
     model.transform(pycolmap.Sim3d(world.scale, pycolmap.Rotation3d(world.rotation), world.translation))
-    return {
+    return figures | {
         "up_from": up_from,
         "gps_photos": fit.located,
         "gps_problem": fit.problem,
@@ -574,15 +738,38 @@ def place_in_world(task: Task, model: pycolmap.Reconstruction) -> dict[str, Any]
     }
 
 
-def _fit_gps(task: Task, images: Sequence[pycolmap.Image], up: NDArray[np.float64]) -> tuple[GpsFit, list[float]]:
+def _fit_gps(task: Task, images: Sequence[pycolmap.Image], up: NDArray[np.float64]) -> tuple[Fit, list[float]]:
     gps = {photo["name"]: photo["gps"] for photo in task.photos}
     located = [image for image in images if gps[image.name] and gps[image.name]["alt"] is not None]
     if not located:
-        return GpsFit(None, "no placed photo has GPS with altitude", 0), []
+        return Fit(None, "no placed photo has GPS with altitude", 0), []
     lla = np.array([[gps[image.name][key] for key in ("lat", "lon", "alt")] for image in located])
     origin = np.median(lla, axis=0)
     centers = np.array([image.projection_center() for image in located])
-    return fit_gps(centers, to_enu(lla, origin), up, task.params.seed), origin.tolist()
+    told = [gps[image.name].get("std") for image in located]
+    deviations = np.array([np.sqrt(np.mean(np.square(std))) if std else USUAL_DEVIATION for std in told])
+    enu = to_enu(lla, origin)
+    return fit_gps(centers, enu, up, task.params.seed, deviations if any(told) else None), origin.tolist()
+
+
+def _fit_told(task: Task, images: Sequence[pycolmap.Image], up: NDArray[np.float64], up_from: str) -> Fit | None:
+    """The fit to positions that came along in metres; None where there are none."""
+    places = {photo["name"]: photo["xyz"] for photo in task.photos if "xyz" in photo}
+    if not task.positions or not task.positions["meters"] or not places:
+        return None
+    told = [image for image in images if image.name in places]
+    centers = np.array([image.projection_center() for image in told]).reshape(-1, 3)
+    tilt = SURE_TILT if up_from in SURE else MAX_TILT_DEGREES
+    return fit_local(centers, np.array([places[image.name] for image in told]), up, tilt, task.params.seed)
+
+
+def _gimbals_up(task: Task, images: Sequence[pycolmap.Image]) -> tuple[NDArray[np.float64], str] | None:
+    """Up in the model's frame by the cameras that measured it, where most did and agree."""
+    told = {photo["name"]: photo["up"] for photo in task.photos if photo.get("up")}
+    ups = [image.cam_from_world().rotation.matrix().T @ told[image.name] for image in images if image.name in told]
+    mean = np.mean(ups, axis=0) if ups else np.zeros(3)
+    length = float(np.linalg.norm(mean))
+    return (mean / length, "gimbal") if 2 * len(ups) > len(images) and length > AGREED else None
 
 
 def _viewing_distance(model: pycolmap.Reconstruction, images: Sequence[pycolmap.Image]) -> float:

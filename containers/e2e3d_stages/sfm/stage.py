@@ -45,6 +45,7 @@ def run(context: StageContext) -> dict[str, Any]:
         "poses": str(poses) if poses.is_dir() else None,
         "masks": str(masks) if masks.is_dir() else None,
         "cut_out": record.get("masks", {}).get("cut_out", False),
+        "positions": record.get("positions"),
         "params": context.params.model_dump(),
         "threads": context.threads,
         "output": str(context.output),
@@ -143,9 +144,31 @@ def _warn(context: StageContext, metrics: dict[str, Any]) -> None:
             "Nothing to do if camera and surroundings stood to each other as the photos show. On a turntable they did "
             "not: then draw larger masks, or stick something with a pattern to the turntable.",
         )
+    if metrics["fisheye"]:
+        context.warn(
+            "fisheye",
+            "A fisheye lens explains the photos best: they were straightened, and lost their edges.",
+            "Nothing to do. More of them is used where the camera takes them with a linear field of view.",
+        )
+    if metrics["still_left_out"]:
+        context.warn(
+            "background_stood_still",
+            "Something turned before a background that stood still: poses were found by what moved.",
+            "On a turntable, add masks of the thing: what stood still is around it in all photos and spoils the scene. "
+            "If it was the camera that moved, it was by too little: walk around, in larger steps.",
+        )
+    if metrics.get("positions_problem"):
+        context.warn(
+            "positions_not_used",
+            f"The positions that came with the photos give the scene neither scale nor up: "
+            f"{metrics['positions_problem']}.",
+            "Nothing to do if the scene need not have metres; otherwise export them again, in metres.",
+        )
     if metrics["gps_problem"] and metrics["gps_photos"]:
         context.warn(
             "gps_not_used",
             f"GPS was not used to place the scene: {metrics['gps_problem']}.",
-            "The scene is upright by its photos and has no scale in metres; nothing else depends on GPS.",
+            "The scene is upright by its photos and has no scale in metres; nothing else depends on GPS."
+            if metrics["up_from"] != "positions"
+            else "The positions that came with the photos give it its scale; nothing else depends on GPS.",
         )

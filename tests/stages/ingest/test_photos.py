@@ -152,6 +152,9 @@ PLACE = {
         ({**PLACE, Gps.GPSLatitude: (95.0, 0.0, 0.0)}, None),
         ({**PLACE, Gps.GPSLatitude: (float("nan"), 0.0, 0.0)}, None),
         ({**PLACE, Gps.GPSLatitude: "garbage"}, None),
+        ({**PLACE, Gps.GPSLongitudeRef: None}, None),
+        ({**PLACE, Gps.GPSLatitudeRef: "\0"}, None),
+        ({**PLACE, Gps.GPSLatitudeRef: "W"}, None),
     ],
     ids=[
         "no GPS",
@@ -166,6 +169,9 @@ PLACE = {
         "beyond the pole",
         "not a number",
         "garbage",
+        "no east or west",
+        "no north or south",
+        "west of the equator",
     ],
 )
 def test_gps_is_read_with_distrust(gps: dict[int, Any], expected: dict[str, Any] | None) -> None:

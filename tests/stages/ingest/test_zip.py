@@ -167,8 +167,11 @@ def test_deflate64_is_told_by_its_name_with_a_way_out(archive: Path, ingest: Ing
         while (found := data.find(mark, found + 1)) >= 0:
             struct.pack_into("<H", data, found + place, 9)
     archive.write_bytes(data)
-    with pytest.raises(UnreadableCapture, match=r"packed with Deflate64, as Windows packs .* the folder itself"):
+    with pytest.raises(
+        UnreadableCapture, match=r"packed with Deflate64, as Windows packs .* the folder itself"
+    ) as told:
         ingest(archive)
+    assert told.value.message.count("Deflate64") == 1
 
 
 def test_a_sick_disk_is_no_damaged_zip(archive: Path, ingest: Ingest, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -138,6 +138,19 @@ def test_each_photo_kept_from_training_is_named_as_in_the_capture_with_its_figur
     assert "DSC_0.jpg 31.66 dB 0.912 31.64 dB DSC_2.jpg 28.11 dB 0.856 28.04 dB" in words
 
 
+def test_of_photos_with_masks_the_figures_say_of_how_much_they_are(run) -> None:
+    assert "pixels that count" not in Page(report_page("Yard", run.inputs)).words
+    masked = [{"counted": 0.25}, {"counted": 0.35}, {}]
+    edit(
+        run,
+        "evaluate",
+        "evaluation.json",
+        lambda record: {**record, "views": [{**record["views"][0], **more} for more in masked]},
+    )
+    words = Page(report_page("Yard", run.inputs)).words
+    assert "2 of them have masks: there the figures are of the 30 % of the pixels that count." in words
+
+
 def test_what_each_format_costs_is_said_or_that_nobody_measured_it(run) -> None:
     compress = run.inputs["compress"].manifest
     spz = compress.files[0].model_copy(update={"path": "scene.spz", "size": 70_000})

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from e2e3d_stages.sfm.frame import estimate_up, georeferenced, upright
-from e2e3d_stages.sfm.geodesy import Similarity, fit_gps, fit_similarity, to_enu
+from e2e3d_stages.sfm.geodesy import Similarity, fit_gps, fit_similarity, to_enu, walked
 from e2e3d_stages.sfm.motion import spread_out, turn_explains
 from e2e3d_stages.sfm.pairs import choose_pairs, order_taken, sequential_pairs
 from e2e3d_stages.sfm.params import PRESETS, Params
 from e2e3d_stages.sfm.retrieval import alike
+from e2e3d_stages.sfm.stillness import background_stood_still
 from e2e3d_stages.sfm.support import Evidence, Quality, likely_reason
 
 GOOD = Quality(blur=100, brightness=120, features=5000)
@@ -243,6 +244,41 @@ def test_noisy_gps_is_refused() -> None:
     assert fit.residual > 5
 
 
+@pytest.mark.parametrize("wild", [(2500.0, 0, 0), (0, 0, -330.0), (8e6, 3e6, -6e6)], ids=["east", "altitude 0", "far"])
+def test_one_wild_fix_makes_noisy_gps_no_better_and_good_gps_no_worse(wild: tuple[float, float, float]) -> None:
+    centers, enu, truth = flight()
+    up = truth.rotation.T @ [0, 0, 1]
+    noise = np.random.default_rng(2).normal(0, 1, enu.shape)
+    enu[7] += wild
+    assert "m off (median)" in fit_gps(centers, enu + 10 * noise, up=up).problem
+    good = fit_gps(centers, enu + 0.5 * noise, up=up)
+    assert good.problem == ""
+    assert good.inlier_share == 0.95
+    assert good.extent == pytest.approx(130, rel=0.2)
+    assert good.similarity is not None
+    assert good.similarity.scale == pytest.approx(7, rel=0.01)
+
+
+def test_a_fit_follows_the_positions_that_are_exact() -> None:
+    centers, enu, truth = flight()
+    up = truth.rotation.T @ [0, 0, 1]
+    exact = np.arange(20) % 3 == 0
+    rng = np.random.default_rng(3)
+    enu = enu + np.where(exact[:, None], rng.normal(0, 0.02, enu.shape), rng.normal(0.8, 1, enu.shape))
+    fits = [fit_gps(centers, enu, up, deviations=each).similarity for each in (None, np.where(exact, 0.02, 5.0))]
+    off = [np.linalg.norm(fit(centers[exact]) - enu[exact], axis=1).max() for fit in fits if fit]
+    assert off[0] > 0.3
+    assert off[1] < 0.06
+
+
+def test_how_far_a_capture_reaches_is_not_said_by_one_wild_fix() -> None:
+    _, enu, _ = flight()
+    assert walked(np.zeros((0, 2))) == 0
+    reach = walked(enu[:, :2])
+    assert reach == pytest.approx(np.linalg.norm(np.ptp(enu[:, :2], axis=0)))
+    assert walked(np.vstack([enu[:, :2], [[9e5, 0]]])) == pytest.approx(reach)
+
+
 def test_gps_that_tilts_the_scene_is_refused() -> None:
     centers, enu, truth = flight()
     assert "tilt the scene by 90 degrees" in fit_gps(centers, enu, up=truth.rotation.T @ [1, 0, 0]).problem
@@ -251,7 +287,8 @@ def test_gps_that_tilts_the_scene_is_refused() -> None:
 def test_cameras_on_a_line_and_too_few_cameras_are_refused() -> None:
     line = np.linspace(0, 1, 10)[:, None] * [[3.0, 4.0, 0.0]]
     assert fit_gps(line, line * 10, up=np.array([0.0, 0, 1])).problem == "the cameras stand on a line"
-    assert "only 4" in fit_gps(np.eye(4, 3), np.eye(4, 3), up=np.array([0.0, 0, 1])).problem
+    assert "only 4 placed photos have" in fit_gps(np.eye(4, 3), np.eye(4, 3), up=np.array([0.0, 0, 1])).problem
+    assert "only 1 placed photo has" in fit_gps(np.eye(1, 3), np.eye(1, 3), up=np.array([0.0, 0, 1])).problem
 
 
 def test_a_georeferenced_scene_is_in_metres_upright_and_maps_back() -> None:
@@ -265,7 +302,7 @@ def test_a_georeferenced_scene_is_in_metres_upright_and_maps_back() -> None:
 
 def test_every_preset_is_valid_and_less_memory_means_fewer_features() -> None:
     for overrides in PRESETS.values():
-        Params(**overrides)
+        assert Params(**overrides).neighbors <= 12
     smaller = Params(max_features=3000).smaller()
     assert smaller is not None
     assert smaller.max_features == 2048
@@ -312,3 +349,35 @@ def test_pairs_to_look_at_come_from_the_whole_walk() -> None:
     assert chosen[0] == (0, 1)
     assert chosen[-1][0] > 990
     assert spread_out(pairs[:5], 300) == pairs[:5]
+
+
+def moved(still: int, others: int) -> np.ndarray:
+    """By how many pixels the matches of a pair moved: some hardly, others far."""
+    rng = np.random.default_rng(still + others)
+    return np.concatenate([rng.normal(0, 0.5, (still, 2)), rng.uniform(20, 300, (others, 2))])
+
+
+ALL_PAIRS = [(a, b) for a in range(12) for b in range(a + 1, 12)]
+
+
+def test_a_background_that_stood_still_is_told_from_a_camera_that_moved() -> None:
+    assert background_stood_still(ALL_PAIRS, None, lambda _pair: moved(60, 100))
+    assert not background_stood_still(ALL_PAIRS, None, lambda _pair: moved(30, 170))
+    assert not background_stood_still(ALL_PAIRS, None, lambda _pair: moved(14, 0))
+    assert not background_stood_still(ALL_PAIRS, None, lambda _pair: None)
+    assert not background_stood_still([], None, lambda _pair: moved(60, 100))
+
+
+def test_a_slow_walk_is_no_turntable_in_whatever_order_it_lies() -> None:
+    order = np.random.default_rng(0).permutation(12).tolist()
+    ranks = {place: rank for rank, place in enumerate(order)}
+
+    def moves(pair: tuple[int, int]) -> np.ndarray:
+        apart = abs(ranks[pair[0]] - ranks[pair[1]])
+        return moved(90, 10) if min(apart, 12 - apart) <= 2 else moved(2, 98)
+
+    assert not background_stood_still(ALL_PAIRS, order, moves)
+    # Were those that follow one another asked, they would say otherwise.
+    followers = [(a, b) for a, b in ALL_PAIRS if min(abs(ranks[a] - ranks[b]), 12 - abs(ranks[a] - ranks[b])) <= 2]
+    assert not background_stood_still(followers, order, moves)
+    assert background_stood_still(followers, None, lambda _pair: moved(90, 10))
