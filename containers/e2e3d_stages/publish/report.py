@@ -18,7 +18,8 @@ from e2e3d_stages.runtime.context import InputArtifact
 
 TEMPLATES = Path(__file__).parent / "templates"
 SIZES = (("", "as trained"), ("_400", "for comparison"), ("_full", "as photographed"))
-KINDS = ("psnr{}", "psnr{}_compressed", "baseline_psnr{}")
+KINDS = ("{}{}", "{}{}_compressed", "baseline_{}{}")
+METRICS = (("", "psnr", "ssim"), ("colour-corrected", "cc_psnr", "cc_ssim"))
 
 
 def report_page(title: str, inputs: Mapping[str, InputArtifact], warnings: Sequence[Advice] = ()) -> str:
@@ -78,15 +79,20 @@ def _views(evaluation: dict[str, Any], folder: Path, names: Mapping[str, str]) -
 def _comparisons(
     evaluation: dict[str, Any], metrics: dict[str, Any], views: list[dict[str, Any]]
 ) -> list[dict[str, Any]]:
-    """One row for each size at which the held-out photos were compared; a size that comes twice is shown once."""
+    """The figures at each size at which the held-out photos were compared, as drawn and colour-corrected.
+
+    A size that comes twice is shown once.
+    """
     if evaluation["basis"] != "held-out":
         return []
     full = max(max(view["width"], view["height"]) for view in views)
     rows: dict[int, dict[str, Any]] = {}
     for (suffix, label), size in zip(SIZES, (min(evaluation["long_side"], full), min(400, full), full), strict=True):
-        names = [kind.format(suffix) for kind in KINDS]
-        figures = [(metrics[name], metrics[name.replace("psnr", "ssim")]) for name in names]
-        rows.setdefault(size, {"size": size, "label": label, "figures": figures})
+        lines = {
+            words: [(metrics[kind.format(psnr, suffix)], metrics[kind.format(ssim, suffix)]) for kind in KINDS]
+            for words, psnr, ssim in METRICS
+        }
+        rows.setdefault(size, {"size": size, "label": label, "lines": lines})
     return list(rows.values())
 
 

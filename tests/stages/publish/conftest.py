@@ -81,7 +81,7 @@ METRICS: dict[str, dict[str, Any]] = {
             f"{kind}{metric}{suffix}{end}": value
             for suffix in ("", "_400", "_full")
             for kind, end in (("", ""), ("", "_compressed"), ("baseline_", ""))
-            for metric, value in (("psnr", 31.66), ("ssim", 0.912))
+            for metric, value in (("psnr", 31.66), ("ssim", 0.912), ("cc_psnr", 33.18), ("cc_ssim", 0.921))
         },
     },
 }
@@ -177,7 +177,8 @@ def _write_evaluate(folder: Path, _: Path) -> None:
     names = {kind: f"{kind}.jpg" for kind in ("photo", "render", "difference")}
     for name in [*names.values(), "thumbnail.jpg"]:
         Image.new("RGB", (32, 18), (90, 120, 60)).save(folder / name)
-    view = {"name": "0.jpg", "psnr": 31.66, "ssim": 0.912, "psnr_compressed": 31.64, "pictures": names}
+    figures = {"psnr": 31.66, "ssim": 0.912, "cc_psnr": 33.18, "cc_ssim": 0.921, "psnr_compressed": 31.64}
+    view = {"name": "0.jpg", **figures, "pictures": names}
     opening = {"name": "1.jpg", "depth": 5.2}
     record = {"basis": "held-out", "long_side": 400, "opening_view": opening, "views": [view]}
     (folder / "evaluation.json").write_text(json.dumps(record))

@@ -132,10 +132,17 @@ def test_a_photo_that_was_not_placed_is_shown_small(run) -> None:
 
 
 def test_each_photo_kept_from_training_is_named_as_in_the_capture_with_its_figures(run) -> None:
-    others = [{"name": "2.jpg", "psnr": 28.11, "ssim": 0.856, "psnr_compressed": 28.04}]
+    figures = {"psnr": 28.11, "ssim": 0.856, "cc_psnr": 30.62, "cc_ssim": 0.871, "psnr_compressed": 28.04}
+    others = [{"name": "2.jpg", **figures}]
     edit(run, "evaluate", "evaluation.json", lambda record: {**record, "views": [*record["views"], *others]})
     words = Page(report_page("Yard", run.inputs)).words
-    assert "DSC_0.jpg 31.66 dB 0.912 31.64 dB DSC_2.jpg 28.11 dB 0.856 28.04 dB" in words
+    assert "DSC_0.jpg 31.66 dB 0.912 33.18 dB 0.921 31.64 dB DSC_2.jpg 28.11 dB 0.856 30.62 dB 0.871 28.04 dB" in words
+
+
+def test_figures_as_drawn_and_colour_corrected_are_told_apart(run) -> None:
+    words = Page(report_page("Yard", run.inputs)).words
+    assert "31.66 dB SSIM 0.912 colour-corrected 33.18 dB, 0.921" in words
+    assert re.search(r"400 px .*?( 31\.66 dB 0\.912){3} colour-corrected( 33\.18 dB 0\.921){3}", words)
 
 
 def test_what_each_format_costs_is_said_or_that_nobody_measured_it(run) -> None:
