@@ -106,7 +106,7 @@ def measure(view: View, folder: Path, trained: Render, compressed: Render, long_
             "{metric}{size}_compressed": compressed(view, *size),
             "baseline_{metric}{size}": blurred(truth),
         }
-        scores[size] = {name: _scores(picture, truth, counted) for name, picture in pictures.items()}
+        scores[size] = {name: scores_of(picture, truth, counted) for name, picture in pictures.items()}
         if size == photo.size and counted is not None:
             record["counted"] = round(float(counted.mean()), 4)
     for suffix, size in zip(SUFFIXES, sizes, strict=True):
@@ -116,7 +116,8 @@ def measure(view: View, folder: Path, trained: Render, compressed: Render, long_
     return record
 
 
-def _scores(picture: Picture, photo: Picture, counted: NDArray[np.bool_] | None) -> dict[str, float]:
+def scores_of(picture: Picture, photo: Picture, counted: NDArray[np.bool_] | None) -> dict[str, float]:
+    """PSNR in dB and SSIM of a picture, as it is and colour-corrected."""
     corrected = colour_corrected(picture, photo, counted)
     return {
         "psnr": psnr(picture, photo, counted),

@@ -164,7 +164,7 @@ def _write_train(folder: Path, _: Path) -> None:
         {"step": step, "psnr_training": 20 + step / 20, "gaussians": 3000 + step, "loss": 0.1}
         for step in (50, 100, 150, 200)
     ]
-    record = {"long_side": 400, "holdout": ["0.jpg"], "training": ["1.jpg", "2.jpg"], "curve": curve}
+    record = {"long_side": 400, "holdout": ["0.jpg"], "training": ["1.jpg", "2.jpg"], "curve": curve, "light": None}
     (folder / "training.json").write_text(json.dumps({**record, "resumed_from": None}))
     (folder / "scene.ply").write_bytes(b"p" * 300_000)
 

@@ -145,6 +145,21 @@ def test_figures_as_drawn_and_colour_corrected_are_told_apart(run) -> None:
     assert re.search(r"400 px .*?( 31\.66 dB 0\.912){3} colour-corrected( 33\.18 dB 0\.921){3}", words)
 
 
+def test_photos_whose_light_was_learned_are_told_and_the_odd_ones_named(run) -> None:
+    plain = Page(report_page("Yard", run.inputs)).words
+    assert "EV" not in plain
+    assert "PSNR on the training photos in dB, over 200 steps" in plain
+    light = [{"name": "1.jpg", "ev": 0.24, "warmer_ev": 0.15}, {"name": "2.jpg", "ev": -0.81, "warmer_ev": -0.02}]
+    edit(run, "train", "training.json", lambda record: {**record, "light": light})
+    run.change("train", metrics={**run.inputs["train"].manifest.metrics, "light_ev": 1.21})
+    words = Page(report_page("Yard", run.inputs)).words
+    assert "differ in exposure by up to 1.2 EV" in words
+    assert "DSC_2.jpg is 0.8 EV darker." in words
+    assert "DSC_1.jpg is" not in words
+    assert "DSC_1.jpg 0.2 EV brighter and warmer DSC_2.jpg 0.8 EV darker" in words
+    assert "PSNR on the training photos in dB, each in its own light, over 200 steps" in words
+
+
 def test_what_each_format_costs_is_said_or_that_nobody_measured_it(run) -> None:
     compress = run.inputs["compress"].manifest
     spz = compress.files[0].model_copy(update={"path": "scene.spz", "size": 70_000})
