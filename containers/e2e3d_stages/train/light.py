@@ -57,15 +57,13 @@ class Light:
         log.info("The photos' exposure differs by %.2f EV (standard deviation)", spread)
         return cls(maps, mean, device) if wanted == "on" or spread >= NOTABLE_EV else None
 
-    def applied(self, image: Tensor, view: int) -> Tensor:
-        """The scene's picture, (H, W, 3), in the light of a view's photo."""
-        turned, added = self.maps[view].split([3, 1], dim=1)
-        return torch.addmm(added.T, image.reshape(-1, 3), turned.T).view_as(image)
+    def applied(self, colours: Tensor, view: int) -> Tensor:
+        """Colours of the scene, (..., 3), in the light of a view's photo."""
+        return colours @ self.maps[view, :, :3].T + self.maps[view, :, 3]
 
     def developed(self, image: Tensor, view: int, photo: Tensor) -> Tensor:
         """The scene's picture, (H, W, 3), as the photo's camera has it: what is brighter than its white is white."""
-        lit = self.applied(image, view)
-        return torch.where((lit > photo) & (photo >= WHITE), photo, lit)
+        return developed(image, self.maps[view], photo)
 
     def step(self, share: float) -> None:
         """One step of the optimiser, then back to the mean.
@@ -105,6 +103,21 @@ class Light:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict()`; this light was made from its maps and mean."""
         self.optimizer.load_state_dict(state["optimizer"])
+
+
+def developed(image: Tensor, light: Tensor, photo: Tensor) -> Tensor:
+    """A picture (H, W, 3) through the map (3, 4) of a photo; its device decides how it is computed."""
+    if image.is_cuda:
+        return torch_developed(image, light, photo)
+    from e2e3d_stages.splats import cpu
+
+    return cpu.developed(image, light, photo, WHITE)
+
+
+def torch_developed(image: Tensor, light: Tensor, photo: Tensor) -> Tensor:
+    """`developed` in torch, on any device."""
+    lit = torch.addmm(light[:, 3], image.reshape(-1, 3), light[:, :3].T).view_as(image)
+    return torch.where((lit > photo) & (photo >= WHITE), photo, lit)
 
 
 def exposures(maps: Tensor, mean: Tensor) -> Tensor:

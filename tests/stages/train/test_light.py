@@ -13,11 +13,12 @@ from light import chosen, errors, plant
 from synthetic import FakeJob, before_noise
 
 from e2e3d_stages.contract.messages import Interrupted
+from e2e3d_stages.splats import cpu
 from e2e3d_stages.splats.gaussians import read_ply
 from e2e3d_stages.splats.quality import colour_corrected, psnr
 from e2e3d_stages.splats.rasterizer import Renderer
 from e2e3d_stages.train import stage
-from e2e3d_stages.train.light import Light
+from e2e3d_stages.train.light import Light, developed, torch_developed
 from e2e3d_stages.train.scene import load_photo, load_scene
 
 MakeJob = Callable[..., FakeJob]
@@ -76,6 +77,24 @@ def test_what_is_too_bright_for_a_photo_is_white_in_it_and_nothing_else() -> Non
     assert developed[0, 0].tolist() == pytest.approx([1.0, 0.8, 1.6])
     developed.sum().backward()
     assert scene.grad[0, 0].tolist() == [0, 2, 2]
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_pictures_are_developed_on_the_cpu_as_torch_does_it_by_any_number_of_threads(threads: int) -> None:
+    random = torch.Generator().manual_seed(3)
+    image, photo, weight = (torch.rand(41, 57, 3, generator=random) for _ in range(3))
+    photo[:20] = 1
+    light = torch.eye(3, 4) * 1.4 + torch.randn(3, 4, generator=random) / 10
+    found = []
+    cpu.use_threads(threads)
+    for how in (developed, torch_developed):
+        leaves = [image.clone().requires_grad_(), light.clone().requires_grad_()]
+        picture = how(*leaves, photo)
+        (picture * weight).sum().backward()
+        found.append((picture.detach(), *(leaf.grad for leaf in leaves)))
+    assert (found[0][0][:20] == 1).any()
+    for ours, truth in zip(*found, strict=True):
+        assert torch.allclose(ours, truth, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow
