@@ -34,7 +34,7 @@ TESTS = "tests/stages/train"
 USUAL_MINUTES = 8
 LIMITS = {"tests": 150, "ours": 150, "default": 150, "third": 90, "steps": 60, "mcmc": 150}
 KERNELS_LIMIT, OTHER_LIMIT = 300, 60
-TOLD = ["seconds", "loop_seconds", "iterations", "steps_per_second", "psnr", "ssim", "gaussians"]
+TOLD = ["seconds", "loop_seconds", "iterations", "steps_per_second", "psnr", "ssim", "cc_psnr", "cc_ssim", "gaussians"]
 TOLD += ["peak_gpu_memory_bytes"]
 SEEN_BY_TORCH = """
 import torch

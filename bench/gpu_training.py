@@ -26,12 +26,13 @@ import torch
 
 from e2e3d_stages.contract.messages import Interrupted, Request
 from e2e3d_stages.evaluate.pictures import read_photo, resized
+from e2e3d_stages.evaluate.stage import scores_of
 from e2e3d_stages.registry import STAGES
 from e2e3d_stages.runtime.context import StageContext, thread_count
 from e2e3d_stages.splats import rasterizer
 from e2e3d_stages.splats.camera import Camera, fitted_size
 from e2e3d_stages.splats.gaussians import read_ply
-from e2e3d_stages.splats.quality import psnr, ssim
+from e2e3d_stages.splats.masks import read_mask
 from e2e3d_stages.splats.rasterizer import Renderer, best_device, use_threads
 from e2e3d_stages.splats.rendering import Render
 from e2e3d_stages.store.artifacts import ArtifactStore
@@ -88,6 +89,7 @@ def train_ours(sfm: Path, params: Params, limit: float, keep: Path) -> dict[str,
         seconds = time.perf_counter() - started
         (context.output / "scene.ply").replace(keep)
         (context.output / "preview.jpg").replace(keep.with_suffix(".jpg"))
+        (context.output / "training.json").replace(keep.with_suffix(".training.json"))
     render = Renderer(read_ply(keep))
     return {
         "seconds": round(seconds, 1),
@@ -124,7 +126,7 @@ def train_gsplats(sfm: Path, params: Params, strategy: str, limit: float) -> dic
 
 
 def measure(sfm: Path, params: Params, image: Callable[[dict[str, Any], int, int], np.ndarray]) -> dict[str, Any]:
-    """PSNR and SSIM of the held-out views at the training size, as `evaluate` has them."""
+    """PSNR and SSIM, also colour-corrected, of the held-out views at the training size, as `evaluate` has them."""
     heldout = set(load_scene(sfm, 64, params.holdout).heldout)
     scores = []
     for view in json.loads((sfm / "views.json").read_text()):
@@ -132,9 +134,12 @@ def measure(sfm: Path, params: Params, image: Callable[[dict[str, Any], int, int
             photo = read_photo(sfm / "images" / view["name"])
             size = fitted_size(*photo.size, params.long_side)
             render, truth = image(view, *size), resized(photo, *size)
-            scores.append((psnr(render, truth), ssim(render, truth)))
-    means = np.mean(scores, axis=0) if scores else (np.nan, np.nan)
-    return {"heldout": len(scores), "psnr": round(float(means[0]), 3), "ssim": round(float(means[1]), 4)}
+            scores.append(scores_of(render, truth, read_mask(sfm, view, *size)))
+    names = scores[0] if scores else ()
+    return {
+        "heldout": len(scores),
+        **{name: round(float(np.mean([each[name] for each in scores])), 4) for name in names},
+    }
 
 
 def time_steps(sfm: Path, params: Params) -> dict[str, Any]:

@@ -55,6 +55,12 @@ class StageRow {
   }
 }
 
+// Where the photos' light is learned, each is compared in its own.
+function light(points) {
+  const apart = points.at(-1)?.light_ev;
+  return Number.isFinite(apart) ? `, each in its own light: they differ by ${apart.toFixed(1)} EV` : "";
+}
+
 function training(found, run) {
   const { curve: points, preview, task_id, map_index } = found.training;
   const train = found.stages.find((each) => each.task_id === task_id && each.map_index === map_index);
@@ -62,7 +68,7 @@ function training(found, run) {
   const source = preview && address("api/preview", { ...run, task_id, map_index, tag: preview });
   return h("section", { class: "training", "aria-label": "Training" },
     source && h("figure", {}, h("img", { src: source, alt: "The scene as training sees it now" }), h("figcaption", {}, "The newest look at the scene")),
-    drawn && h("figure", {}, drawn, h("figcaption", {}, "PSNR on training photos, in dB")));
+    drawn && h("figure", {}, drawn, h("figcaption", {}, `PSNR on training photos, in dB${light(points)}`)));
 }
 
 export async function open(query) {

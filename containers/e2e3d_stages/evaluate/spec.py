@@ -23,10 +23,11 @@ SPEC = StageSpec(
     name="evaluate",
     label="Evaluation",
     work="Evaluate the scene",
-    about="PSNR and SSIM on photos that training has not seen, before and after compression.",
+    about="PSNR and SSIM on photos that training has not seen, as drawn and colour-corrected, before and after "
+    "compression.",
     inputs=("sfm", "train", "compress"),
     container="3dgs",
-    version=1,
+    version=2,
     params=Params,
     presets=PRESETS,
     longest=Limit(seconds=3_600, per_photo=20),

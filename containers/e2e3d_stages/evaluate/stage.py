@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from e2e3d_stages.contract.messages import StageError
 from e2e3d_stages.contract.paths import inside
@@ -27,7 +28,7 @@ from e2e3d_stages.splats import sog
 from e2e3d_stages.splats.camera import fitted_size
 from e2e3d_stages.splats.gaussians import read_ply
 from e2e3d_stages.splats.masks import read_mask
-from e2e3d_stages.splats.quality import psnr, ssim
+from e2e3d_stages.splats.quality import colour_corrected, psnr, ssim
 from e2e3d_stages.splats.rasterizer import Renderer, use_threads
 
 View = dict[str, Any]
@@ -86,6 +87,8 @@ def run(context: StageContext) -> dict[str, Any]:
 def measure(view: View, folder: Path, trained: Render, compressed: Render, long_side: int) -> dict[str, Any]:
     """One view's figures; of a photo with a mask, over what counts of it, whose share is `counted`.
 
+    Each is there twice: of the picture as it is, and as `cc_…` of the colour-corrected one.
+
     :param view: an entry of `views.json`.
     :param folder: of the `sfm` artifact.
     :param trained: draws the scene as trained: view, width, height → picture.
@@ -95,7 +98,7 @@ def measure(view: View, folder: Path, trained: Render, compressed: Render, long_
     photo = read_photo(inside(folder / "images", view["name"]))
     sizes = (fitted_size(*photo.size, long_side), fitted_size(*photo.size, COMMON_LONG_SIDE), photo.size)
     record: dict[str, Any] = {"name": view["name"]}
-    scores: dict[tuple[int, int], dict[str, tuple[float, float]]] = {}
+    scores: dict[tuple[int, int], dict[str, dict[str, float]]] = {}
     for size in set(sizes):
         truth, counted = resized(photo, *size), read_mask(folder, view, *size)
         pictures = {
@@ -103,16 +106,25 @@ def measure(view: View, folder: Path, trained: Render, compressed: Render, long_
             "{metric}{size}_compressed": compressed(view, *size),
             "baseline_{metric}{size}": blurred(truth),
         }
-        scores[size] = {
-            name: (psnr(picture, truth, counted), ssim(picture, truth, counted)) for name, picture in pictures.items()
-        }
+        scores[size] = {name: scores_of(picture, truth, counted) for name, picture in pictures.items()}
         if size == photo.size and counted is not None:
             record["counted"] = round(float(counted.mean()), 4)
     for suffix, size in zip(SUFFIXES, sizes, strict=True):
         for name, values in scores[size].items():
-            for metric, value in zip(("psnr", "ssim"), values, strict=True):
+            for metric, value in values.items():
                 record[name.format(metric=metric, size=suffix)] = round(value, 4)
     return record
+
+
+def scores_of(picture: Picture, photo: Picture, counted: NDArray[np.bool_] | None) -> dict[str, float]:
+    """PSNR in dB and SSIM of a picture, as it is and colour-corrected."""
+    corrected = colour_corrected(picture, photo, counted)
+    return {
+        "psnr": psnr(picture, photo, counted),
+        "ssim": ssim(picture, photo, counted),
+        "cc_psnr": psnr(corrected, photo, counted),
+        "cc_ssim": ssim(corrected, photo, counted),
+    }
 
 
 def summary(records: list[dict[str, Any]], held_out: int) -> dict[str, Any]:
@@ -146,7 +158,8 @@ def _draw(
         size = fitted_size(*photo.size, params.picture_size)
         truth, render = resized(photo, *size), trained(shown[i], *size)
         counted = read_mask(context.inputs["sfm"].folder, shown[i], *size)
-        compared = render if counted is None else np.where(counted[..., None], render, truth)
+        corrected = colour_corrected(render, truth, counted)
+        compared = corrected if counted is None else np.where(counted[..., None], corrected, truth)
         stem = Path(shown[i]["name"]).stem
         drawn = {"photo": truth, "render": render, "difference": difference(compared, truth)}
         for kind, picture in drawn.items():

@@ -16,9 +16,15 @@ from e2e3d_stages.publish.plans import plans
 from e2e3d_stages.publish.spec import SPEC
 from e2e3d_stages.runtime.context import InputArtifact
 
+# A photo that differs more from the mean is named; of many those that differ most.
+NOTABLE_EV, MOST_NOTABLE = 0.5, 8
+# What is shown as a difference at all.
+SEEN_EV = 0.1
+
 TEMPLATES = Path(__file__).parent / "templates"
 SIZES = (("", "as trained"), ("_400", "for comparison"), ("_full", "as photographed"))
-KINDS = ("psnr{}", "psnr{}_compressed", "baseline_psnr{}")
+KINDS = ("{}{}", "{}{}_compressed", "baseline_{}{}")
+METRICS = (("", "psnr", "ssim"), ("colour-corrected", "cc_psnr", "cc_ssim"))
 
 
 def report_page(title: str, inputs: Mapping[str, InputArtifact], warnings: Sequence[Advice] = ()) -> str:
@@ -51,6 +57,7 @@ def facts(title: str, inputs: Mapping[str, InputArtifact], warnings: Sequence[Ad
         "counted": [view["counted"] for view in evaluation["views"] if "counted" in view],
         "comparisons": _comparisons(evaluation, manifests["evaluate"].metrics, views),
         "views": _views(evaluation, inputs["evaluate"].folder, names),
+        "light": _light(training["light"] or (), names),
         "curve": training_curve(training["curve"]),
         "resumed_from": training["resumed_from"],
         "plans": plans(inputs["sfm"].folder, set(training["holdout"]), names) if views else None,
@@ -76,18 +83,43 @@ def _views(evaluation: dict[str, Any], folder: Path, names: Mapping[str, str]) -
     ]
 
 
+def _light(light: Sequence[dict[str, Any]], names: Mapping[str, str]) -> list[dict[str, Any]]:
+    """How each photo differs from the mean light, in words; the few that stand out are notable."""
+    most = sorted((abs(photo["ev"]) for photo in light), reverse=True)[:MOST_NOTABLE]
+    return [
+        {
+            "name": names.get(photo["name"], photo["name"]),
+            "words": light_words(photo["ev"], photo["warmer_ev"]),
+            "notable": abs(photo["ev"]) >= max(NOTABLE_EV, most[-1]),
+        }
+        for photo in light
+    ]
+
+
+def light_words(ev: float, warmer_ev: float) -> str:
+    """A photo's light against the mean: `0.8 EV darker and colder`."""
+    words = [f"{abs(ev):.1f} EV {'brighter' if ev > 0 else 'darker'}"] if abs(ev) >= SEEN_EV else []
+    words += ["warmer" if warmer_ev > 0 else "colder"] if abs(warmer_ev) >= SEEN_EV else []
+    return " and ".join(words) or "the same"
+
+
 def _comparisons(
     evaluation: dict[str, Any], metrics: dict[str, Any], views: list[dict[str, Any]]
 ) -> list[dict[str, Any]]:
-    """One row for each size at which the held-out photos were compared; a size that comes twice is shown once."""
+    """The figures at each size at which the held-out photos were compared, as drawn and colour-corrected.
+
+    A size that comes twice is shown once.
+    """
     if evaluation["basis"] != "held-out":
         return []
     full = max(max(view["width"], view["height"]) for view in views)
     rows: dict[int, dict[str, Any]] = {}
     for (suffix, label), size in zip(SIZES, (min(evaluation["long_side"], full), min(400, full), full), strict=True):
-        names = [kind.format(suffix) for kind in KINDS]
-        figures = [(metrics[name], metrics[name.replace("psnr", "ssim")]) for name in names]
-        rows.setdefault(size, {"size": size, "label": label, "figures": figures})
+        lines = {
+            words: [(metrics[kind.format(psnr, suffix)], metrics[kind.format(ssim, suffix)]) for kind in KINDS]
+            for words, psnr, ssim in METRICS
+        }
+        rows.setdefault(size, {"size": size, "label": label, "lines": lines})
     return list(rows.values())
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from e2e3d_stages.splats import kernels, ssim_kernels
+from e2e3d_stages.splats import kernels, light_kernels, ssim_kernels
 from e2e3d_stages.splats.rendering import Render, Splats
 
 if TYPE_CHECKING:
@@ -80,6 +80,29 @@ class _Rasterize(torch.autograd.Function):
             kernels.project_backward, *gaussians, *lens, screen, depth, moments, *gradients, screen_gradient.numpy()
         )
         return (None, None, None, None, *(torch.from_numpy(gradient) for gradient in gradients))
+
+
+def developed(image: Tensor, light: Tensor, photo: Tensor, white: float) -> Tensor:
+    """See `light.developed`."""
+    lit: Tensor = _Develop.apply(image, light, photo, white)  # type: ignore[no-untyped-call]
+    return lit
+
+
+class _Develop(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, image: Tensor, light: Tensor, photo: Tensor, white: float) -> Tensor:
+        given = tuple(each.detach().contiguous().numpy() for each in (image, light, photo))
+        ctx.state = (*given, np.float32(white))
+        out = np.empty_like(given[0])
+        _cores.run(light_kernels.develop, *ctx.state, out)
+        return torch.from_numpy(out)
+
+    @staticmethod
+    def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        d_image = np.empty_like(ctx.state[0])
+        d_light = np.empty((len(d_image), 3, 4), np.float32)
+        _cores.run(light_kernels.develop_backward, *ctx.state, d_out.contiguous().numpy(), d_image, d_light)
+        return torch.from_numpy(d_image), torch.from_numpy(d_light.sum(0, dtype=np.float64)).float(), None, None
 
 
 def photometric_loss(image: Tensor, photo: Tensor, ssim_weight: float) -> Tensor:

@@ -52,6 +52,27 @@ def ssim(image: NDArray[np.floating], photo: NDArray[np.floating], counted: NDAr
     return float(np.mean(values, dtype=np.float64))
 
 
+def colour_corrected(
+    image: NDArray[np.floating], photo: NDArray[np.floating], counted: NDArray[np.bool_] | None = None
+) -> NDArray[np.float32]:
+    """The picture in the photo's exposure and white balance, as far as an affine map of its colours goes there.
+
+    The 3 x 4 matrix is the one of least squares. Of what is compared so, only what no change of light explains is wrong
+    (gsplat's `color_correct_affine`).
+
+    :param counted: (H, W), the pixels that the matrix is fitted to; all when not given.
+    :returns: (H, W, 3) in 0 to 1.
+    """
+    pixels = image.reshape(-1, 3).astype(np.float64)
+    given = np.concatenate([pixels, np.ones((len(pixels), 1))], axis=1)
+    wanted = photo.reshape(-1, 3).astype(np.float64)
+    chosen = slice(None) if counted is None else counted.ravel()
+    # Of a picture in one colour many matrices are the best; the smallest is taken.
+    matrix, *_ = np.linalg.lstsq(given[chosen].T @ given[chosen], given[chosen].T @ wanted[chosen], rcond=1e-9)
+    corrected: NDArray[np.float32] = (given @ matrix).clip(0, 1).reshape(image.shape).astype(np.float32)
+    return corrected
+
+
 def _blur(picture: NDArray[np.float32]) -> NDArray[np.float32]:
     """Both passes of the window, without padding."""
     taps = ssim_window()

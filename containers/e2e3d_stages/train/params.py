@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 from typing_extensions import Self
@@ -48,6 +48,12 @@ class Params(RenderParams):
         le=100,
         title="Hold out every Nth photo",
         description="Every Nth photo is kept out of training to measure quality; 0 trains on all of them.",
+    )
+    light: Literal["auto", "on", "off"] = Field(
+        "auto",
+        title="Light of each photo",
+        description="Whether each photo's exposure and white balance are learned beside the scene, which gets their "
+        "mean; auto does so where photos differ in what they show of the same points.",
     )
     stop_at_plateau: bool = Field(
         False,

@@ -19,6 +19,7 @@ from e2e3d_stages.runtime.context import StageContext
 from e2e3d_stages.splats.camera import fitted_size
 from e2e3d_stages.splats.gaussians import write_ply
 from e2e3d_stages.splats.rasterizer import best_device, render, use_threads
+from e2e3d_stages.train.light import Light
 from e2e3d_stages.train.loss import photometric_loss
 from e2e3d_stages.train.model import TrainableSplats
 from e2e3d_stages.train.params import Params
@@ -84,6 +85,7 @@ class Trainer:
         self.model = TrainableSplats(tensors, scene.extent, device)
         self.seeded = len(self.model)
         self.background = torch.zeros(3, device=device)
+        self.light = Light.of(scene, self.params.light, device)
         self.photos = Photos(scene.views, device)
         self.step = 0
         self.resumed_from: int | None = None
@@ -123,6 +125,7 @@ class Trainer:
             "seeded": self.seeded,
             "seeded_uncovered": self.filled,
             "psnr_training": round(self._psnr(), 3),
+            "light_ev": None if self.light is None else round(self.light.spread(), 2),
             "views_training": len(self.scene.views),
             "views_heldout": len(self.scene.heldout),
             "sh_degree": params.sh_degree,
@@ -144,14 +147,18 @@ class Trainer:
         if counted is not None and self.scene.views[view].cut_out:
             # Where there is nothing any background must show, so that nothing of its colour is put before it.
             background = torch.from_numpy(self.rng.random(3, np.float32)).to(self.device)
-            photo, compared = torch.where(counted[..., None], photo, background), None
+            behind = background if self.light is None else self.light.applied(background[None, None], view).detach()
+            photo, compared = torch.where(counted[..., None], photo, behind), None
         degree = min(params.sh_degree, int(share / SH_SHARE))
         result = render(self.model.splats(), camera, params.model_copy(update={"sh_degree": degree}), background)
-        loss = photometric_loss(result.image, photo, params.ssim_weight, compared)
+        image = result.image if self.light is None else self.light.developed(result.image, view, photo)
+        loss = photometric_loss(image, photo, params.ssim_weight, compared)
         loss.backward()  # type: ignore[no-untyped-call]
         self.model.observe(result, camera.width * camera.height)
         self.model.step(share)
-        squares = (result.image.detach() - photo).square().mean(dim=2)
+        if self.light is not None:
+            self.light.step(share)
+        squares = (image.detach() - photo).square().mean(dim=2)
         self.errors[view] = squares.mean() if counted is None else squares.mul(counted).sum() / counted.sum()
         self.step += 1
         return loss.detach()
@@ -176,14 +183,15 @@ class Trainer:
                 hint="Try another seed (train_seed). If that fails, too, the camera poses may be wrong: take more "
                 "photos with more overlap.",
             )
-        self.curve.append(
-            {
-                "step": self.step,
-                "psnr_training": round(self._psnr(), 3),
-                "gaussians": len(self.model),
-                "loss": round(loss, 5),
-            }
-        )
+        point = {
+            "step": self.step,
+            "psnr_training": round(self._psnr(), 3),
+            "gaussians": len(self.model),
+            "loss": round(loss, 5),
+        }
+        if self.light is not None:
+            point["light_ev"] = round(self.light.spread(), 2)
+        self.curve.append(point)
         self._show_curve()
 
     def _psnr(self) -> float:
@@ -204,6 +212,7 @@ class Trainer:
         started = time.monotonic()
         state = {
             "model": self.model.state_dict(),
+            "light": None if self.light is None else self.light.state_dict(),
             "seeded": self.seeded,
             "filled": self.filled,
             "queue": self.queue,
@@ -224,6 +233,10 @@ class Trainer:
         state = torch.load(folder / "state.pt", map_location=self.device, weights_only=True)
         self.model = TrainableSplats(state["model"]["tensors"], self.scene.extent, self.device)
         self.model.load_state_dict(state["model"])
+        self.light = None
+        if state["light"] is not None:
+            self.light = Light(state["light"]["maps"], state["light"]["mean"].cpu(), self.device)
+            self.light.load_state_dict(state["light"])
         self.seeded, self.filled, self.queue = state["seeded"], state["filled"], state["queue"]
         self.errors, self.curve = state["errors"], state["curve"]
         self.rng.bit_generator.state = json.loads(state["rng"])
@@ -258,6 +271,7 @@ class Trainer:
             "long_side": self.params.long_side,
             "holdout": self.scene.heldout,
             "training": [view.name for view in self.scene.views],
+            "light": None if self.light is None else self.light.told([view.name for view in self.scene.views]),
             "curve": self.curve,
             "resumed_from": self.resumed_from,
         }

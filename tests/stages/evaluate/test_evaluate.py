@@ -18,6 +18,7 @@ from e2e3d_stages.evaluate.params import Params
 from e2e3d_stages.evaluate.pictures import blurred, difference
 from e2e3d_stages.splats import sog
 from e2e3d_stages.splats.gaussians import Gaussians, write_ply
+from e2e3d_stages.splats.quality import colour_corrected
 
 NAMES = [f"{i:03}.jpg" for i in range(10)]
 SIZE = (240, 180)
@@ -125,6 +126,43 @@ def test_quality_is_measured_on_the_held_out_photos_only(job, draws_photos) -> N
         *(("comparing", done, 2) for done in range(3)),
         *(("drawing", done, 3) for done in range(4)),
     ]
+
+
+def test_wrong_light_costs_as_drawn_and_nothing_once_the_colours_are_corrected(job, draws_photos, monkeypatch) -> None:
+    draw = PhotoRenderer.image
+    warm = np.array([[0.6, 0.1, 0], [0, 0.5, 0.05], [0, 0, 0.4]], np.float32)
+    monkeypatch.setattr(PhotoRenderer, "image", lambda self, *of: draw(self, *of) @ warm.T + 0.05)
+    hold_out(job, NAMES[::8])
+    metrics = stage.run(job)
+    for size in stage.SUFFIXES:
+        for end in ("", "_compressed"):
+            assert metrics[f"psnr{size}{end}"] < 20
+            assert metrics[f"cc_psnr{size}{end}"] > 60
+            assert metrics[f"ssim{size}{end}"] < 0.95
+            assert metrics[f"cc_ssim{size}{end}"] > 0.999
+    record = json.loads((job.output / "evaluation.json").read_text())
+    with Image.open(job.output / record["views"][0]["pictures"]["difference"]) as shown:
+        assert np.asarray(shown).max() < 40
+
+
+def test_the_blurred_photo_is_corrected_like_the_render(job, draws_photos) -> None:
+    hold_out(job, NAMES[::8])
+    metrics = stage.run(job)
+    for size in stage.SUFFIXES:
+        assert (
+            metrics[f"baseline_psnr{size}"] < metrics[f"baseline_cc_psnr{size}"] < metrics[f"baseline_psnr{size}"] + 3
+        )
+
+
+def test_colours_are_fitted_to_what_counts_and_a_plain_picture_takes_the_photo_s_mean() -> None:
+    photo = np.random.default_rng(0).uniform(0.2, 0.8, (20, 30, 3)).astype(np.float32)
+    counted = np.ones((20, 30), bool)
+    counted[:, :20] = False
+    render = np.where(counted[..., None], photo / 2, 1 - photo)
+    assert np.abs(colour_corrected(render, photo, counted) - photo)[counted].max() < 1e-4
+    assert np.abs(colour_corrected(render, photo) - photo)[counted].max() > 0.1
+    black = colour_corrected(np.zeros_like(photo), photo)
+    assert np.abs(black - photo.mean((0, 1))).max() < 1e-4
 
 
 def test_without_held_out_photos_no_quality_is_claimed_but_compression_is_measured(job, draws_photos) -> None:

@@ -81,7 +81,7 @@ METRICS: dict[str, dict[str, Any]] = {
             f"{kind}{metric}{suffix}{end}": value
             for suffix in ("", "_400", "_full")
             for kind, end in (("", ""), ("", "_compressed"), ("baseline_", ""))
-            for metric, value in (("psnr", 31.66), ("ssim", 0.912))
+            for metric, value in (("psnr", 31.66), ("ssim", 0.912), ("cc_psnr", 33.18), ("cc_ssim", 0.921))
         },
     },
 }
@@ -164,7 +164,7 @@ def _write_train(folder: Path, _: Path) -> None:
         {"step": step, "psnr_training": 20 + step / 20, "gaussians": 3000 + step, "loss": 0.1}
         for step in (50, 100, 150, 200)
     ]
-    record = {"long_side": 400, "holdout": ["0.jpg"], "training": ["1.jpg", "2.jpg"], "curve": curve}
+    record = {"long_side": 400, "holdout": ["0.jpg"], "training": ["1.jpg", "2.jpg"], "curve": curve, "light": None}
     (folder / "training.json").write_text(json.dumps({**record, "resumed_from": None}))
     (folder / "scene.ply").write_bytes(b"p" * 300_000)
 
@@ -177,7 +177,8 @@ def _write_evaluate(folder: Path, _: Path) -> None:
     names = {kind: f"{kind}.jpg" for kind in ("photo", "render", "difference")}
     for name in [*names.values(), "thumbnail.jpg"]:
         Image.new("RGB", (32, 18), (90, 120, 60)).save(folder / name)
-    view = {"name": "0.jpg", "psnr": 31.66, "ssim": 0.912, "psnr_compressed": 31.64, "pictures": names}
+    figures = {"psnr": 31.66, "ssim": 0.912, "cc_psnr": 33.18, "cc_ssim": 0.921, "psnr_compressed": 31.64}
+    view = {"name": "0.jpg", **figures, "pictures": names}
     opening = {"name": "1.jpg", "depth": 5.2}
     record = {"basis": "held-out", "long_side": 400, "opening_view": opening, "views": [view]}
     (folder / "evaluation.json").write_text(json.dumps(record))

@@ -132,10 +132,32 @@ def test_a_photo_that_was_not_placed_is_shown_small(run) -> None:
 
 
 def test_each_photo_kept_from_training_is_named_as_in_the_capture_with_its_figures(run) -> None:
-    others = [{"name": "2.jpg", "psnr": 28.11, "ssim": 0.856, "psnr_compressed": 28.04}]
+    figures = {"psnr": 28.11, "ssim": 0.856, "cc_psnr": 30.62, "cc_ssim": 0.871, "psnr_compressed": 28.04}
+    others = [{"name": "2.jpg", **figures}]
     edit(run, "evaluate", "evaluation.json", lambda record: {**record, "views": [*record["views"], *others]})
     words = Page(report_page("Yard", run.inputs)).words
-    assert "DSC_0.jpg 31.66 dB 0.912 31.64 dB DSC_2.jpg 28.11 dB 0.856 28.04 dB" in words
+    assert "DSC_0.jpg 31.66 dB 0.912 33.18 dB 0.921 31.64 dB DSC_2.jpg 28.11 dB 0.856 30.62 dB 0.871 28.04 dB" in words
+
+
+def test_figures_as_drawn_and_colour_corrected_are_told_apart(run) -> None:
+    words = Page(report_page("Yard", run.inputs)).words
+    assert "31.66 dB SSIM 0.912 colour-corrected 33.18 dB, 0.921" in words
+    assert re.search(r"400 px .*?( 31\.66 dB 0\.912){3} colour-corrected( 33\.18 dB 0\.921){3}", words)
+
+
+def test_photos_whose_light_was_learned_are_told_and_the_odd_ones_named(run) -> None:
+    plain = Page(report_page("Yard", run.inputs)).words
+    assert "EV" not in plain
+    assert "PSNR on the training photos in dB, over 200 steps" in plain
+    light = [{"name": "1.jpg", "ev": 0.24, "warmer_ev": 0.15}, {"name": "2.jpg", "ev": -0.81, "warmer_ev": -0.02}]
+    edit(run, "train", "training.json", lambda record: {**record, "light": light})
+    run.change("train", metrics={**run.inputs["train"].manifest.metrics, "light_ev": 1.21})
+    words = Page(report_page("Yard", run.inputs)).words
+    assert "differ in exposure by up to 1.2 EV" in words
+    assert "DSC_2.jpg is 0.8 EV darker." in words
+    assert "DSC_1.jpg is" not in words
+    assert "DSC_1.jpg 0.2 EV brighter and warmer DSC_2.jpg 0.8 EV darker" in words
+    assert "PSNR on the training photos in dB, each in its own light, over 200 steps" in words
 
 
 def test_of_photos_with_masks_the_figures_say_of_how_much_they_are(run) -> None:

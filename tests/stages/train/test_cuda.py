@@ -21,6 +21,7 @@ from e2e3d_stages.splats.quality import psnr
 from e2e3d_stages.splats.rasterizer import Renderer, render
 from e2e3d_stages.splats.rendering import Splats
 from e2e3d_stages.train import loss, stage
+from e2e3d_stages.train.light import Light
 from e2e3d_stages.train.scene import Photos, load_scene
 
 pytestmark = pytest.mark.gpu
@@ -45,6 +46,27 @@ def drawn(gaussians: list[Tensor], size: tuple[int, int], degree: int, device: t
     return {
         name: t.detach().cpu() for name, t in (found | dict(zip(NAMES, (t.grad for t in leaves), strict=True))).items()
     }
+
+
+def test_light_is_learned_as_on_the_cpu_and_nothing_waits_for_it(cuda: torch.device) -> None:
+    random = torch.Generator().manual_seed(0)
+    picture, photo = torch.rand(40, 50, 3, generator=random), torch.rand(40, 50, 3, generator=random)
+
+    def learned(device: torch.device) -> Tensor:
+        light = Light(torch.eye(3, 4) * torch.tensor([0.8, 1.2])[:, None, None], torch.full((3,), 0.5), device)
+        scene, seen = picture.to(device), photo.to(device)
+        loss.photometric_loss(scene, seen, 0.2)  # its window is made once
+        if device.type == "cuda":
+            torch.cuda.set_sync_debug_mode("error")
+        try:
+            for step in range(20):
+                loss.photometric_loss(light.developed(scene, step % 2, seen), seen, 0.2).backward()
+                light.step(step / 20)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        return light.maps.detach().cpu()
+
+    assert (learned(cuda) - learned(CPU)).abs().max() < 1e-3
 
 
 @pytest.mark.parametrize("degree", [0, 1, 2, 3])
