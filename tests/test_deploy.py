@@ -185,10 +185,12 @@ def test_the_init_job_waits_for_a_store_that_is_not_up_yet_and_ends_where_its_ro
     monkeypatch.setitem(ask.__globals__, "time", clock)
     connection = {"extra": {"endpoint_url": "http://minio:9000"}}
     down = EndpointConnectionError(endpoint_url="http://minio:9000")
-    busy, refused = (
-        ClientError({"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}, "ListBuckets")
-        for code, status in (("XMinioServerNotInitialized", 503), ("InvalidAccessKeyId", 403))
-    )
+
+    def answer(code: str, status: int) -> ClientError:
+        told: Any = {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}
+        return ClientError(told, "ListBuckets")
+
+    busy, refused = answer("XMinioServerNotInitialized", 503), answer("InvalidAccessKeyId", 403)
 
     def store(*answers: Any) -> Any:
         return SimpleNamespace(list_buckets=Mock(side_effect=answers))
