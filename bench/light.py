@@ -80,7 +80,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], help="a parameter of the train stage, name=value")
     options = parser.parse_args()
     changes = {name: json.loads(value) for name, _, value in (change.partition("=") for change in options.set)}
-    params = Params.model_validate({**PRESETS["draft"], **changes})
+    params = Params.model_validate({**PRESETS["draft"], "light": "on", **changes})
     sample = write_artifact(options.folder / "sample")
     views, _ = split_heldout(json.loads((sample / "views.json").read_text()), params.holdout)
     light = chosen([view["name"] for view in views])
