@@ -62,24 +62,24 @@ def make() -> None:
 
     from e2e3d_stages.registry import STAGES
     from e2e3d_stages.sfm import reconstruct
+    from e2e3d_stages.sfm.params import Params
     from sfm import prepare
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         ingested = prepare(SAMPLE, "standard", folder / "ingest")
-        task = {
-            "images": str(ingested / "images"),
-            "photos": json.loads((ingested / "photos.json").read_text())["photos"],
-            "poses": None,
-            "params": STAGES["sfm"].resolve("standard", {}).model_dump(),
-            "threads": 2,
-            "output": str(folder / "output"),
-            "scratch": str(folder / "scratch"),
-        }
         for made in ("output", "scratch"):
             (folder / made).mkdir()
-        (folder / "task.json").write_text(json.dumps(task))
-        reconstruct.find_scene(reconstruct.Task.read(folder / "task.json"))
+        reconstruct.find_scene(
+            reconstruct.Task(
+                images=ingested / "images",
+                photos=json.loads((ingested / "photos.json").read_text())["photos"],
+                params=Params.model_validate(STAGES["sfm"].resolve("standard", {}).model_dump()),
+                threads=2,
+                output=folder / "output",
+                scratch=folder / "scratch",
+            )
+        )
         keep(folder / "output", pycolmap.Reconstruction(folder / "scratch" / "distorted"))
 
 
