@@ -17,7 +17,7 @@ start() {
     if ! $COMPOSE up --detach "$@"; then
         docker logs --tail 30 "$(docker ps --all --quiet --filter "label=com.docker.compose.project=$project" \
             --filter label=com.docker.compose.service=airflow-init)" >&2 || true
-        fail "$COMPOSE up failed, as said above. Is a port taken? Choose another: make up E2E3D_UI_PORT=8081"
+        fail "$COMPOSE up failed, as said above. Where a port is taken, choose another: make up E2E3D_UI_PORT=8081"
     fi
 }
 
