@@ -32,13 +32,12 @@ TRANSIENT = frozenset(
 )
 # The longest pause before infrastructure that failed is tried again: a store, or instances that are not to be had.
 LONGEST_DELAY = timedelta(minutes=30)
-# How often a task is tried again after failures of one kind. Nothing but time is lost with these; the others may be the
-# stage's own fault.
+# How often a task is tried again after failures of one kind. These cost only time; others may be the stage's own fault.
 RETRIES_OF: dict[type[BaseException], int] = {StageInfrastructureFailed: 5, StageInterrupted: 5}
 RETRIES_OF_ANY_OTHER = 2
-# Counts tries besides that ended without a failure, as with a worker or a scheduler that died.
+# In all, with those after tries that no failure ended, but a worker or a scheduler that died.
 RETRIES = 10
-# Such a try asks no retry policy; its job runs on, and the next try should find it soon.
+# Such a try asked no retry policy; its job runs on, and the next try should find it soon.
 _SOON = timedelta(seconds=10)
 # In the task state store: by kind of failure, the tries that ended so.
 FAILURES = "e2e3d_failures"

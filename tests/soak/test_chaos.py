@@ -49,7 +49,7 @@ RIVALS_EVERY = 4
 OUTAGE_SECONDS = 180
 # Between two of what goes wrong.
 PAUSE_SECONDS = (20, 45)
-# A task is tried three times, and each end of its worker or program is one.
+# A stage bears two crashes; what it has of other tries is for what happens to Airflow.
 ENDS_A_KEY = 1
 # An overtaken job looks for who has overtaken it so often, and the store may be slow in telling.
 NOTICED_WITHIN_SECONDS = 60

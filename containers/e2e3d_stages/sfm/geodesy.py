@@ -121,9 +121,9 @@ def fit_gps(centers: Array, enu: Array, up: Array, seed: int = 0, deviations: Ar
             f"only {len(centers)} placed {'photo has' if len(centers) == 1 else 'photos have'} GPS with altitude",
             len(centers),
         )
-    fit = _fitted(centers, enu, seed, deviations)
+    fit = _fitted("GPS is", centers, enu, seed, deviations)
     if fit.problem or fit.similarity is None:
-        return replace(fit, problem=f"GPS is {fit.problem}" if fit.similarity else fit.problem)
+        return fit
     tilt = _angle(fit.similarity.rotation @ up, np.array([0.0, 0, 1]))
     if tilt > MAX_TILT_DEGREES:
         return replace(fit, problem=f"GPS would tilt the scene by {tilt:.0f} degrees against what the photos show")
@@ -145,9 +145,9 @@ def fit_local(centers: Array, places: Array, up: Array, tilt: float = MAX_TILT_D
             f"they tell the place of only {len(centers)} placed {'photo' if len(centers) == 1 else 'photos'}",
             len(centers),
         )
-    fit = _fitted(centers, places, seed, None)
+    fit = _fitted("they are", centers, places, seed, None)
     if fit.problem or fit.similarity is None:
-        return replace(fit, problem=f"they are {fit.problem}" if fit.similarity else fit.problem)
+        return fit
     found = fit.similarity.rotation @ up
     axis = int(np.argmax(np.abs(found)))
     upward = np.eye(3)[axis] * np.sign(found[axis])
@@ -168,8 +168,8 @@ def _angle(a: Array, b: Array) -> float:
     return float(np.degrees(np.arccos(np.clip(a @ b, -1, 1))))
 
 
-def _fitted(centers: Array, places: Array, seed: int, deviations: Array | None) -> Fit:
-    """A robust fit.
+def _fitted(subject: str, centers: Array, places: Array, seed: int, deviations: Array | None) -> Fit:
+    """A robust fit; of positions that are off its problem begins with the subject.
 
     How far positions may be off is a share of the capture's extent, which is that of the model: one wild fix stretches
     the positions, but not the places of the cameras among one another.
@@ -182,7 +182,7 @@ def _fitted(centers: Array, places: Array, seed: int, deviations: Array | None) 
     residual, share = float(np.median(distance)), float(np.mean(distance <= MAX_RESIDUAL_SHARE * extent))
     problem = ""
     if share < MIN_INLIER_SHARE or residual > MAX_RESIDUAL_SHARE * extent:
-        problem = f"{residual:.1f} m off (median) over a capture of {extent:.0f} m"
+        problem = f"{subject} {residual:.1f} m off (median) over a capture of {extent:.0f} m"
     return Fit(similarity, problem, located, residual, share, extent)
 
 
