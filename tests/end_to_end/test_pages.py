@@ -302,6 +302,21 @@ def test_a_stranger_sees_no_page_and_a_viewer_sees_them(site: Site, tab: Any) ->
     tab.get_by_role("heading", name="Scenes").wait_for()
 
 
+def test_a_page_whose_first_question_was_lost_on_the_way_asks_again(site: Site, tab: Any) -> None:
+    log_in(tab, site, "/dags")
+    lost: list[str] = []
+
+    def lose_the_first(route: Any) -> None:
+        route.continue_() if lost else route.abort()
+        lost.append(route.request.url)
+
+    tab.route("**/e2e3d/api/declared", lose_the_first)
+    tab.goto(f"{site.url}/e2e3d/scenes")
+    tab.get_by_role("heading", name="Airflow does not answer.").wait_for()
+    tab.get_by_role("heading", name="Scenes").wait_for()
+    assert len(lost) == 2
+
+
 def test_a_failed_run_says_why_and_what_to_do_in_the_tab_the_task_and_the_notification(
     site: Site, tab: Any, picture: Callable[[Any, str], None], told: Web
 ) -> None:
@@ -313,8 +328,8 @@ def test_a_failed_run_says_why_and_what_to_do_in_the_tab_the_task_and_the_notifi
     log_in(tab, site, "/dags")
     for title, path in {"Scene": "plugin/scene", "Artifact": "tasks/sfm/plugin/artifact"}.items():
         page = visit(tab, f"{site.url}/dags/reconstruct/runs/{run}/{path}", title)
-        words = page.get_by_role("alert").first
-        assert " ".join(reason["message"].split()) in " ".join(words.inner_text().split())
+        words = page.get_by_role("alert").filter(has_text=" ".join(reason["message"].split())).first
+        words.wait_for()
         assert f"What to do: {reason['hint']}" in words.inner_text()
         picture(tab, f"failure-{title.lower()}")
     assert tab.complaints == []

@@ -8,6 +8,13 @@ export class Refusal extends Error {
   }
 }
 
+// Nothing came back: the network or Airflow itself is away for now.
+export class Unreachable extends Refusal {
+  constructor() {
+    super(0, "Airflow does not answer.", "It is asked again in a moment.");
+  }
+}
+
 export function address(path, query = {}) {
   const known = Object.entries(query).filter(([, value]) => value !== null && value !== undefined && value !== "");
   const text = new URLSearchParams(known).toString();
@@ -19,7 +26,7 @@ export async function ask(path, query) {
   try {
     answer = await fetch(address(path, query), { headers: { accept: "application/json" } });
   } catch {
-    throw new Refusal(0, "Airflow does not answer.", "It is asked again in a moment.");
+    throw new Unreachable();
   }
   const told = await answer.json().catch(() => ({}));
   if (answer.ok) return told;

@@ -1,5 +1,6 @@
 // Which page this is, by its address.
 
+import { Unreachable } from "./api.js";
 import { load } from "./declared.js";
 import { h, show } from "./dom.js";
 
@@ -16,12 +17,17 @@ const pages = {
   task: "./task.js",
 };
 
-try {
-  const [page] = await Promise.all([import(pages[kind]), load()]);
-  await page.open(query, ...names);
-} catch (problem) {
-  console.error(problem);
-  show(
-    h("section", { class: "notice", role: "alert" }, h("h1", {}, problem.message), problem.hint && h("p", {}, problem.hint)),
-  );
+async function start() {
+  try {
+    const [page] = await Promise.all([import(pages[kind]), load()]);
+    await page.open(query, ...names);
+  } catch (problem) {
+    console.error(problem);
+    show(
+      h("section", { class: "notice", role: "alert" }, h("h1", {}, problem.message), problem.hint && h("p", {}, problem.hint)),
+    );
+    if (problem instanceof Unreachable) setTimeout(start, 2000);
+  }
 }
+
+await start();
