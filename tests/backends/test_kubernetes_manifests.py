@@ -69,6 +69,7 @@ def test_the_chart_s_values_name_the_bound_accounts_and_profiles_that_work(tmp_p
         assert pod["spec"]["serviceAccountName"] == one("ServiceAccount")["metadata"]["name"]
 
 
+@pytest.mark.slow
 def test_the_page_s_profile_works(tmp_path: Path) -> None:
     page = (ROOT / "docs" / "kubernetes.md").read_text()
     *_, last = pods(tmp_path, page.partition("```yaml\n")[2].partition("```")[0])

@@ -202,6 +202,7 @@ SUBMITTED_TO_AN_ENGINE = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("verb", "call"), [*ASKED_OF_AN_ENGINE, *SUBMITTED_TO_AN_ENGINE])
 def test_what_passes_on_an_engine_is_no_mistake(
     verb: str, call: str, engine: ScriptedApi, on_docker: dict[str, Ask]
@@ -674,6 +675,7 @@ SUBMITTED_TO_AWS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "verb", "call"), ASKED_OF_AWS)
 def test_what_aws_says_of_a_job_is_no_mistake(name: str, verb: str, call: str, aws: ScriptedApi) -> None:
     assert misjudged(aws, call, [*OF_AWS, *OF_A_JOB, *OF_A_TASK], on_aws(name)[verb]) == []
@@ -689,6 +691,7 @@ def test_what_passes_on_aws_is_no_mistake(name: str, call: str, aws: ScriptedApi
     assert misjudged(aws, call, answers, on_aws(name)["submit"]) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", ["submit", "poll"])
 def test_what_passes_where_airflow_takes_its_role_is_no_mistake(verb: str, aws: ScriptedApi) -> None:
     assert misjudged(aws, "AssumeRole", OF_STS, on_aws("ecs", aws_conn_id="by_a_role")[verb]) == []

@@ -51,6 +51,7 @@ def test_sagemaker_is_told_why_a_job_fails_also_where_its_store_is_not_there(sag
     assert (sagemaker_folder / "failure").read_text().startswith("There is no request at file://")
 
 
+@pytest.mark.slow
 def test_the_check_tries_the_stages_that_it_is_given_and_says_with_what() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "e2e3d_stages", "check", "ingest", "sfm", "compress", "publish"],
@@ -64,6 +65,7 @@ def test_the_check_tries_the_stages_that_it_is_given_and_says_with_what() -> Non
     assert "pycolmap" in lines[1]
 
 
+@pytest.mark.slow
 def test_the_check_names_every_stage_that_cannot_run_and_goes_on(tmp_path: Path) -> None:
     (tmp_path / "pycolmap.py").write_text("raise ImportError('no such thing')")
     done = subprocess.run(

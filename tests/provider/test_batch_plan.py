@@ -311,6 +311,7 @@ def counting(calls: Counter[str]) -> Callable[[str], Storage]:
     return open_at
 
 
+@pytest.mark.slow
 def test_unchanged_scenes_cost_one_listing(s3_root: str) -> None:
     batches = Batches(s3_root)
     for number in range(54):

@@ -139,6 +139,7 @@ def listings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return asked
 
 
+@pytest.mark.slow
 def test_a_complete_upload_is_told_once_and_a_changed_one_again(root: Storage, listings: list[str]) -> None:
     triggerer, state = Triggerer(), State()
 
@@ -164,6 +165,7 @@ def test_a_complete_upload_is_told_once_and_a_changed_one_again(root: Storage, l
     assert first["fingerprint"] != second["fingerprint"]
 
 
+@pytest.mark.slow
 def test_without_a_marker_it_is_told_when_nothing_came_for_the_quiet_time(root: Storage, listings: list[str]) -> None:
     triggerer = Triggerer()
 
@@ -183,6 +185,7 @@ def test_without_a_marker_it_is_told_when_nothing_came_for_the_quiet_time(root: 
     assert triggerer.stored[0]["photos"] == 6
 
 
+@pytest.mark.slow
 def test_a_new_triggerer_tells_what_came_while_there_was_none_and_repeats_nothing(
     root: Storage, listings: list[str]
 ) -> None:
@@ -250,6 +253,7 @@ def test_a_disk_that_was_not_mounted_for_a_while_starts_nothing_anew(
     assert triggerer.names == ["yard"]
 
 
+@pytest.mark.slow
 def test_an_event_that_never_reached_the_database_is_told_again(root: Storage, listings: list[str]) -> None:
     triggerer, state = Triggerer(), State()
 

@@ -62,6 +62,7 @@ def test_names_that_sort_between_a_folder_and_its_files_split_no_capture(storage
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["Rathaus 50%25 #2", "a?b", "Bäckerei", "it's {{ 1 }}"])
 def test_a_capture_whose_name_means_something_in_an_address_is_found_there(storage: Storage, name: str) -> None:
     upload(storage, f"{name}/1.jpg")

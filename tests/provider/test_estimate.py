@@ -189,6 +189,7 @@ def test_a_photo_tells_its_size_by_its_first_bytes_and_nothing_by_fewer(kind: st
     assert long_side(photo.getvalue()[:10]) is None
 
 
+@pytest.mark.slow
 @hypothesis.given(
     start=st.sampled_from([b"", b"\xff\xd8", b"MM\x00*", b"RIFF", b"\x00\x00\x00\x18ftypheic"]), rest=st.binary()
 )
@@ -196,6 +197,7 @@ def test_bytes_that_are_no_photo_tell_no_size_and_break_nothing(start: bytes, re
     assert (long_side(start + rest) or 1) > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["first photo", "table of contents", "name"])
 def test_what_is_damaged_in_a_zip_ends_no_run(damage: str, run: Run, script: Script, captures: Path) -> None:
     photo = io.BytesIO()
@@ -254,6 +256,7 @@ def test_a_run_tells_stores_and_hands_on_its_estimate_and_learns(run: Run, scrip
     assert second.seconds < told.seconds / 5
 
 
+@pytest.mark.slow
 def test_a_run_that_may_cost_more_than_it_may_is_refused_before_anything_is_spent(
     run: Run, script: Script, profiles: Path
 ) -> None:

@@ -76,6 +76,7 @@ def test_a_lease_that_is_too_short_is_found_and_told_in_the_smallest_history(mon
     assert "The smallest that does: Plan(" in told
 
 
+@pytest.mark.slow
 def test_silence_while_the_store_was_away_is_found_to_be_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leases, "LONGEST_GAP_SECONDS", 1e9)
     outages = (Fault(60, "away", 175),)

@@ -198,6 +198,7 @@ def test_a_scene_that_failed_is_told_once_with_the_reason_and_what_to_do(run: Ru
     assert [field["title"] for field in message["attachments"][0]["fields"]] == ["Why", "What to do"]
 
 
+@pytest.mark.slow
 def test_a_request_that_is_refused_is_told_unless_the_run_is_to_be_quiet(run: Run, web: Web) -> None:
     assert run("ingest", capture="/etc/church", notify=False).states["plan"] == "failed"
     assert web.requests == []
@@ -249,6 +250,7 @@ def test_a_server_that_is_not_there_is_logged_without_the_secret_address(
     assert "verysecret" not in caplog.text
 
 
+@pytest.mark.slow
 def test_a_server_that_does_not_answer_holds_nobody_up_and_no_other_way(
     web: Web, mail: Mail, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -377,6 +379,7 @@ def test_a_batch_is_told_once_when_something_came_of_it(
     assert told["page"] == outcome.results["report"]["page"]
 
 
+@pytest.mark.slow
 def test_a_batch_that_failed_names_its_scenes(batch: Callable[..., Outcome], captures: Path, web: Web) -> None:
     (captures / "tonight.csv").write_text("capture,scene\nstatue,No Name\n")
     assert batch(captures / "tonight.csv").state == "failed"

@@ -11,6 +11,7 @@ from tests.airflow_runs import run_dag
 from tests.provider.conftest import Script, told_profiles
 
 
+@pytest.mark.slow
 def test_a_bucket_that_is_not_there_is_told_without_a_retry(
     airflow_home: Path,
     s3_endpoint: str,

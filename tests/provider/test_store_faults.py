@@ -139,6 +139,7 @@ def test_a_scene_succeeds_with_correct_digests_though_requests_fail(place: Place
     runs_with_faults(place, script, scenes=1, outage=4)
 
 
+@pytest.mark.slow
 def test_the_first_task_is_tried_again_when_the_store_stays_away(
     place: Place, script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -208,6 +208,7 @@ def test_the_table_names_every_route() -> None:
     assert len(create_app().routes) == len(ROUTES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ROUTES.values())
 def test_a_route_refuses_who_is_not_logged_in_and_who_has_no_permission(
     path: str, api: FastAPI, training: ArtifactStore
@@ -577,6 +578,7 @@ def five_hundred(store: ArtifactStore, profile_file: Path) -> ArtifactStore:
     return store
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("store_uri", ["file", pytest.param("s3", marks=pytest.mark.soak)], indirect=True)
 def test_five_hundred_scenes_come_by_page_in_under_300_ms(
     viewer: Browser, five_hundred: ArtifactStore, runs: None, record_property: Callable[[str, object], None]

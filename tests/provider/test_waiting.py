@@ -130,6 +130,7 @@ def test_an_owner_that_finds_itself_overtaken_stops_its_job(attempt: Attempt, sc
     until(lambda: not attempt.backend.poll(attempt.state.handle).running)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("states", "stops"),
     [

@@ -29,6 +29,7 @@ from e2e3d_stages.store.opening import open_storage
 from tests.strategies import json_values
 
 
+@pytest.mark.slow
 @given(captures=st.lists(st.text() | st.text().map("s3://bucket/{}".format), unique=True, max_size=6))
 def test_every_capture_has_a_scene_of_its_own_that_can_be_a_folder(captures: list[str]) -> None:
     scenes = scenes_of(captures)
@@ -59,6 +60,7 @@ def test_a_profile_file_is_read_or_refused_in_words(content: Any) -> None:
 SETTINGS = st.sampled_from(sorted(Profile.model_fields))
 
 
+@pytest.mark.slow
 @given(values=st.dictionaries(SETTINGS, json_values, max_size=3))
 def test_a_profile_with_odd_values_is_refused_in_words(values: dict[str, Any]) -> None:
     with tempfile.TemporaryDirectory() as folder:

@@ -81,6 +81,7 @@ def test_the_program_ends_with_a_failure_of_its_own(store: ArtifactStore, tmp_pa
     assert failure.code is FailureCode.CAPTURE_CHANGED
 
 
+@pytest.mark.slow
 def test_large_files_are_read_a_little_at_a_time(store_uri: str, tmp_path: Path) -> None:
     storage = open_storage(store_uri)
     for number in range(3):

@@ -303,6 +303,7 @@ def test_the_time_left_goes_by_what_happened_of_late(
     assert told[-1].eta_seconds == pytest.approx(400 / told[-1].rate)
 
 
+@pytest.mark.slow
 def test_every_part_of_the_work_tells_how_far_it_is(
     tmp_path: Path, play: Callable[[StageProgram], None], monkeypatch: pytest.MonkeyPatch, s3_root: str
 ) -> None:

@@ -67,6 +67,7 @@ def test_what_goes_in_comes_out_though_a_quarter_of_all_requests_fail(
     assert {"busy", "upload broken off", "answer broken off"} <= set(faulty.seen)
 
 
+@pytest.mark.slow
 def test_of_racing_claims_one_wins_though_answers_are_lost(faulty: FaultyStore, s3_root: str) -> None:
     faulty.fail(reset=0.5)
 
@@ -169,6 +170,7 @@ def test_a_store_that_accepts_and_never_answers_is_told_in_time(
     assert faulty.seen["hang"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fate", ["trickle", "silence"])
 @pytest.mark.parametrize("question", ["read", "read a part", "list", "folders"])
 def test_one_whose_answers_never_end_is_told_in_time(
@@ -204,6 +206,7 @@ def test_an_answer_that_does_not_come_is_asked_for_again(
     assert faulty.seen["hang"]
 
 
+@pytest.mark.slow
 def test_a_failure_that_is_told_with_a_200_is_no_empty_answer(faulty: FaultyStore, s3_root: str) -> None:
     storage = open_storage(s3_root)
     for name in "abc":

@@ -163,6 +163,7 @@ def test_a_first_claim_waits_for_nothing_and_neither_does_one_after_a_failure(
     assert clock.slept == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("apart", [-3600, -600, 0, 600, 3600])
 def test_a_silent_attempt_is_taken_over_after_a_lease_whatever_the_clocks_say(
     store: ArtifactStore, clock: SettableClock, apart: float
@@ -190,6 +191,7 @@ def test_an_owner_or_a_program_that_is_heard_of_keeps_its_attempt(store: Artifac
     assert looks(waiter, clock, LEASE_SECONDS + 10) is not None
 
 
+@pytest.mark.slow
 def test_what_nobody_could_see_of_an_attempt_is_no_silence(store: ArtifactStore, clock: SettableClock) -> None:
     claim = Machine(store, "a").claim()
     assert claim is not None
@@ -270,6 +272,7 @@ def test_a_checkpoint_that_is_not_complete_is_passed_over_and_removed(
     assert steps(store) == {"100-1"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", ["state.pt", "optimizer/moments.bin", "checkpoint.json"])
 def test_whatever_is_damaged_of_the_newest_checkpoint_the_one_before_it_is_resumed(
     store: ArtifactStore, tmp_path: Path, file: str, caplog: pytest.LogCaptureFixture

@@ -47,6 +47,7 @@ def test_a_film_becomes_photos_in_windows_of_equal_time_by_its_time_stamps(tmp_p
     assert result.dropped == {}
 
 
+@pytest.mark.slow
 def test_the_sharpest_frame_of_each_window_is_taken(tmp_path: Path, ingest: Ingest) -> None:
     pictures = [
         each if place % 5 == 3 else each.filter(ImageFilter.GaussianBlur(4))
@@ -56,6 +57,7 @@ def test_the_sharpest_frame_of_each_window_is_taken(tmp_path: Path, ingest: Inge
     assert seconds(ingest(tmp_path / "capture", frames=10)) == pytest.approx([0.15 + 0.25 * each for each in range(10)])
 
 
+@pytest.mark.slow
 def test_nothing_is_taken_before_the_camera_moves_and_one_frame_where_it_rests(tmp_path: Path, ingest: Ingest) -> None:
     way = walk(40)
     pictures = [way[0]] * 20 + way[:20] + [way[20]] * 20 + way[20:] + [way[-1]] * 20
@@ -115,6 +117,7 @@ def test_the_film_of_a_live_photo_is_none(capture: Path, ingest: Ingest) -> None
 # How they look
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rotation", [90, 180, 270])
 @pytest.mark.parametrize("kind", [PLAIN, DEEP], ids=["H.264", "HEVC 10 bit"])
 def test_frames_are_turned_once(tmp_path: Path, ingest: Ingest, rotation: int, kind: dict[str, Any]) -> None:
@@ -148,6 +151,7 @@ def as_pq(image: Image.Image) -> Any:
     return ((0.8359375 + 18.8515625 * power) / (1 + 18.6875 * power)) ** 78.84375
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("transfer", "encode"), [(18, as_hlg), (16, as_pq)], ids=["HLG", "PQ"])
 def test_a_high_dynamic_range_film_looks_as_its_scene_does_in_srgb(
     tmp_path: Path, ingest: Ingest, transfer: int, encode: Any
@@ -174,6 +178,7 @@ def test_highlights_of_a_film_stay_apart_instead_of_all_being_white(tmp_path: Pa
     assert np.all(np.diff(np.convolve(row, np.ones(20) / 20, "valid")) > -0.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("told", [1, 2], ids=["told", "untold"])
 def test_a_large_film_has_the_colours_of_bt709_whether_it_says_so_or_not(
     tmp_path: Path, ingest: Ingest, told: int
@@ -224,6 +229,7 @@ def test_frames_that_show_the_same_are_no_photos_to_upload_again(tmp_path: Path,
 # Those that cannot be used
 
 
+@pytest.mark.slow
 def test_bad_films_spoil_only_themselves_and_say_what_they_are(capture: Path, ingest: Ingest) -> None:
     whole = film(capture / "walk.mp4", walk(40)).read_bytes()
     (capture / "cut.mp4").write_bytes(whole[: len(whole) // 2])
@@ -274,6 +280,7 @@ def test_a_film_alone_that_never_moves_fails_with_the_reason(tmp_path: Path, ing
         ingest(tmp_path / "capture")
 
 
+@pytest.mark.slow
 def test_a_damaged_place_in_a_film_costs_only_that_place(tmp_path: Path, ingest: Ingest) -> None:
     path = film(tmp_path / "capture" / "walk.mkv", walk(60), kind={**PLAIN, "options": {"g": "10", "bf": "0"}})
     data = bytearray(path.read_bytes())
@@ -295,6 +302,7 @@ def test_films_whose_pictures_take_too_much_memory_are_left_out(
     assert result.metrics["photos"] == 3
 
 
+@pytest.mark.slow
 def test_of_a_film_few_frames_are_kept_at_a_time(tmp_path: Path) -> None:
     import gc
     import weakref

@@ -151,6 +151,7 @@ paths = st.builds(
 )
 
 
+@pytest.mark.slow
 @given(st.lists(paths, max_size=12, unique=True), st.binary(max_size=70))
 def test_whatever_the_names_are_something_is_a_photo_where_anything_could_be(names: list[str], head: bytes) -> None:
     found = companions(names)

@@ -45,6 +45,7 @@ def bucket(s3_root: str) -> Storage:
     return storage
 
 
+@pytest.mark.slow
 def test_photos_keep_their_names_for_people_wherever_they_lie(good: Storage, ingest: Ingest) -> None:
     good.write("more {{ 1 }}/IMG 1.jpg", jpeg(picture(77)))
     good.write("more {{ 1 }}/copy.jpg", jpeg(picture(77)))
@@ -77,6 +78,7 @@ def test_a_key_with_an_empty_step_writes_nowhere_and_costs_only_its_photo(
     assert "2 files were left out because they have names that no file can have" in warning.message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "told"),
     [

@@ -29,6 +29,7 @@ def around(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_panorama_becomes_four_photos_that_see_what_a_camera_there_would(around: Path, ingest: Ingest) -> None:
     done = ingest(around)
     assert done.metrics["photos"] == 12
@@ -50,11 +51,13 @@ def test_a_panorama_becomes_four_photos_that_see_what_a_camera_there_would(aroun
         assert looking @ looking.T == pytest.approx(np.kron([[1, -1], [-1, 1]], np.eye(2)), abs=1e-9)
 
 
+@pytest.mark.slow
 def test_each_side_has_a_camera_of_its_own_that_panoramas_share(around: Path, ingest: Ingest) -> None:
     cameras = [photo["camera"] for photo in ingest(around).record["photos"]]
     assert cameras == [0, 1, 2, 3] * 3
 
 
+@pytest.mark.slow
 def test_sides_are_at_most_as_large_as_photos(around: Path, ingest: Ingest) -> None:
     done = ingest(around, max_size=128 + 192)
     assert {photo["width"] for photo in done.record["photos"]} == {256}
@@ -76,6 +79,7 @@ def test_what_is_said_in_xmp_is_believed_of_pictures_of_that_shape(capture: Path
     assert "panorama" not in done.photo("part.jpg")
 
 
+@pytest.mark.slow
 def test_a_film_that_sees_all_around_becomes_the_sides_of_its_frames(tmp_path: Path, ingest: Ingest) -> None:
     way = [panorama(WALLS, (step / 12 - 0.9, 0, 0), height=256) for step in range(24)]
     film(tmp_path / "film" / "walk.mp4", way)
@@ -87,6 +91,7 @@ def test_a_film_that_sees_all_around_becomes_the_sides_of_its_frames(tmp_path: P
     assert len(set(done.record["films"][0]["frames"].values())) == len(frames)
 
 
+@pytest.mark.slow
 def test_a_wide_film_of_one_side_is_one_and_no_larger_than_photos(tmp_path: Path, ingest: Ingest) -> None:
     film(tmp_path / "film" / "walk.mp4", [each.resize((1024, 512)) for each in walk(24)])
     done = ingest(tmp_path / "film", frames=10, max_size=640)

@@ -185,6 +185,7 @@ def test_what_the_same_task_lost_before_costs_too(store, manifests, job) -> None
     assert (told["price"], told["billed_seconds"]) == (1.5, 120)
 
 
+@pytest.mark.slow
 def test_laying_out_twice_changes_nothing(store, manifests) -> None:
     def everything() -> dict[str, bytes]:
         return {entry.path: store.storage.read(entry.path) for entry in store.storage.list("scenes")}
@@ -195,6 +196,7 @@ def test_laying_out_twice_changes_nothing(store, manifests) -> None:
     assert everything() == once
 
 
+@pytest.mark.slow
 def test_a_run_that_is_done_again_keeps_nothing_of_the_first_try(store, manifests) -> None:
     lay_out(store, run("run-1"), manifests)
     compress = manifests["compress"]
@@ -304,6 +306,7 @@ def test_scenes_do_not_share_their_latest(store, manifests) -> None:
     assert json.loads(store.storage.read("scenes/roof/latest.json"))["run"] == "morning"
 
 
+@pytest.mark.slow
 def test_runs_of_the_same_name_of_two_airflows_lie_beside_each_other(store, manifests) -> None:
     first = lay_out(store, run("nightly"), manifests)
     other = lay_out(store, run("nightly", owner="somebody else"), manifests)
@@ -313,6 +316,7 @@ def test_runs_of_the_same_name_of_two_airflows_lie_beside_each_other(store, mani
     assert len(list(store.storage.folders("scenes/yard"))) == 2
 
 
+@pytest.mark.slow
 def test_of_two_runs_that_end_at_the_same_moment_the_newer_is_the_latest(store, manifests, monkeypatch) -> None:
     write, done = store.storage.write, []
 

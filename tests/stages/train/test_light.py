@@ -38,6 +38,7 @@ def of(sfm: Path, wanted: str) -> Light | None:
     return Light.of(load_scene(sfm, 64, 8), wanted, CPU)
 
 
+@pytest.mark.slow
 def test_light_is_learned_by_itself_only_where_photos_of_the_same_points_differ(sfm: Path, planted) -> None:
     assert of(sfm, "auto") is None
     assert of(planted[0], "auto") is not None
@@ -69,6 +70,7 @@ def test_the_mean_of_all_photos_stays_as_it_is_after_every_step() -> None:
         assert torch.allclose(mean, picture, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_what_is_too_bright_for_a_photo_is_white_in_it_and_nothing_else() -> None:
     light = Light(torch.eye(3, 4)[None] * 2, torch.full((3,), 0.4), CPU)
     photo = torch.tensor([1.0, 1.0, 0.5]).expand(1, 3, 3).clone()
