@@ -700,8 +700,10 @@ class Promises:
             raise Violation(
                 f"a living attempt was overtaken: {last} was heard of {self._since(last):.0f} s before {number}"
             )
+        # One who slept may take a number that a clean-up has freed; that overtakes nobody, and starts nothing.
         for each in self.heard:
-            self.overtaken.setdefault(each, self.world.time)
+            if each < number:
+                self.overtaken.setdefault(each, self.world.time)
 
     def _just_woke(self, number: int) -> bool:
         """Whether an attempt slept for longer than a lease, and so late before the claim that nobody could know."""
