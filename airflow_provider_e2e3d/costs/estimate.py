@@ -130,7 +130,11 @@ def estimate(
     most = int(params["ingest"]["max_size"])
     frames = int(params["ingest"]["frames"]) if content.films else 0
     size = CaptureSize(photos=content.photos + frames, long_side=min(content.side or most, most))
-    stages = tuple(_stage_estimate(stage.name, profile, params, size, history) for stage in STAGES.values())
+    stages = tuple(
+        _stage_estimate(stage.name, profile, params, size, history)
+        for stage in STAGES.values()
+        if stage.validate(params[stage.name]).wanted
+    )
     prices = [each.price for each in stages]
     return Estimate(
         photos=size.photos,

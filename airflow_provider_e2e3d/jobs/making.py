@@ -119,7 +119,8 @@ class Making:
         return listing
 
     def _references(self, inputs: Mapping[str, Any]) -> dict[StageName, Reference]:
-        expected = STAGES[self.stage].inputs
+        spec = STAGES[self.stage]
+        expected = (*spec.inputs, *(name for name in spec.optional_inputs if name in inputs))
         if set(inputs) != set(expected):
             raise InvalidRequest(
                 f"{self.stage} reads what {', '.join(expected) or 'no stage'} made, and was given "

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from airflow.sdk import TriggerRule
 from airflow.sdk.log import redact  # type: ignore[attr-defined]  # where common.compat has it from
 
 from airflow_provider_e2e3d.exceptions import QualityGateFailed
@@ -132,11 +133,23 @@ class EvaluateOperator(StageOperator):
         super().__init__(stage="evaluate", inputs={"sfm": sfm, "train": train, "compress": compress}, **kwargs)
 
 
+class MeshOperator(StageOperator):
+    """Gaussians become triangles; skipped where no mesh is asked for.
+
+    :param sfm: what `SfmOperator` returned. (templated)
+    :param train: what `TrainOperator` returned. (templated)
+    """
+
+    def __init__(self, *, sfm: Any, train: Any, **kwargs: Any) -> None:
+        super().__init__(stage="mesh", inputs={"sfm": sfm, "train": train}, **kwargs)
+
+
 class PublishOperator(StageOperator):
     """Everything becomes a page, laid out under the scene's name in every run, also when the page was there before.
 
     :param scene: a slug. (templated)
     :param ingest: what `IngestOperator` returned; so for the other stages. (templated)
+    :param mesh: what `MeshOperator` returned, where the DAG has one; skipped, it stops nothing. (templated)
     :param preset: what filled in the parameters that nobody gave, for the report to tell them apart. (templated)
     """
 
@@ -152,17 +165,21 @@ class PublishOperator(StageOperator):
         train: Any,
         compress: Any,
         evaluate: Any,
+        mesh: Any = None,
         preset: Any = None,
         **kwargs: Any,
     ) -> None:
         inputs = {"ingest": ingest, "sfm": sfm, "train": train, "compress": compress, "evaluate": evaluate}
+        if mesh is not None:
+            inputs["mesh"] = mesh
+            kwargs.setdefault("trigger_rule", TriggerRule.NONE_FAILED)
         super().__init__(stage="publish", inputs=inputs, **kwargs)
         self.scene = scene
         self.preset = preset
 
     def after_collect(self, context: Context, store: ArtifactStore, manifest: Manifest, reference: Reference) -> None:
         """Lay the page and the deliverables out for people."""
-        inputs = {name: Reference.model_validate(each) for name, each in (self.inputs or {}).items()}
+        inputs = {name: Reference.model_validate(each) for name, each in self.given.items()}
         references: dict[StageName, Reference] = {**inputs, "publish": reference}
         found = {stage: store.manifest(stage, each.key, digest=each.digest) for stage, each in references.items()}
         manifests: dict[str, Manifest] = {stage: manifest for stage, manifest in found.items() if manifest is not None}

@@ -10,7 +10,7 @@ from uuid import uuid4
 
 from airflow.sdk import TaskInstanceState
 from airflow.sdk.configuration import conf
-from airflow.sdk.exceptions import AirflowException, AirflowTaskTimeout
+from airflow.sdk.exceptions import AirflowException, AirflowSkipException, AirflowTaskTimeout
 from airflow.sdk.execution_time.context import NEVER_EXPIRE
 
 from airflow_provider_e2e3d.backends.base import JobStatus
@@ -109,10 +109,12 @@ class StageOperator(AuthoredTemplates):
         """Reuse, reattach or submit; wait; collect."""
         with report_failures(context, self.stage):
             self.log.info("::group::(1/4) Look for the artifact")
+            if not stage_named(self.stage).validate(self.parameters or {}).wanted:
+                raise AirflowSkipException(f"No {self.stage} was asked for.")
             making = self._making(context)
             store = making.store
             request = making.request(
-                parameters=self.parameters or {}, inputs=self.inputs or {}, capture=self.capture, force=self.force
+                parameters=self.parameters or {}, inputs=self.given, capture=self.capture, force=self.force
             )
             reference = store.use(self.stage, request.key)
             folder = store.folder(self.stage, request.key)
@@ -147,6 +149,11 @@ class StageOperator(AuthoredTemplates):
                     f"The {self.stage} job took longer than {self.execution_timeout}; it was stopped."
                 )
             return self._finish(context, attempt, JobStatus.model_validate(event["status"]))
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """What the stages before made; one that was not asked for made nothing."""
+        return {name: made for name, made in (self.inputs or {}).items() if made is not None}
 
     def on_kill(self) -> None:
         """Only say so: the waiting loop sees it at once, and may take its time to learn who wants the end."""

@@ -18,6 +18,7 @@ from airflow_provider_e2e3d.operators.reconstruction import (
     CompressOperator,
     EvaluateOperator,
     IngestOperator,
+    MeshOperator,
     PublishOperator,
     SfmOperator,
     TrainOperator,
@@ -151,6 +152,7 @@ def reconstruct_capture() -> PublishOperator:
     evaluate = EvaluateOperator(
         sfm=sfm.output, train=train.output, compress=compress.output, **asked("evaluate", pool=gpu)
     )
+    mesh = MeshOperator(sfm=sfm.output, train=train.output, **asked("mesh"))
     return PublishOperator(
         scene=request["scene"],
         preset=request["preset"],
@@ -159,6 +161,7 @@ def reconstruct_capture() -> PublishOperator:
         train=train.output,
         compress=compress.output,
         evaluate=evaluate.output,
+        mesh=mesh.output,
         on_success_callback=SceneSucceeded(),
         **asked("publish"),
     )

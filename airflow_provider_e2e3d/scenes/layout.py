@@ -133,7 +133,7 @@ def _deliverables(store: ArtifactStore, manifests: Mapping[str, Manifest]) -> di
     return {
         file.path: _Source(store.file_path(manifests[spec.name], file.path), file)
         for spec in STAGES.values()
-        if spec.deliverables
+        if spec.deliverables and spec.name in manifests
         for file in manifests[spec.name].files
         if any(each.holds(file.path) for each in spec.deliverables)
     }

@@ -76,6 +76,20 @@ def test_another_training_parameter_reuses_ingest_and_sfm_and_the_record_says_so
 
 
 @pytest.mark.slow
+def test_a_mesh_is_made_only_where_it_is_asked_for_and_of_what_is_there(run: Run, script: Script) -> None:
+    without = run("publish")
+    assert without.state == "success"
+    assert "mesh" not in without.results
+    assert "mesh" not in manifest_of(without, "publish").inputs
+    script.forget()
+    outcome = run("publish", mesh_voxels=64)
+    assert outcome.state == "success"
+    assert script.calls == ["mesh", "publish"]
+    assert manifest_of(outcome, "mesh").params["voxels"] == 64
+    assert manifest_of(outcome, "publish").inputs["mesh"].key == outcome.results["mesh"]["key"]
+
+
+@pytest.mark.slow
 def test_force_makes_a_stage_and_what_follows_anew_and_keeps_the_older(run: Run, script: Script) -> None:
     first = run("compress")
     script.forget()

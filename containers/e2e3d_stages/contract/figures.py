@@ -97,6 +97,7 @@ CC_PSNR = Figure("cc_psnr", "PSNR colour-corrected", "decibels", "more", stage="
 CC_SSIM = Figure("cc_ssim", "SSIM colour-corrected", "ratio", "more", stage="evaluate", over="views")
 GAUSSIANS = Figure("gaussians", "Gaussians", "count", stage="train", phrase="{} Gaussians")
 SIZE = Figure("sog_bytes", "Size", "bytes", "less", stage="compress", card=True)
+TRIANGLES = Figure("triangles", "Triangles", "count", stage="mesh", phrase="{} triangles", shown=False)
 SECONDS = Figure("seconds", "Time", "seconds", "less", card=True)
 PRICE = Figure("price", "Cost", "dollars", "less", card=True)
 VIEWS = Figure("views", "Held-out photos", "count", stage="evaluate", shown=False)
@@ -109,7 +110,7 @@ LOSS = Figure("compression_loss_db", "Lost by compression", "decibels", "less", 
 
 FIGURES: tuple[Figure, ...] = (
     *(PHOTOS, UPLOADED, PLACED, PSNR, CC_PSNR, SSIM, CC_SSIM, GAUSSIANS, SIZE, SECONDS, PRICE),
-    *(VIEWS, *AT_OTHER_SIZES, LOSS),
+    *(VIEWS, *AT_OTHER_SIZES, LOSS, TRIANGLES),
 )
 SHOWN = tuple(figure for figure in FIGURES if figure.shown)
 

@@ -49,6 +49,11 @@ class StageParams(Model):
         usual = {name for name in self.later if getattr(self, name) == type(self).model_fields[name].default}
         return self.model_dump(mode="json", exclude=usual)
 
+    @property
+    def wanted(self) -> bool:
+        """Whether the stage is to run at all."""
+        return True
+
     def smaller(self) -> Self | None:
         """Parameters that need less memory for nearly the same result, or None where nothing can be saved."""
         return None

@@ -80,6 +80,7 @@ class StageSpec:
     :param deliverables: what people get of its artifact.
     :param result: the figure that tells its success.
     :param filled: parameters that the pipeline fills in itself, and nobody is asked for.
+    :param optional_inputs: stages whose artifacts it reads, too, in a run that wants them.
     """
 
     name: StageName
@@ -96,6 +97,7 @@ class StageSpec:
     deliverables: tuple[Deliverable, ...] = ()
     result: Figure | None = None
     filled: frozenset[str] = frozenset()
+    optional_inputs: tuple[StageName, ...] = ()
 
     def validate(self, values: Mapping[str, Any]) -> StageParams:
         """Parameters checked against names, types and limits.

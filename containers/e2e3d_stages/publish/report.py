@@ -61,6 +61,7 @@ def facts(title: str, inputs: Mapping[str, InputArtifact], warnings: Sequence[Ad
         "curve": training_curve(training["curve"]),
         "resumed_from": training["resumed_from"],
         "plans": plans(inputs["sfm"].folder, set(training["holdout"]), names) if views else None,
+        "mesh": _mesh(inputs),
         "files": _files(inputs),
         "compress": manifests["compress"].metrics,
         "work": {spec.name: spec.work for spec in (*(artifact.spec for artifact in inputs.values()), SPEC)},
@@ -134,6 +135,23 @@ def _files(inputs: Mapping[str, InputArtifact]) -> list[dict[str, Any]]:
         if each.format_of_scene and each.holds(file.path)
     ]
     return sorted(found, key=lambda entry: entry["file"].size)
+
+
+def _mesh(inputs: Mapping[str, InputArtifact]) -> dict[str, Any] | None:
+    """A mesh's figures, picture and files; None where none was asked for."""
+    if "mesh" not in inputs:
+        return None
+    made = inputs["mesh"]
+    return {
+        **made.manifest.metrics,
+        "picture": _picture(made.folder / "mesh.jpg"),
+        "downloads": [
+            {"name": file.path, "use": each.use, "file": file}
+            for each in made.spec.deliverables
+            for file in made.manifest.files
+            if each.holds(file.path)
+        ],
+    }
 
 
 def _picture(path: Path) -> str:

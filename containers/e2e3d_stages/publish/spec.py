@@ -24,4 +24,5 @@ SPEC = StageSpec(
         Deliverable(THUMBNAIL),
     ),
     filled=frozenset({"title"}),
+    optional_inputs=("mesh",),
 )

@@ -49,6 +49,22 @@ def render(splats: Splats, camera: Camera, params: RenderParams, background: Ten
     return Render(image=image, alpha=alpha, visible=depth > 0, screen_gradient=lambda: screen_gradient)
 
 
+def median_depth(splats: Splats, camera: Camera, params: RenderParams) -> Tensor:
+    """See `rasterizer.Renderer.depth`."""
+    gaussians = tuple(each.detach().contiguous().numpy() for each in splats)
+    lens = kernels.lens(camera, params)
+    screen, depth = np.empty((len(gaussians[0]), kernels.SCREEN), np.float32), np.empty(len(gaussians[0]), np.float32)
+    _cores.run(kernels.project, *gaussians, *lens, screen, depth)
+    start, index = kernels.bin_tiles(screen, depth, camera.width, camera.height)
+    slope = np.empty((len(depth), 2), np.float32)
+    means, quats, scales, *_ = gaussians
+    _, pose, _, intrinsics, width, height = lens
+    _cores.run(kernels.slopes, means, quats, scales, pose, intrinsics, width, height, screen, depth, slope)
+    median = np.empty((camera.height, camera.width), np.float32)
+    _cores.run(kernels.draw_depth, screen, depth, slope, start, index, median)
+    return torch.from_numpy(median)
+
+
 class _Rasterize(torch.autograd.Function):
     @staticmethod
     def forward(

@@ -468,6 +468,67 @@ def draw(part, parts, screen, start, index, background, image, transmittance, dr
 
 
 @_compiled
+def slopes(part, parts, means, quats, scales, pose, camera, width, height, screen, depth, slope):
+    """Fill `slope` (N, 2): by how much each visible Gaussian's depth changes per px to the right and down.
+
+    It is the mean depth of a Gaussian given the pixel: Zhang et al. 2024, RaDe-GS.
+    """
+    for i in range(len(means) * part // parts, len(means) * (part + 1) // parts):
+        if depth[i] == 0:
+            continue
+        m, s = means[i], screen[i]
+        x = pose[0, 0] * m[0] + pose[0, 1] * m[1] + pose[0, 2] * m[2] + pose[0, 3]
+        y = pose[1, 0] * m[0] + pose[1, 1] * m[1] + pose[1, 2] * m[2] + pose[1, 3]
+        rot = _rotation(quats[i])
+        j00, j02, j11, j12, _, _ = _jacobian(x, y, depth[i], camera, width, height)
+        _, _, h0, h1 = _half_covariance((j00, j02), (j11, j12), pose, rot, scales[i])
+        zx, zy = 0.0, 0.0
+        for k in range(3):
+            hz = (pose[2, 0] * rot[0][k] + pose[2, 1] * rot[1][k] + pose[2, 2] * rot[2][k]) * scales[i, k]
+            zx += h0[k] * hz
+            zy += h1[k] * hz
+        slope[i, 0], slope[i, 1] = zx * s[2] + zy * s[3], zx * s[3] + zy * s[4]
+
+
+@_compiled
+def draw_depth(part, parts, screen, depth, slope, start, index, median):
+    """Fill `median` (H, W): the depth at which half of the light is gone, 0 where it never is."""
+    height, width = median.shape
+    columns = (width + LANES - 1) // LANES
+    scratch = np.empty((ROWS, 2 * LANES), np.float32)
+    for tile in range(part, len(start) - 1, parts):
+        x0, y0 = tile % columns * LANES, tile // columns * ROWS
+        scratch[:, :LANES] = 1
+        scratch[:, LANES:] = 0
+        for n in range(start[tile], start[tile + 1]):
+            if (n - start[tile]) % 32 == 31 and scratch[:, :LANES].max() <= _HALF:
+                break
+            i = index[n]
+            s = screen[i]
+            half_a, b, half_c, opacity, reach = _HALF * s[2], s[3], _HALF * s[4], s[5], s[9]
+            left, top, tilt = np.float32(x0) + _HALF - s[0], np.float32(y0) + _HALF - s[1], s[3] / s[2]
+            row0, row1 = _row_range(s, np.float32(y0))
+            for row in range(row0, row1):
+                dy = top + np.float32(row)
+                bdy, cdy = b * dy, half_c * dy * dy
+                if not _row_hit(half_a, tilt, bdy, cdy, left, dy, reach):
+                    continue
+                line, here = scratch[row], depth[i] + slope[i, 1] * dy
+                for k in range(LANES):
+                    dx = left + np.float32(k)
+                    power = (half_a * dx + bdy) * dx + cdy
+                    alpha = min(opacity * _exp(min(power, _FAR)), _MAX_ALPHA)
+                    alpha = alpha if power <= reach else _ZERO
+                    before, left_over = line[k], line[k] - alpha * line[k]
+                    halfway = before > _HALF and left_over <= _HALF
+                    line[k] = left_over
+                    line[LANES + k] = here + slope[i, 0] * dx if halfway else line[LANES + k]
+        for y in range(y0, min(y0 + ROWS, height)):
+            for x in range(x0, min(x0 + LANES, width)):
+                median[y, x] = scratch[y - y0, LANES + x - x0]
+
+
+@_compiled
 def _undraw_tile(screen, index, first, last, x0, y0, scratch, moments):
     """Go over a tile's Gaussians again, near to far, and add up each one's gradient.
 

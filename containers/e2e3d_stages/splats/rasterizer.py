@@ -58,3 +58,12 @@ class Renderer:
         """What an entry of `views.json` sees: (height, width, 3) float32 in 0 to 1."""
         result = render(self._splats, Camera.from_view(view, width, height), self._params, self._background)
         return result.image.clamp(0, 1).cpu().numpy()
+
+    def depth(self, camera: Camera) -> np.ndarray:
+        """The median depth: where half of a pixel's light is gone, (height, width) float32, 0 where it never is.
+
+        Always by the kernel for CPUs: gsplat has no median, and a scene needs it once a photo.
+        """
+        from e2e3d_stages.splats import cpu
+
+        return cpu.median_depth(Splats(*(each.cpu() for each in self._splats)), camera, self._params).numpy()

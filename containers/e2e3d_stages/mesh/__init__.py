@@ -1,0 +1,1 @@
+"""The mesh: the surface that Gaussians are dense at, as triangles."""
