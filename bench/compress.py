@@ -20,11 +20,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "stages" 
 
 from coloured_scene import coloured_scene
 
-from e2e3d_stages.compress import splat_transform
 from e2e3d_stages.compress.stage import measure
 from e2e3d_stages.contract.messages import StageError
 from e2e3d_stages.runtime.context import thread_count
-from e2e3d_stages.splats import sog
+from e2e3d_stages.splats import sog, splat_transform
 from e2e3d_stages.splats.gaussians import write_ply
 
 COUNT = 100_000

@@ -144,12 +144,24 @@ class MeshOperator(StageOperator):
         super().__init__(stage="mesh", inputs={"sfm": sfm, "train": train}, **kwargs)
 
 
+class ExportOperator(StageOperator):
+    """Files for other programs; skipped where none is asked for.
+
+    :param sfm: what `SfmOperator` returned. (templated)
+    :param train: what `TrainOperator` returned. (templated)
+    """
+
+    def __init__(self, *, sfm: Any, train: Any, **kwargs: Any) -> None:
+        super().__init__(stage="export", inputs={"sfm": sfm, "train": train}, **kwargs)
+
+
 class PublishOperator(StageOperator):
     """Everything becomes a page, laid out under the scene's name in every run, also when the page was there before.
 
     :param scene: a slug. (templated)
     :param ingest: what `IngestOperator` returned; so for the other stages. (templated)
     :param mesh: what `MeshOperator` returned, where the DAG has one; skipped, it stops nothing. (templated)
+    :param export: so for `ExportOperator`. (templated)
     :param preset: what filled in the parameters that nobody gave, for the report to tell them apart. (templated)
     """
 
@@ -166,12 +178,14 @@ class PublishOperator(StageOperator):
         compress: Any,
         evaluate: Any,
         mesh: Any = None,
+        export: Any = None,
         preset: Any = None,
         **kwargs: Any,
     ) -> None:
         inputs = {"ingest": ingest, "sfm": sfm, "train": train, "compress": compress, "evaluate": evaluate}
-        if mesh is not None:
-            inputs["mesh"] = mesh
+        optional = {name: made for name, made in {"mesh": mesh, "export": export}.items() if made is not None}
+        if optional:
+            inputs |= optional
             kwargs.setdefault("trigger_rule", TriggerRule.NONE_FAILED)
         super().__init__(stage="publish", inputs=inputs, **kwargs)
         self.scene = scene

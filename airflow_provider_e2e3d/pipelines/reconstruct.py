@@ -17,6 +17,7 @@ from airflow_provider_e2e3d.notifications.notifiers import SceneFailed, SceneSuc
 from airflow_provider_e2e3d.operators.reconstruction import (
     CompressOperator,
     EvaluateOperator,
+    ExportOperator,
     IngestOperator,
     MeshOperator,
     PublishOperator,
@@ -153,6 +154,7 @@ def reconstruct_capture() -> PublishOperator:
         sfm=sfm.output, train=train.output, compress=compress.output, **asked("evaluate", pool=gpu)
     )
     mesh = MeshOperator(sfm=sfm.output, train=train.output, **asked("mesh"))
+    export = ExportOperator(sfm=sfm.output, train=train.output, **asked("export"))
     return PublishOperator(
         scene=request["scene"],
         preset=request["preset"],
@@ -162,6 +164,7 @@ def reconstruct_capture() -> PublishOperator:
         compress=compress.output,
         evaluate=evaluate.output,
         mesh=mesh.output,
+        export=export.output,
         on_success_callback=SceneSucceeded(),
         **asked("publish"),
     )

@@ -6,13 +6,16 @@ from e2e3d_stages.compress.spec import SPEC as COMPRESS
 from e2e3d_stages.contract.messages import InvalidRequest
 from e2e3d_stages.contract.spec import StageSpec
 from e2e3d_stages.evaluate.spec import SPEC as EVALUATE
+from e2e3d_stages.export.spec import SPEC as EXPORT
 from e2e3d_stages.ingest.spec import SPEC as INGEST
 from e2e3d_stages.mesh.spec import SPEC as MESH
 from e2e3d_stages.publish.spec import SPEC as PUBLISH
 from e2e3d_stages.sfm.spec import SPEC as SFM
 from e2e3d_stages.train.spec import SPEC as TRAIN
 
-STAGES: dict[str, StageSpec] = {spec.name: spec for spec in (INGEST, SFM, TRAIN, COMPRESS, EVALUATE, MESH, PUBLISH)}
+STAGES: dict[str, StageSpec] = {
+    spec.name: spec for spec in (INGEST, SFM, TRAIN, COMPRESS, EVALUATE, MESH, EXPORT, PUBLISH)
+}
 
 
 def stage_named(name: str) -> StageSpec:

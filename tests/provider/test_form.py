@@ -115,11 +115,13 @@ def test_numbers_tell_their_limits_and_what_empty_means(params: dict[str, Param]
 def test_a_switch_shows_what_every_preset_says(params: dict[str, Param]) -> None:
     switches = {name: param.value for name, param in params.items() if "boolean" in kinds(param)}
     assert switches.pop("notify") is True
+    exports = {f"export_{name}": False for name in ("points", "gltf", "usd", "colmap")}
     assert switches == {
         "train_coarse_to_fine": True,
         "train_stop_at_plateau": False,
         "compress_spz": True,
         "mesh_obj": False,
+        **exports,
     }
     for name, value in switches.items():
         stage, _, field = name.partition("_")

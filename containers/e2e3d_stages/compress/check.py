@@ -5,9 +5,8 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from e2e3d_stages.compress import splat_transform
 from e2e3d_stages.runtime.checks import versions
-from e2e3d_stages.splats import sog
+from e2e3d_stages.splats import sog, splat_transform
 from e2e3d_stages.splats.gaussians import write_ply
 from e2e3d_stages.splats.sample import cloud
 

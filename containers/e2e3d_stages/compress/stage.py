@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from e2e3d_stages.compress import cleaning, splat_transform
+from e2e3d_stages.compress import cleaning
 from e2e3d_stages.compress.params import Params
 from e2e3d_stages.contract.messages import StageError
 from e2e3d_stages.runtime.context import StageContext
-from e2e3d_stages.splats import sog
+from e2e3d_stages.splats import sog, splat_transform
 from e2e3d_stages.splats.gaussians import Floats, Gaussians, read_ply, write_ply
 
 log = logging.getLogger(__name__)

@@ -63,6 +63,7 @@ def facts(title: str, inputs: Mapping[str, InputArtifact], warnings: Sequence[Ad
         "plans": plans(inputs["sfm"].folder, set(training["holdout"]), names) if views else None,
         "mesh": _mesh(inputs),
         "files": _files(inputs),
+        "others": _others(inputs),
         "compress": manifests["compress"].metrics,
         "work": {spec.name: spec.work for spec in (*(artifact.spec for artifact in inputs.values()), SPEC)},
         "stages": {stage: manifest.facts() for stage, manifest in manifests.items()},
@@ -138,20 +139,25 @@ def _files(inputs: Mapping[str, InputArtifact]) -> list[dict[str, Any]]:
 
 
 def _mesh(inputs: Mapping[str, InputArtifact]) -> dict[str, Any] | None:
-    """A mesh's figures, picture and files; None where none was asked for."""
+    """A mesh's figures and picture; None where none was asked for."""
     if "mesh" not in inputs:
         return None
     made = inputs["mesh"]
     return {
         **made.manifest.metrics,
         "picture": _picture(made.folder / "mesh.jpg"),
-        "downloads": [
-            {"name": file.path, "use": each.use, "file": file}
-            for each in made.spec.deliverables
-            for file in made.manifest.files
-            if each.holds(file.path)
-        ],
     }
+
+
+def _others(inputs: Mapping[str, InputArtifact]) -> list[dict[str, Any]]:
+    """The files for other programs than viewers of Gaussians, in the order of the stages."""
+    return [
+        {"name": file.path, "use": each.use, "file": file}
+        for artifact in inputs.values()
+        for each in artifact.spec.deliverables
+        for file in artifact.manifest.files
+        if each.use and not each.format_of_scene and each.holds(file.path)
+    ]
 
 
 def _picture(path: Path) -> str:

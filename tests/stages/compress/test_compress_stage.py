@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from e2e3d_stages.compress import splat_transform, stage
+from e2e3d_stages.compress import stage
 from e2e3d_stages.compress.params import PRESETS, Params
 from e2e3d_stages.contract.messages import Interrupted, StageError
-from e2e3d_stages.splats import sog
+from e2e3d_stages.splats import sog, splat_transform
 from e2e3d_stages.splats.gaussians import Gaussians, write_ply
 
 

@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from e2e3d_stages.compress import splat_transform
 from e2e3d_stages.contract.messages import StageError
-from e2e3d_stages.splats import sog
+from e2e3d_stages.splats import sog, splat_transform
 from e2e3d_stages.splats.gaussians import read_ply, write_ply
 
 # Node's start takes longer than what it does.

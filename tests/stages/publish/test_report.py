@@ -70,7 +70,7 @@ def test_everything_is_inside_the_page(run) -> None:
     page = Page(report_page("Yard", run.inputs))
     assert page.loads
     assert all(address.startswith("data:") for address in page.loads)
-    assert set(page.links) == {"index.html", "scene.sog", "scene.ply"}
+    assert set(page.links) == {"index.html", "scene.sog", "scene.ply", "photos.json"}
 
 
 def test_every_warning_stands_there_with_its_advice(run) -> None:

@@ -15,7 +15,8 @@ NAME = "splat-transform"
 HINT = (
     "Install it with `npm ci --prefix containers/compressor --omit=peer --ignore-scripts` and link "
     "node_modules/.bin/splat-transform into a folder of PATH or beside the Python interpreter, "
-    "or with `npm install --global @playcanvas/splat-transform@2.7.1`; or switch Write SPZ (compress_spz) off."
+    "or with `npm install --global @playcanvas/splat-transform@2.7.1`; or do without SPZ and glTF (compress_spz, "
+    "export_gltf)."
 )
 
 
@@ -28,12 +29,19 @@ def command() -> list[str]:
     script, node = shutil.which(NAME, path=places), shutil.which("node", path=places)
     missing = [name for name, found in ((NAME, script), ("node", node)) if found is None]
     if script is None or node is None:
-        raise StageError(f"{' and '.join(missing)} cannot be found, and SPZ needs it.", hint=HINT)
+        raise StageError(f"{' and '.join(missing)} cannot be found, and SPZ and glTF need it.", hint=HINT)
     # Naming Node.js takes the one beside Python; the script's first line would take whatever PATH has.
     return [node, str(Path(script).resolve())]
 
 
-def convert(source: Path, target: Path, *, options: tuple[str, ...] = (), timeout: float | None = None) -> None:
+def convert(
+    source: Path,
+    target: Path,
+    *,
+    options: tuple[str, ...] = (),
+    actions: tuple[str, ...] = (),
+    timeout: float | None = None,
+) -> None:
     """Convert one splat file into another; the formats are the file names' endings.
 
     SPZ keeps positions right-up-back (y and z of ours negated), as its specification asks; the program turns them
@@ -42,19 +50,20 @@ def convert(source: Path, target: Path, *, options: tuple[str, ...] = (), timeou
     The program can leave an empty or half-written file behind, so it writes aside and only a whole file gets its name.
 
     :param options: more words for its command line, e.g. `("-g", "cpu")`.
+    :param actions: what is done to the Gaussians, e.g. `("--rotate", "180,0,0")`.
     :param timeout: seconds.
     :raises StageError: when it fails or writes nothing.
     :raises subprocess.TimeoutExpired: when it takes longer than `timeout`; it is killed then.
     """
     aside = target.with_name(f".writing-{target.name}")
-    words = [*command(), "--quiet", "--overwrite", *options, str(source), str(aside)]
+    words = [*command(), "--quiet", "--overwrite", *options, str(source), *actions, str(aside)]
     try:
         exit_status, output = _run(words, timeout)
         size = aside.stat().st_size if aside.exists() else 0
         if exit_status != 0 or size == 0:
             raise StageError(
                 f"splat-transform could not write {target.name}: exit status {exit_status}, {size} bytes written.",
-                hint="Its last words are in the task's log; switch Write SPZ (compress_spz) off to do without.",
+                hint="Its last words are in the task's log; do without SPZ and glTF (compress_spz, export_gltf).",
                 details={"output": output[-2000:]},
             )
         aside.replace(target)
