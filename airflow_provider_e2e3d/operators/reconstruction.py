@@ -144,6 +144,17 @@ class MeshOperator(StageOperator):
         super().__init__(stage="mesh", inputs={"sfm": sfm, "train": train}, **kwargs)
 
 
+class RenderOperator(StageOperator):
+    """A film and a map of the scene; skipped where none is asked for.
+
+    :param sfm: what `SfmOperator` returned. (templated)
+    :param train: what `TrainOperator` returned. (templated)
+    """
+
+    def __init__(self, *, sfm: Any, train: Any, **kwargs: Any) -> None:
+        super().__init__(stage="render", inputs={"sfm": sfm, "train": train}, **kwargs)
+
+
 class ExportOperator(StageOperator):
     """Files for other programs; skipped where none is asked for.
 
@@ -161,6 +172,7 @@ class PublishOperator(StageOperator):
     :param scene: a slug. (templated)
     :param ingest: what `IngestOperator` returned; so for the other stages. (templated)
     :param mesh: what `MeshOperator` returned, where the DAG has one; skipped, it stops nothing. (templated)
+    :param render: so for `RenderOperator`. (templated)
     :param export: so for `ExportOperator`. (templated)
     :param preset: what filled in the parameters that nobody gave, for the report to tell them apart. (templated)
     """
@@ -178,14 +190,15 @@ class PublishOperator(StageOperator):
         compress: Any,
         evaluate: Any,
         mesh: Any = None,
+        render: Any = None,
         export: Any = None,
         preset: Any = None,
         **kwargs: Any,
     ) -> None:
         inputs = {"ingest": ingest, "sfm": sfm, "train": train, "compress": compress, "evaluate": evaluate}
-        optional = {name: made for name, made in {"mesh": mesh, "export": export}.items() if made is not None}
-        if optional:
-            inputs |= optional
+        optional = {"mesh": mesh, "render": render, "export": export}
+        inputs |= {name: made for name, made in optional.items() if made is not None}
+        if not set(optional).isdisjoint(inputs):
             kwargs.setdefault("trigger_rule", TriggerRule.NONE_FAILED)
         super().__init__(stage="publish", inputs=inputs, **kwargs)
         self.scene = scene

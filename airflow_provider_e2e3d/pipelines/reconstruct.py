@@ -21,6 +21,7 @@ from airflow_provider_e2e3d.operators.reconstruction import (
     IngestOperator,
     MeshOperator,
     PublishOperator,
+    RenderOperator,
     SfmOperator,
     TrainOperator,
 )
@@ -154,6 +155,7 @@ def reconstruct_capture() -> PublishOperator:
         sfm=sfm.output, train=train.output, compress=compress.output, **asked("evaluate", pool=gpu)
     )
     mesh = MeshOperator(sfm=sfm.output, train=train.output, **asked("mesh"))
+    render = RenderOperator(sfm=sfm.output, train=train.output, **asked("render", pool=gpu))
     export = ExportOperator(sfm=sfm.output, train=train.output, **asked("export"))
     return PublishOperator(
         scene=request["scene"],
@@ -164,6 +166,7 @@ def reconstruct_capture() -> PublishOperator:
         compress=compress.output,
         evaluate=evaluate.output,
         mesh=mesh.output,
+        render=render.output,
         export=export.output,
         on_success_callback=SceneSucceeded(),
         **asked("publish"),

@@ -10,11 +10,12 @@ from e2e3d_stages.export.spec import SPEC as EXPORT
 from e2e3d_stages.ingest.spec import SPEC as INGEST
 from e2e3d_stages.mesh.spec import SPEC as MESH
 from e2e3d_stages.publish.spec import SPEC as PUBLISH
+from e2e3d_stages.render.spec import SPEC as RENDER
 from e2e3d_stages.sfm.spec import SPEC as SFM
 from e2e3d_stages.train.spec import SPEC as TRAIN
 
 STAGES: dict[str, StageSpec] = {
-    spec.name: spec for spec in (INGEST, SFM, TRAIN, COMPRESS, EVALUATE, MESH, EXPORT, PUBLISH)
+    spec.name: spec for spec in (INGEST, SFM, TRAIN, COMPRESS, EVALUATE, MESH, RENDER, EXPORT, PUBLISH)
 }
 
 

@@ -121,6 +121,8 @@ def test_a_switch_shows_what_every_preset_says(params: dict[str, Param]) -> None
         "train_stop_at_plateau": False,
         "compress_spz": True,
         "mesh_obj": False,
+        "render_film": False,
+        "render_orthophoto": False,
         **exports,
     }
     for name, value in switches.items():

@@ -13,6 +13,7 @@ from e2e3d_stages.export.usd import write_usd
 from e2e3d_stages.runtime.context import StageContext
 from e2e3d_stages.splats import splat_transform
 from e2e3d_stages.splats.gaussians import read_ply
+from e2e3d_stages.splats.georeference import Georeference
 
 # splat-transform makes glTF's y up by half a turn about z. With one about y before, it is one about x, as of mesh.glb.
 TO_GLTF = ("--rotate", "0,180,0")
@@ -39,8 +40,9 @@ def run(context: StageContext) -> dict[str, Any]:
             write_ply(context.output / "points.ply", points)
             found["points"] = len(points.xyz)
             if georef.is_file():
-                place = json.loads(georef.read_text(encoding="utf-8"))
-                found["coordinate_system"] = write_laz(context.output / "points.laz", points, place).name
+                place = Georeference(json.loads(georef.read_text(encoding="utf-8")))
+                write_laz(context.output / "points.laz", points, place)
+                found["coordinate_system"] = place.crs.name
             else:
                 context.warn(
                     "no_coordinates",

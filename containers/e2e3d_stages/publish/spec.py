@@ -24,5 +24,5 @@ SPEC = StageSpec(
         Deliverable(THUMBNAIL),
     ),
     filled=frozenset({"title"}),
-    optional_inputs=("mesh", "export"),
+    optional_inputs=("mesh", "render", "export"),
 )

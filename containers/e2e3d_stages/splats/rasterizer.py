@@ -53,11 +53,15 @@ class Renderer:
         self._params = RenderParams(sh_degree=gaussians.sh_degree)
         self._background = torch.zeros(3, device=device)
 
-    @torch.no_grad()
     def image(self, view: dict[str, Any], width: int, height: int) -> np.ndarray:
         """What an entry of `views.json` sees: (height, width, 3) float32 in 0 to 1."""
-        result = render(self._splats, Camera.from_view(view, width, height), self._params, self._background)
-        return result.image.clamp(0, 1).cpu().numpy()
+        return self.picture(Camera.from_view(view, width, height))[0]
+
+    @torch.no_grad()
+    def picture(self, camera: Camera) -> tuple[np.ndarray, np.ndarray]:
+        """What a camera sees, (height, width, 3) in 0 to 1, and how much of each pixel is covered, (height, width)."""
+        result = render(self._splats, camera, self._params, self._background)
+        return result.image.clamp(0, 1).cpu().numpy(), result.alpha.cpu().numpy()
 
     def depth(self, camera: Camera) -> np.ndarray:
         """The median depth: where half of a pixel's light is gone, (height, width) float32, 0 where it never is.

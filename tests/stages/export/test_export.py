@@ -18,8 +18,9 @@ from pyproj import Transformer
 
 from e2e3d_stages.export import stage
 from e2e3d_stages.export.params import PRESETS, Params
-from e2e3d_stages.export.points import points_of, to_utm, zone_of
+from e2e3d_stages.export.points import points_of
 from e2e3d_stages.splats.gaussians import Gaussians, write_ply
+from e2e3d_stages.splats.georeference import Georeference
 
 # North of Munich. The scene's y points down and its z north.
 GEOREF = {
@@ -97,13 +98,14 @@ def test_laz_has_the_coordinates_of_its_utm_zone(tmp_path: Path) -> None:
     ("lat", "lon", "code"), [(48, 11.67, 32632), (-33.9, 151.2, 32756), (0, 180, 32601), (60, -180, 32601)]
 )
 def test_every_place_has_its_zone(lat: float, lon: float, code: int) -> None:
-    assert zone_of({"lat": lat, "lon": lon}).to_epsg() == code
+    place = Georeference({**GEOREF, "origin": {"lat": lat, "lon": lon, "alt": 0.0}})
+    assert place.crs.to_epsg() == code
 
 
 def test_the_origin_lies_where_gps_says() -> None:
     georef = {**GEOREF, "scene_to_enu": np.eye(4).tolist()}
     east, north = Transformer.from_crs("EPSG:4326", "EPSG:32632", always_xy=True).transform(11.67, 48.26)
-    assert np.allclose(to_utm(np.zeros((1, 3)), georef), [[east, north, 480.0]], atol=1e-3)
+    assert np.allclose(Georeference(georef).utm(np.zeros((1, 3))), [[east, north, 480.0]], atol=1e-3)
 
 
 def test_without_gps_there_are_points_and_a_word_instead_of_coordinates(tmp_path: Path) -> None:

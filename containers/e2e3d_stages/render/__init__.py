@@ -1,0 +1,1 @@
+"""Rendering: films and maps of the scene."""
