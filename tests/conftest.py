@@ -27,9 +27,12 @@ from moto.server import ThreadedMotoServer
 from xdist.scheduler import LoadScopeScheduling
 
 from e2e3d_stages import __version__
+from e2e3d_stages.registry import STAGES
 from e2e3d_stages.store.artifacts import ArtifactStore
 
 ROOT = Path(__file__).parent.parent
+# The stages of every run, whatever it asks for.
+ALWAYS = [*STAGES["publish"].inputs, "publish"]
 TOLD_IMAGE = f"e2e3d-tests/told:{__version__}"
 
 # Airflow reads its home when it is first imported: an own one, before any test can import it.

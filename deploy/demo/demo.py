@@ -88,7 +88,7 @@ def _run(capture: Path, preset: str, environment: dict[str, str]) -> int:
     conf = json.dumps({"capture": str(capture), "preset": preset})
     log_file = HOME / "run.log"
     started = time.time()
-    print(f"{capture} → six stages in Airflow (log: {log_file})")
+    print(f"{capture} → its stages in Airflow (log: {log_file})")
     with log_file.open("w") as log:
         command: list[str | Path] = [AIRFLOW, "dags", "test", "reconstruct", "--conf", conf]
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)

@@ -22,7 +22,7 @@ from airflow_provider_e2e3d.pipelines.form import section_of
 from e2e3d_stages.registry import STAGES
 from tests.browser import colours
 from tests.compose.conftest import COMPOSE, Platform, clean_environment
-from tests.conftest import ROOT, until
+from tests.conftest import ALWAYS, ROOT, until
 from tests.stages.publish.test_viewer_in_browser import settled
 
 pytestmark = pytest.mark.slow
@@ -110,7 +110,7 @@ def test_the_sample_triggered_by_the_form_reuses_everything(
     until(lambda: platform.ended(run), 300, pause=1)
     tab.screenshot(path=screenshots / "run.png")
     assert platform.state(run) == "success"
-    assert [stage for stage in STAGES if not platform.result(run, stage)["reused"]] == []
+    assert [stage for stage in ALWAYS if not platform.result(run, stage)["reused"]] == []
 
 
 def test_every_service_is_healthy(platform: Platform) -> None:
@@ -162,7 +162,7 @@ def test_no_secret_is_told_anywhere(platform: Platform, first_run: str) -> None:
     tasks = platform.call("GET", f"{run}/taskInstances")
     log = json.dumps(platform.call("GET", f"{run}/taskInstances/train/logs/1"))
     assert "120/120 steps" in log, "the training's log cannot be read"
-    results = [platform.result(first_run, task) for task in ("plan", *STAGES)]
+    results = [platform.result(first_run, task) for task in ("plan", *ALWAYS)]
     store = boto3.client(
         "s3",
         endpoint_url=platform.s3,
@@ -176,7 +176,7 @@ def test_no_secret_is_told_anywhere(platform: Platform, first_run: str) -> None:
         for found in page["Contents"]
         if found["Key"].endswith((".json", "report.html"))
     ]
-    assert {name.split("-")[1] for name in platform.inspected} == set(STAGES)
+    assert {name.split("-")[1] for name in platform.inspected} == set(ALWAYS)
     environments = [found["Config"].pop("Env") for found in platform.inspected.values()]
     told = {
         "the API": json.dumps([tasks, results, log, platform.call("GET", run)]),
@@ -310,7 +310,7 @@ def test_a_lost_platform_comes_back_from_its_backup(platform: Platform, first_ru
     run = platform.trigger(capture=CAPTURE, **TINY)
     until(lambda: platform.ended(run), 300, pause=1)
     assert platform.state(run) == "success"
-    assert [stage for stage in STAGES if not platform.result(run, stage)["reused"]] == []
+    assert [stage for stage in ALWAYS if not platform.result(run, stage)["reused"]] == []
 
 
 def test_down_keeps_the_data(platform: Platform) -> None:

@@ -23,9 +23,9 @@ from airflow_provider_e2e3d.backends.sagemaker.settings import SageMakerSettings
 from airflow_provider_e2e3d.get_provider_info import get_provider_info
 from airflow_provider_e2e3d.operators.links import ArtifactLink, JobLink, artifact_address
 from airflow_provider_e2e3d.operators.reconstruction import PublishOperator
-from e2e3d_stages.registry import STAGES
 from e2e3d_stages.store.opening import open_storage
 from tests.airflow_runs import Outcome
+from tests.conftest import ALWAYS
 from tests.provider.conftest import Script
 
 Run = Callable[..., Outcome]
@@ -46,7 +46,7 @@ def test_tasks_lead_to_their_artifacts_and_jobs_and_the_last_one_to_the_scene(
     monkeypatch.setenv("AIRFLOW__API__BASE_URL", "https://airflow.example.org/one/")
     edit(profiles, "{backend: local,", "{backend: local, job_url: 'https://top',")
     made = run("publish", scene="town-hall")
-    for stage in STAGES:
+    for stage in ALWAYS:
         address = made.links[stage]["Artifact"]
         assert address.startswith("https://airflow.example.org/one/dags/reconstruct/runs/")
         assert address.endswith(f"/tasks/{stage}/plugin/artifact")
@@ -60,7 +60,7 @@ def test_tasks_lead_to_their_artifacts_and_jobs_and_the_last_one_to_the_scene(
     monkeypatch.delenv("AIRFLOW__API__BASE_URL")
     edit(profiles, "  preset: draft", "  preset: draft\n  url: https://scenes.example.org")
     reused = run("publish", scene="town-hall")
-    assert {reused.links[stage]["Job"] for stage in STAGES} == {""}
+    assert {reused.links[stage]["Job"] for stage in ALWAYS} == {""}
     assert reused.links["train"]["Artifact"].startswith("/dags/reconstruct/runs/")
     assert reused.links["publish"]["Open scene"].startswith("/e2e3d/scenes/town-hall/")
     assert reused.links["publish"]["Report"].startswith("https://scenes.example.org/scenes/town-hall/")

@@ -21,10 +21,10 @@ from e2e3d_stages.store.artifacts import ArtifactStore
 from e2e3d_stages.store.base import Storage
 from e2e3d_stages.store.captures import list_capture_files
 from tests.airflow_runs import Outcome
+from tests.conftest import ALWAYS
 from tests.provider.conftest import Script
 
 Run = Callable[..., Outcome]
-ALL = ["ingest", "sfm", "train", "compress", "evaluate", "publish"]
 
 
 def manifest_of(outcome: Outcome, stage: str) -> Manifest:
@@ -40,7 +40,7 @@ def manifest_of(outcome: Outcome, stage: str) -> Manifest:
 def test_the_same_again_reuses_every_stage_and_says_so(run: Run, script: Script, tmp_path: Path) -> None:
     first = run("publish")
     assert first.state == "success"
-    assert script.calls == ALL
+    assert script.calls == ALWAYS
     assert first.reused == []
     # It goes through Airflow's database.
     assert all(len(str(handed_on)) < 4000 for handed_on in first.results.values())
@@ -48,7 +48,7 @@ def test_the_same_again_reuses_every_stage_and_says_so(run: Run, script: Script,
     second = run("publish")
     assert second.state == "success"
     assert script.calls == []
-    assert sorted(second.reused) == sorted(ALL)
+    assert sorted(second.reused) == sorted(ALWAYS)
     assert second.log.count("Reused: made before by reconstruct/") == 6
     runs = [folder.name for folder in (tmp_path / "store" / "scenes" / "statue").iterdir() if folder.is_dir()]
     assert len(runs) == 2
@@ -62,7 +62,7 @@ def test_another_training_parameter_reuses_ingest_and_sfm_and_the_record_says_so
     script.forget()
     # As a form sends it, with the fields that nobody touched.
     outcome = run("publish", train_iterations=123, profile="local", scene=None, notify=True, min_placed_photos=5)
-    assert script.calls == ALL[2:]
+    assert script.calls == ALWAYS[2:]
     assert sorted(outcome.reused) == ["ingest", "sfm"]
     assert manifest_of(outcome, "train").params["iterations"] == 123
     record = json.loads((tmp_path / "store/scenes/statue/latest.json").read_text())

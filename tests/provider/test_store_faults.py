@@ -20,11 +20,10 @@ from e2e3d_stages.store.artifacts import ArtifactStore
 from e2e3d_stages.store.opening import open_storage
 from tests.airflow_runs import Outcome, run_dag
 from tests.clock import FastClock
-from tests.conftest import ROOT
+from tests.conftest import ALWAYS, ROOT
 from tests.faulty_store import FaultyStore
 from tests.provider.conftest import Script, told_profiles
 
-ALL = ["ingest", "sfm", "train", "compress", "evaluate", "publish"]
 # How many seconds of an outage, and of the patience with it, go into one.
 SPEED = 10
 
@@ -102,7 +101,7 @@ def check(place: Place, script: Script, outcomes: list[Outcome]) -> None:
     for outcome in outcomes:
         assert outcome.state == "success", outcome.log[-5000:]
         assert set(outcome.tries.values()) == {1}, outcome.tries
-    assert script.calls == ALL * len(outcomes)
+    assert script.calls == ALWAYS * len(outcomes)
     assert len(artifacts(place.store)) == 6 * len(outcomes)
 
 

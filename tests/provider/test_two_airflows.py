@@ -14,9 +14,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.conftest import until
+from tests.conftest import ALWAYS, until
 from tests.provider.conftest import Script
-from tests.provider.test_reconstruct_runs import ALL
 
 pytestmark = pytest.mark.slow
 PROGRAM = Path(__file__).with_name("another_airflow.py")
@@ -74,7 +73,7 @@ def test_the_second_waits_for_the_first_and_takes_its_artifact(
     assert "Reattached" not in second.log
     (script.folder / "go on").touch()
     assert (first.process.wait(300), second.process.wait(300)) == (0, 0), first.log + second.log
-    assert sorted(script.calls) == sorted(ALL)
+    assert sorted(script.calls) == sorted(ALWAYS)
     scene = tmp_path / "store" / "scenes" / "statue"
     runs = {run.parent.name: json.loads(run.read_text()) for run in scene.glob("*/run.json")}
     assert len(runs) == 2, "one run's results lie over the other's"

@@ -22,7 +22,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from e2e3d_stages.registry import STAGES
+from tests.conftest import ALWAYS
 from tests.end_to_end.conftest import Airflow, is_ready, settings, until
 from tests.end_to_end.test_standalone import task_process
 from tests.provider.conftest import Script, told_profiles
@@ -154,7 +154,7 @@ def test_a_batch_whose_airflow_is_killed_piece_by_piece_loses_and_repeats_nothin
 
     assert airflow.state(run, "reconstruct_batch") == "success"
     assert last_result(tmp_path)["counts"] == {"succeeded": 6}
-    assert Counter(script.scenes) == {f"{name}/{stage}": 1 for name in names for stage in STAGES}
+    assert Counter(script.scenes) == {f"{name}/{stage}": 1 for name in names for stage in ALWAYS}
     assert airflow.runs("reconstruct") == {f"{name}__{run}": "success" for name in names}
     assert not killed.is_running()
 
@@ -292,6 +292,7 @@ from airflow_provider_e2e3d.pipelines.batch.report import ended, recorded
 from airflow_provider_e2e3d.scenes.outcome import Outcome
 from airflow_provider_e2e3d.profiles.profile import Profile
 from e2e3d_stages.store.opening import open_storage
+from tests.conftest import ALWAYS
 
 root = sys.argv[1]
 calls = Counter()

@@ -15,10 +15,10 @@ import yaml
 
 from airflow_provider_e2e3d.hooks.session import session_environment, session_policy
 from e2e3d_stages.contract.messages import InvalidRequest
-from e2e3d_stages.registry import STAGES
 from e2e3d_stages.store.artifacts import ArtifactStore
 from e2e3d_stages.store.opening import open_storage
 from tests.airflow_runs import run_dag
+from tests.conftest import ALWAYS
 from tests.provider.conftest import Script, told_profiles
 from tests.provider.test_store_faults import artifacts
 
@@ -89,7 +89,7 @@ def test_a_run_whose_attempts_have_sessions_of_their_own_ends_well(
     assert outcome.state == "success", outcome.log[-5000:]
     assert set(outcome.tries.values()) == {1}
     store = ArtifactStore.open(f"{s3_root}/store", access)
-    assert {manifest.stage for manifest in artifacts(store)} == set(STAGES)
+    assert {manifest.stage for manifest in artifacts(store)} == set(ALWAYS)
     assert not [entry.path for entry in store.storage.list("artifacts") if "/checkpoints/" in entry.path]
 
 

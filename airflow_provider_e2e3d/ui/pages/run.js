@@ -14,6 +14,7 @@ function stageWords(each) {
   if (each.problem) return each.problem;
   if (each.state === "success") return [each.result, each.reused && "reused, nothing ran"].filter(Boolean).join(" · ");
   if (each.state === "failed") return "failed: see above";
+  if (each.state === "skipped") return "not asked for";
   if (each.state === "up_for_retry") return each.failure ? `${each.failure.message} It is tried again.` : "It is tried again.";
   if (!isRunning(each.state)) return "";
   if (each.waits_for_another && !progress) return "Waiting for another run that makes the same.";

@@ -79,9 +79,8 @@ def surface_of(volume: Volume, max_faces: int) -> Surface:
 
     :raises StageError: when there is none.
     """
-    known = volume.seen >= LEAST_VIEWS
     try:
-        vertices, faces, _, _ = marching_cubes(volume.distance, 0.0, mask=known, gradient_direction="descent")
+        vertices, faces, _, _ = marching_cubes(volume.distance, 0.0, mask=_known(volume), gradient_direction="descent")
     except (ValueError, RuntimeError) as error:  # what skimage raises where nothing crosses 0
         raise StageError(
             "The scene has no surface: its Gaussians are nowhere dense.",
@@ -92,6 +91,16 @@ def surface_of(volume: Volume, max_faces: int) -> Surface:
         return surface
     vertices, faces = fast_simplification.simplify(surface.vertices, surface.faces, target_count=max_faces, agg=4)
     return _largest_parts(Surface(vertices.astype(np.float32), faces.astype(np.int32)))
+
+
+def _known(volume: Volume) -> NDArray[np.bool_]:
+    """The cubes whose corners enough views have seen; skimage names a cube by its corner with the most indices."""
+    known = volume.seen >= LEAST_VIEWS
+    for axis in range(3):
+        known &= np.roll(known, 1, axis)
+        # What np.roll brought round.
+        known[(slice(None),) * axis + (0,)] = False
+    return known
 
 
 def _largest_parts(surface: Surface) -> Surface:

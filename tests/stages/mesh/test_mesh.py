@@ -183,6 +183,12 @@ def test_a_surface_that_photos_show_from_one_side_is_open(tmp_path: Path) -> Non
     assert not made(tmp_path, ball(), ALL_AROUND[8:11]).metrics["closed"]
 
 
+def test_where_the_views_end_the_surface_ends_too(tmp_path: Path) -> None:
+    mesh = mesh_in(made(tmp_path, ball(), ALL_AROUND[8:11]).folder / "mesh.ply")
+    wrong = np.abs(np.linalg.norm(mesh.vertices, axis=1) - RADIUS)
+    assert np.quantile(wrong, 0.99) < 0.05
+
+
 def test_a_scene_without_a_surface_is_told(tmp_path: Path) -> None:
     fog = ball(200)
     fog = Gaussians(fog.means, fog.scales, fog.quats, np.full(200, -6, np.float32), fog.sh)
