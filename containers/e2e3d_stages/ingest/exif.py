@@ -127,12 +127,17 @@ def read_gps(gps: Mapping[int, Any]) -> Gps | None:
         return None
     lat = _angle(gps.get(_Gps.GPSLatitude), printable(gps.get(_Gps.GPSLatitudeRef)), "NS", 90)
     lon = _angle(gps.get(_Gps.GPSLongitude), printable(gps.get(_Gps.GPSLongitudeRef)), "EW", 180)
-    if lat is None or lon is None or (lat == 0 and lon == 0):
-        return None
     alt = number(gps.get(_Gps.GPSAltitude))
     if alt is not None and gps.get(_Gps.GPSAltitudeRef) in (b"\x01", 1, "\x01"):
         alt = -alt
-    return {"lat": lat, "lon": lon, "alt": alt}
+    return place_on_earth(lat, lon, alt)
+
+
+def place_on_earth(lat: float | None, lon: float | None, alt: float | None) -> Gps | None:
+    """A position; None of what is none, as of a receiver that knows nothing yet and says 0, 0."""
+    if lat is None or lon is None or (lat == 0 and lon == 0):
+        return None
+    return {"lat": lat, "lon": lon, "alt": alt} if abs(lat) <= 90 and abs(lon) <= 180 else None
 
 
 def _angle(value: Any, reference: str, hemispheres: str, limit: float) -> float | None:

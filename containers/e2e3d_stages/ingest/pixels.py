@@ -24,6 +24,7 @@ from e2e3d_stages.contract.captures import HEAD_BYTES, PHOTO_FORMATS, RAW, RAW_S
 from e2e3d_stages.contract.damage import is_damage
 from e2e3d_stages.contract.formatting import as_size
 from e2e3d_stages.ingest.exif import Exif, read_exif
+from e2e3d_stages.ingest.srgb import DISPLAY_P3, P3_TO_SRGB, decoded, encoded
 from e2e3d_stages.ingest.xmp import told_by_xmp
 
 pi_heif.register_heif_opener()
@@ -54,12 +55,6 @@ MEMORY_BYTES = 2 * 2**30
 MOST_MISSING = 0.1
 # Where there is nothing: neither dark nor bright, and without anything that could be matched.
 BACKGROUND = (128, 128, 128)
-
-# A HEIC without a profile may say its colours by a number: ITU-T H.273, table 2.
-DISPLAY_P3 = 12
-P3_TO_SRGB = np.array(
-    [[1.2249401, -0.2249402, 0.0], [-0.0420569, 1.0420571, 0.0], [-0.0196376, -0.0786361, 1.0982735]], np.float32
-)
 
 Values = npt.NDArray[Any]
 
@@ -350,12 +345,9 @@ def _to_srgb(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
 
 
 def _from_p3(image: Image.Image) -> Image.Image:
-    """Display P3, whose curve is that of sRGB (IEC 61966-2-1), in sRGB."""
-    encoded = np.asarray(image, np.float32) / 255
-    linear = np.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4) @ P3_TO_SRGB.T
-    linear = linear.clip(0, 1)
-    curved = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
-    return Image.fromarray((255 * curved + 0.5).astype(np.uint8))
+    """Display P3, whose curve is that of sRGB, in sRGB."""
+    light = decoded(np.asarray(image, np.float32) / 255) @ P3_TO_SRGB.T
+    return Image.fromarray(encoded(light.clip(0, 1)))
 
 
 # Values of more than 8 bits

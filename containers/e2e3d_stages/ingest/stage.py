@@ -266,7 +266,7 @@ def _prepare_films(
                 for place, frame in enumerate(frames):
                     told = begun + (frame.seconds - film.start) / film.seconds * count
                     context.progress(min(told, sum(counts)), sum(counts), "frames", phase="choosing frames")
-                    exif = _exif_of(film, frame, place, tracks.get(film.source.name, ()))
+                    exif = _exif_of(film, frame, place, tracks.get(film.source.name, film.track))
                     yield from _prepared_frame(film, frame, exif, place, folder, params.max_size)
             except (Unreadable, films.Unused, TooLarge) as error:
                 yield _refused_film(film.source, error)
