@@ -24,6 +24,8 @@ FOCAL_SHARE = (0.2, 20.0)
 FOCAL_AGREEMENT = 0.15
 # FocalPlaneResolutionUnit to millimetres; 1 ("no unit") is written by cameras that mean inches.
 UNIT_MM = {1: 25.4, 2: 25.4, 3: 10.0, 4: 1.0, 5: 0.001}
+# As ColorSpace says it. Whoever converts a photo may leave everything else.
+SRGB = 1
 
 _Tag = ExifTags.Base
 _Gps = ExifTags.GPS
@@ -40,6 +42,7 @@ class Exif:
         `std`, the standard deviations to the east, to the north and upwards in metres.
     :param all_around: whether it says that it is a whole panorama, which is twice as wide as high.
     :param up: unit vector in the upright photo's frame (x right, y down, z forward), of a camera on a gimbal.
+    :param adobe: whether its colours are those of Adobe RGB, as cameras say that write no profile (DCF 2.0, 4.7).
     :param taken: capture time, ISO 8601, with offset where the camera wrote one.
     """
 
@@ -53,6 +56,7 @@ class Exif:
     orientation: int = 1
     up: tuple[float, float, float] | None = None
     all_around: bool = False
+    adobe: bool = False
 
 
 def read_exif(read: Callable[[], Image.Exif], size: tuple[int, int]) -> Exif:
@@ -76,8 +80,19 @@ def read_exif(read: Callable[[], Image.Exif], size: tuple[int, int]) -> Exif:
         focal_px=focal_in_pixels(detail, *size),
         gps=read_gps(gps),
         taken=_taken(base, detail),
+        adobe=_is_adobe(exif, detail),
         orientation=int(_positive(base.get(_Tag.Orientation)) or 1),
     )
+
+
+def _is_adobe(exif: Image.Exif, detail: Mapping[int, Any]) -> bool:
+    try:
+        told = exif.get_ifd(ExifTags.IFD.Interop).get(ExifTags.Interop.InteropIndex)
+    except Exception as error:
+        if not is_damage(error):
+            raise
+        return False
+    return printable(told) == "R03" and detail.get(_Tag.ColorSpace) != SRGB
 
 
 def focal_in_pixels(detail: Mapping[int, Any], width: int, height: int) -> float | None:

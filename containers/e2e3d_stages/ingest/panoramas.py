@@ -13,12 +13,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from pycolmap import panorama
 
-RENDERED = panorama.PANO_RENDER_OPTIONS[panorama.PanoRenderType.PERSPECTIVE_NON_OVERLAPPING]
-FACES = len(panorama.get_virtual_rotations(RENDERED.num_steps_yaw, RENDERED.pitches_deg))
-# Faces of a panorama are so much narrower.
-WIDTHS = 360 / RENDERED.hfov_deg
-# Width over height may be off by this.
-SHAPE = 0.002
+from e2e3d_stages.contract.captures import FACES
+
+# As COLMAP renders those that do not overlap.
+FIELD_OF_VIEW = 360 / FACES
 # The left edge differs from the right one by so many times what a tenth of the columns differ from their neighbours.
 SEAM = 2.0
 # The uppermost row shows one point, as the lowest does: so much less changes along them than along other rows.
@@ -28,11 +26,6 @@ FLAT = 0.3
 ROWS_AT_ONCE = 256
 # What faces take in memory for a pixel of their panorama: its colours, the rays of one, and what some rows become.
 FACE_BYTES = 14
-
-
-def has_shape(size: tuple[int, int]) -> bool:
-    """Whether a picture is twice as wide as high, as one that sees all around is."""
-    return abs(size[0] / size[1] - 2) <= 2 * SHAPE
 
 
 def closes(image: Image.Image) -> bool:
@@ -50,11 +43,11 @@ def faces(image: Image.Image) -> Iterator[tuple[Image.Image, NDArray[np.float64]
     """The faces of a panorama, and how each camera is turned: from the panorama's axes to its own, 3 x 3."""
     wide = image.resize((2 * image.height, image.height)) if image.width != 2 * image.height else image
     camera = panorama.create_virtual_camera(
-        pano_width=wide.width, pano_height=wide.height, hfov_deg=RENDERED.hfov_deg, vfov_deg=RENDERED.vfov_deg
+        pano_width=wide.width, pano_height=wide.height, hfov_deg=FIELD_OF_VIEW, vfov_deg=FIELD_OF_VIEW
     )
     rays = panorama.get_virtual_camera_rays(camera)
     pixels = np.asarray(wide.convert("RGB"))
-    for turn in panorama.get_virtual_rotations(RENDERED.num_steps_yaw, RENDERED.pitches_deg):
+    for turn in panorama.get_virtual_rotations(FACES, pitches_deg=(0.0,)):
         found = np.empty((camera.width, camera.height, 3), np.uint8)
         # The library lists rays by columns.
         for start in range(0, camera.width, ROWS_AT_ONCE):

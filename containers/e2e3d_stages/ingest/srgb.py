@@ -1,4 +1,4 @@
-"""sRGB's curve (IEC 61966-2-1), and the way to its primaries from those of Display P3."""
+"""sRGB's curve (IEC 61966-2-1), and the way to its primaries from those of Display P3 and Adobe RGB."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ DISPLAY_P3 = 12
 P3_TO_SRGB = np.array(
     [[1.2249401, -0.2249402, 0.0], [-0.0420569, 1.0420571, 0.0], [-0.0196376, -0.0786361, 1.0982735]], np.float32
 )
+# Adobe RGB (1998), 4.3.1: both have D65 as their white.
+ADOBE_GAMMA = np.float32(563 / 256)
+ADOBE_TO_SRGB = np.array([[1.3983557, -0.3983557, 0.0], [0.0, 1.0, 0.0], [0.0, -0.0429290, 1.0429290]], np.float32)
 
 
 def decoded(values: Values) -> Values:

@@ -16,15 +16,34 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from e2e3d_stages.contract.captures import DUPLICATE, NOT_A_PHOTO, UNCOUNTED, UNSUPPORTED, UNUSED_FILM
+from e2e3d_stages.contract.captures import (
+    DUPLICATE,
+    FACES,
+    NOT_A_PHOTO,
+    UNCOUNTED,
+    UNSUPPORTED,
+    UNUSED_FILM,
+    has_panorama_shape,
+)
 from e2e3d_stages.contract.messages import InvalidRequest, Refused, UnreadableCapture
 from e2e3d_stages.ingest import films, masks
 from e2e3d_stages.ingest.capture import list_capture
 from e2e3d_stages.ingest.copies import Cells, cells_of, copies
 from e2e3d_stages.ingest.exif import Exif
-from e2e3d_stages.ingest.panoramas import FACE_BYTES, FACES, WIDTHS, closes, faces, has_shape
+from e2e3d_stages.ingest.panoramas import FACE_BYTES, closes, faces
 from e2e3d_stages.ingest.params import Params
-from e2e3d_stages.ingest.pixels import FULL, Glance, Memory, Range, TooLarge, Unreadable, decode, look, range_of
+from e2e3d_stages.ingest.pixels import (
+    FULL,
+    Glance,
+    Memory,
+    Picture,
+    Range,
+    TooLarge,
+    Unreadable,
+    decode,
+    look,
+    range_of,
+)
 from e2e3d_stages.ingest.poses import Pose, no_poses, poses_of, refuse_turned, take_poses
 from e2e3d_stages.ingest.positions import Positions, find_positions
 from e2e3d_stages.ingest.sharpness import LONG_SIDE, sharpness
@@ -171,17 +190,16 @@ def _mask(prepared: list[Prepared], sources: Mapping[str, Source], context: Stag
     drawn: dict[str, masks.Mask] = {}
     unused: list[str] = []
     memory = Memory()
+    faces_of: dict[str, list[Prepared]] = {}
     for photo in prepared:
-        if photo.source in sources:
-            source = sources[photo.source]
-            try:
-                with reading(source.name):
-                    target = photo.path.with_suffix(".drawn.png")
-                    size = (photo.width, photo.height)
-                    turned = photo.exif.orientation
-                    drawn[photo.source] = masks.load(source.path, photo.stored, turned, size, target, memory)
-            except (Unreadable, TooLarge) as error:
-                unused.append(f"{source.name}: {error}")
+        faces_of.setdefault(photo.panorama or photo.source, []).append(photo)
+    for name in faces_of.keys() & sources.keys():
+        source = sources[name]
+        try:
+            with reading(source.name):
+                drawn |= _drawn(faces_of[name], source, memory)
+        except (Unreadable, TooLarge) as error:
+            unused.append(f"{source.name}: {error}")
     how = masks.reading_of([mask.cells for mask in drawn.values()]) if drawn else masks.Reading(0, inverted=False)
     files, cells = {}, []
     for photo in prepared:
@@ -198,6 +216,26 @@ def _mask(prepared: list[Prepared], sources: Mapping[str, Source], context: Stag
     masked = Masked(files, bool(cells) and masks.is_cut_out(cells, len(prepared)))
     _tell_masks(masked, unused, float(np.mean(cells)) if cells else 1.0, len(prepared), context, inverted=how.inverted)
     return masked
+
+
+def _drawn(photos: Sequence[Prepared], source: Source, memory: Memory) -> dict[str, masks.Mask]:
+    """A mask as its photo was prepared; of a panorama those of its faces, by their names."""
+    photo = photos[0]
+    target, turned = photo.path.with_suffix(".drawn.png"), photo.exif.orientation
+    if not photo.panorama:
+        size = (photo.width, photo.height)
+        return {photo.source: masks.load(source.path, photo.stored, turned, size, target, memory)}
+    size = (FACES * photo.width, FACES * photo.width // 2)
+    whole = masks.load(source.path, size, turned, size, target, memory)
+    found, by_turn = {}, {face.turn: face for face in photos}
+    with memory.of(size, FACE_BYTES * size[0] * size[1]):
+        for image, turn in faces(Image.open(whole.path)):
+            face = by_turn.get(tuple(map(tuple, turn.tolist())))
+            if face:
+                path = face.path.with_suffix(".face.png")
+                image.convert("L").save(path)
+                found[face.source] = replace(whole, path=path)
+    return found
 
 
 def _tell_masks(
@@ -253,13 +291,13 @@ def _prepare_films(
     # One frame of what sees all around becomes several photos.
     most = (
         max(FEWEST_OF_PANORAMAS, params.frames // FACES)
-        if any(has_shape(film.size) for film in found)
+        if any(has_panorama_shape(film.size) for film in found)
         else params.frames
     )
     counts = films.windows([film.seconds for film in found], most) if found else []
     begun = 0.0
     for film, count in zip(found, counts, strict=True):
-        size = round(params.max_size * WIDTHS) if has_shape(film.size) else params.max_size
+        size = params.max_size * FACES if has_panorama_shape(film.size) else params.max_size
         frames = films.frames_of(film, count, size, memory, context.threads, context.check_stop)
         with reading(film.source.name):
             try:
@@ -290,8 +328,8 @@ def _prepared_frame(
 ) -> Iterator[Prepared]:
     target = folder / f"{hashlib.sha256(film.source.name.encode(errors='replace')).hexdigest()}-{place}.jpg"
     name, image = f"{film.source.name}/{frame.seconds:08.3f} s", frame.image
-    if has_shape(film.size) and closes(image):
-        photos = _prepared_faces(name, image, target, exif)
+    if has_panorama_shape(film.size) and closes(image):
+        photos = _prepared_faces(name, Picture(image), target, exif)
     else:
         image.thumbnail((max_size, max_size), Image.Resampling.LANCZOS)
         photos = [_stored(name, image, target, film.size, exif)]
@@ -357,10 +395,10 @@ def _prepare(
     with reading(source.name):
         try:
             picture = decode(source.path, glance, params.max_size, memory, values)
-            if has_shape(glance.size) and (glance.exif.all_around or closes(picture.image)):
-                picture = decode(source.path, glance, round(params.max_size * WIDTHS), memory, values)
+            if has_panorama_shape(glance.size) and (glance.exif.all_around or closes(picture.image)):
+                picture = decode(source.path, glance, params.max_size * FACES, memory, values)
                 with memory.of(picture.image.size, FACE_BYTES * picture.image.width * picture.image.height):
-                    return _prepared_faces(source.name, picture.image, target, glance.exif)
+                    return _prepared_faces(source.name, picture, target, glance.exif)
         except Unreadable as error:
             return [Refused(source.name, "unreadable", str(error))]
         except TooLarge as error:
@@ -375,14 +413,19 @@ def _prepare(
     return [replace(photo, content=content, bytes=size, remarks=picture.remarks, alpha=alpha)]
 
 
-def _prepared_faces(name: str, image: Image.Image, target: Path, exif: Exif) -> list[Prepared]:
+def _prepared_faces(name: str, picture: Picture, target: Path, exif: Exif) -> list[Prepared]:
     prepared = []
-    for place, (face, turn) in enumerate(faces(image)):
+    opaque = [face for face, _ in faces(picture.alpha)] if picture.alpha else []
+    for place, (face, turn) in enumerate(faces(picture.image)):
         # They look 90 degrees wide.
         lens = replace(exif, focal_px=face.width / 2, focal_mm=None, up=None)
-        photo = _stored(f"{name}/face {place + 1}", face, target.with_suffix(f".{place}.jpg"), face.size, lens)
+        path, alpha = target.with_suffix(f".{place}.jpg"), None
+        if opaque:
+            alpha = path.with_suffix(".alpha.png")
+            opaque[place].convert("L").save(alpha)
+        photo = _stored(f"{name}/face {place + 1}", face, path, face.size, lens)
         turned = tuple(map(tuple, turn.tolist()))
-        prepared.append(replace(photo, panorama=name, turn=turned))
+        prepared.append(replace(photo, panorama=name, turn=turned, alpha=alpha, remarks=picture.remarks))
     return prepared
 
 
@@ -512,13 +555,13 @@ def _tell_positions(positions: Positions, photos: int, context: StageContext) ->
 
 
 def _remark_on(prepared: list[Prepared], context: StageContext) -> None:
-    remarked: dict[tuple[str, str], list[str]] = {}
+    remarked: dict[tuple[str, str], dict[str, None]] = {}
     for photo in prepared:
         for remark, detail in photo.remarks.items():
-            remarked.setdefault((remark, detail), []).append(photo.source)
+            remarked.setdefault((remark, detail), {})[photo.panorama or photo.source] = None
     for (remark, detail), names in remarked.items():
         what, advice = REMARKS[remark]
-        context.warn(f"photos_{remark}", f"{what.format(detail)} ({len(names)}): {_listed(names)}.", advice)
+        context.warn(f"photos_{remark}", f"{what.format(detail)} ({len(names)}): {_listed([*names])}.", advice)
 
 
 def _listed(names: list[str]) -> str:

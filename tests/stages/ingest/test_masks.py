@@ -52,6 +52,10 @@ BELONG = {
     "OpenSplat": ("images/1.jpg", "segmentation/1.png"),
     "beside it": ("a/x.jpg", "a/x_mask.png"),
     "beside it, with its suffix": ("x.jpg", "x.jpg.png"),
+    "instant-ngp": ("images/1.jpg", "images/dynamic_mask_1.png"),
+    "DTU": ("image/000001.png", "mask/001.png"),
+    "before its name": ("a/x1.jpg", "a/mask_x1.png"),
+    "in a folder of another name": ("images/1.jpg", "foreground_masks/1.png"),
     "in a zip": ("scene.zip/images/1.jpg", "scene.zip/masks/1.png"),
     "in a zip of its own": ("photos.zip/1.jpg", "masks/1.png"),
 }
