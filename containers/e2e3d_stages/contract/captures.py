@@ -37,8 +37,12 @@ PHOTO_SUFFIXES = RAW_SUFFIXES | _suffixes("jpg jpeg jpe jfif mpo png webp tif ti
 FILM_SUFFIXES = _suffixes("mp4 mov m4v qt avi mkv webm 3gp 3g2 mts m2ts mpg mpeg wmv flv")
 # Films of two lenses, which only their maker's own program joins.
 UNSTITCHED_SUFFIXES = _suffixes("insv 360")
+# Archives that are not opened.
+PACKED_SUFFIXES = _suffixes("rar 7z tar tgz tbz2 txz")
 # Pictures and films that are not read.
-MEDIA_SUFFIXES = UNSTITCHED_SUFFIXES | _suffixes("gif bmp jxl jp2 j2k psd psb exr hdr tga svg gpr dcm")
+MEDIA_SUFFIXES = (
+    UNSTITCHED_SUFFIXES | PACKED_SUFFIXES | _suffixes("gif bmp jxl jp2 j2k psd psb exr hdr tga svg gpr dcm")
+)
 # What lies beside photos: notes, logs, positions, models, previews, what file managers leave.
 SIDE_SUFFIXES = _suffixes(
     "aae bak bin cam dat db doc docx dop exe fbx glb gltf gpx htm html ini info ipynb jar js kml kmz las laz "
@@ -75,7 +79,7 @@ class Kind(str, Enum):
     PHOTO = "photo"
     FILM = "film"
     ARCHIVE = "archive"
-    MEDIA = "media"  # a picture or a film that is not read
+    MEDIA = "media"  # what may hold pictures and is not read
     NOTE = "note"  # a side file that may say where photos were taken
     SIDE = "side"
 

@@ -504,11 +504,13 @@ def _too_few(prepared: list[Prepared], dropped: list[Refused]) -> UnreadableCapt
     for item in dropped:
         alike.setdefault((item.reason.replace("_", " "), item.detail), []).append(item.source)
     named = list(alike.items())[:NAMED_IN_WARNING]
+    stood = 2 * sum(item.reason == DUPLICATE for item in dropped) > len(dropped)
     reasons = "; ".join(f"{_listed(names)}: {reason} ({detail})" for (reason, detail), names in named)
     return UnreadableCapture(
         f"Only {len(prepared)} of {len(prepared) + len(dropped)} files are usable photos (usable: {usable})."
         + (f" Left out: {reasons}." if reasons else ""),
-        hint=f"A scene needs at least {MIN_PHOTOS} photos, better 30, taken all around it with much overlap.",
+        hint=("From one place nothing has a depth: the camera must move from photo to photo. " if stood else "")
+        + f"A scene needs at least {MIN_PHOTOS} photos, better 30, taken all around it with much overlap.",
         details={
             "usable": [photo.source for photo in prepared],
             "dropped": [vars(item) for item in dropped],

@@ -136,6 +136,13 @@ def test_a_zip_three_deep_is_told_and_not_opened(capture: Path, ingest: Ingest) 
     assert ingest(capture).dropped == {"a.zip/b.zip/c.zip": "unreadable"}
 
 
+def test_an_archive_that_is_no_zip_says_what_to_do(capture: Path, ingest: Ingest) -> None:
+    (capture / "more.rar").write_bytes(b"Rar!\x1a\x07\x01\0" + bytes(3000))
+    result = ingest(capture)
+    assert result.dropped == {"more.rar": "unsupported_format"}
+    assert result.record["dropped"][0]["detail"].startswith("RAR is not opened: pack it as a zip")
+
+
 def test_a_broken_zip_beside_photos_costs_only_itself(capture: Path, ingest: Ingest) -> None:
     (capture / "more.zip").write_bytes(b"PK\x03\x04 and then nothing")
     assert ingest(capture).dropped == {"more.zip": "unreadable"}
