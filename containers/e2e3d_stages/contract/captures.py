@@ -53,7 +53,8 @@ SIDE_SUFFIXES = _suffixes(
 # Those among them that may say where photos were taken: transforms.json, cameras as XML, tables, a drone's subtitles.
 NOTE_SUFFIXES = _suffixes("csv json srt xml")
 
-# How many photos one becomes that sees all around, and by how much its width may differ from twice its height.
+# How many photos one becomes that sees all around, but for its poles; by how much its width may differ from twice its
+# height.
 FACES, PANORAMA_SHAPE = 4, 0.002
 
 # What a run takes of one capture, a prefix as well as unpacked zips.

@@ -1,7 +1,7 @@
-"""A photo that sees all around becomes four, as COLMAP's own pipeline for panoramas renders them.
+"""A photo that sees all around becomes four, as COLMAP's own pipeline for panoramas renders them; or six.
 
-They look to all four sides and do not overlap, so that none can be held out while another shows the same. The poles,
-where the tripod and whoever carries the camera are, are not in them.
+They do not overlap, so that none can be held out while another shows the same. Four look to all sides. At the poles are
+the tripod and whoever carries the camera: they are looked at only where a mask says what of them does not count.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ POLE = 0.5
 # Of 255. In a picture that changes less along its rows nothing can be told.
 FLAT = 0.3
 ROWS_AT_ONCE = 256
+# How a camera is turned that looks up, and one that looks down.
+POLES = (np.array([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]]), np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]]))
 # What faces take in memory for a pixel of their panorama: its colours, the rays of one, and what some rows become.
 FACE_BYTES = 14
 
@@ -39,15 +41,19 @@ def closes(image: Image.Image) -> bool:
     return bool(usual > FLAT and joined and max(rows[0], rows[-1]) <= POLE * usual)
 
 
-def faces(image: Image.Image) -> Iterator[tuple[Image.Image, NDArray[np.float64]]]:
-    """The faces of a panorama, and how each camera is turned: from the panorama's axes to its own, 3 x 3."""
+def faces(image: Image.Image, *, poles: bool) -> Iterator[tuple[Image.Image, NDArray[np.float64]]]:
+    """The faces of a panorama, and how each camera is turned: from the panorama's axes to its own, 3 x 3.
+
+    :param poles: whether there are two more, that look up and down.
+    """
     wide = image.resize((2 * image.height, image.height)) if image.width != 2 * image.height else image
     camera = panorama.create_virtual_camera(
         pano_width=wide.width, pano_height=wide.height, hfov_deg=FIELD_OF_VIEW, vfov_deg=FIELD_OF_VIEW
     )
     rays = panorama.get_virtual_camera_rays(camera)
     pixels = np.asarray(wide.convert("RGB"))
-    for turn in panorama.get_virtual_rotations(FACES, pitches_deg=(0.0,)):
+    turns = [*panorama.get_virtual_rotations(FACES, pitches_deg=(0.0,)), *(POLES if poles else ())]
+    for turn in turns:
         found = np.empty((camera.width, camera.height, 3), np.uint8)
         # The library lists rays by columns.
         for start in range(0, camera.width, ROWS_AT_ONCE):

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -146,7 +146,7 @@ def run(context: StageContext) -> dict[str, Any]:
     told = {film.name: note for film in listed.films if (note := track_of(film.name, listed.notes))}
     tracks = {film: track for film, note in told.items() if (track := read_track(note))}
     dropped = [item for item in dropped if item.source not in {told[film].name for film in tracks}]
-    for result in _prepare_all(context, sources, listed.films, tracks):
+    for result in _prepare_all(context, sources, listed.films, tracks, listed.masks):
         if isinstance(result, Prepared):
             result = _refuse_copy(result, seen)
         if isinstance(result, Prepared):
@@ -229,7 +229,7 @@ def _drawn(photos: Sequence[Prepared], source: Source, memory: Memory) -> dict[s
     whole = masks.load(source.path, size, turned, size, target, memory)
     found, by_turn = {}, {face.turn: face for face in photos}
     with memory.of(size, FACE_BYTES * size[0] * size[1]):
-        for image, turn in faces(Image.open(whole.path)):
+        for image, turn in faces(Image.open(whole.path), poles=True):
             face = by_turn.get(tuple(map(tuple, turn.tolist())))
             if face:
                 path = face.path.with_suffix(".face.png")
@@ -260,13 +260,17 @@ def _tell_masks(
 
 
 def _prepare_all(
-    context: StageContext, photos: list[Source], filmed: list[Source], tracks: Mapping[str, Track]
+    context: StageContext,
+    photos: list[Source],
+    filmed: list[Source],
+    tracks: Mapping[str, Track],
+    masked: Collection[str],
 ) -> Iterator[Prepared | Refused]:
     """Photos in their order, and then the frames of films in theirs."""
     folder = context.scratch / "prepared"
     folder.mkdir()
     memory = Memory()
-    for done, results in enumerate(_prepare_photos(context, photos, folder, memory), start=1):
+    for done, results in enumerate(_prepare_photos(context, photos, masked, folder, memory), start=1):
         context.progress(done, len(photos), "photos", phase="preparing photos")
         yield from results
     yield from _prepare_films(context, filmed, tracks, folder, memory)
@@ -329,7 +333,7 @@ def _prepared_frame(
     target = folder / f"{hashlib.sha256(film.source.name.encode(errors='replace')).hexdigest()}-{place}.jpg"
     name, image = f"{film.source.name}/{frame.seconds:08.3f} s", frame.image
     if has_panorama_shape(film.size) and closes(image):
-        photos = _prepared_faces(name, Picture(image), target, exif)
+        photos = _prepared_faces(name, Picture(image), target, exif, poles=False)
     else:
         image.thumbnail((max_size, max_size), Image.Resampling.LANCZOS)
         photos = [_stored(name, image, target, film.size, exif)]
@@ -338,9 +342,11 @@ def _prepared_frame(
 
 
 def _prepare_photos(
-    context: StageContext, sources: list[Source], folder: Path, memory: Memory
+    context: StageContext, sources: list[Source], masked: Collection[str], folder: Path, memory: Memory
 ) -> Iterator[Sequence[Prepared | Refused]]:
     """Results in the sources' order, several of a panorama.
+
+    :param masked: names of those that have a mask beside them.
 
     Pillow works outside Python's lock, so that threads are enough.
     """
@@ -356,7 +362,8 @@ def _prepare_photos(
         def prepare(source: Source, glance: Glance | Refused, target: Path) -> Sequence[Prepared | Refused]:
             if isinstance(glance, Refused):
                 return [glance]
-            return _prepare(source, glance, target, context.params, memory, ranges.get(glance.camera, FULL))
+            values, poles = ranges.get(glance.camera, FULL), source.name in masked
+            return _prepare(source, glance, target, context.params, memory, values, poles=poles)
 
         for result in pool.map(prepare, sources, glances, targets):
             context.check_stop()
@@ -389,16 +396,21 @@ def _glance(source: Source, memory: Memory, params: Params) -> Glance | Refused:
 
 
 def _prepare(
-    source: Source, glance: Glance, target: Path, params: Params, memory: Memory, values: Range
+    source: Source, glance: Glance, target: Path, params: Params, memory: Memory, values: Range, *, poles: bool
 ) -> Sequence[Prepared | Refused]:
-    """Read one photo and write it upright, resized and without EXIF to `target`; of a panorama its faces."""
+    """Read one photo and write it upright, resized and without EXIF to `target`; of a panorama its faces.
+
+    :param poles: whether the poles of a panorama are among them, as they are of one that is transparent in places.
+    """
     with reading(source.name):
         try:
             picture = decode(source.path, glance, params.max_size, memory, values)
             if has_panorama_shape(glance.size) and (glance.exif.all_around or closes(picture.image)):
                 picture = decode(source.path, glance, params.max_size * FACES, memory, values)
                 with memory.of(picture.image.size, FACE_BYTES * picture.image.width * picture.image.height):
-                    return _prepared_faces(source.name, picture, target, glance.exif)
+                    return _prepared_faces(
+                        source.name, picture, target, glance.exif, poles=poles or bool(picture.alpha)
+                    )
         except Unreadable as error:
             return [Refused(source.name, "unreadable", str(error))]
         except TooLarge as error:
@@ -413,10 +425,10 @@ def _prepare(
     return [replace(photo, content=content, bytes=size, remarks=picture.remarks, alpha=alpha)]
 
 
-def _prepared_faces(name: str, picture: Picture, target: Path, exif: Exif) -> list[Prepared]:
+def _prepared_faces(name: str, picture: Picture, target: Path, exif: Exif, *, poles: bool) -> list[Prepared]:
     prepared = []
-    opaque = [face for face, _ in faces(picture.alpha)] if picture.alpha else []
-    for place, (face, turn) in enumerate(faces(picture.image)):
+    opaque = [face for face, _ in faces(picture.alpha, poles=True)] if picture.alpha else []
+    for place, (face, turn) in enumerate(faces(picture.image, poles=poles)):
         # They look 90 degrees wide.
         lens = replace(exif, focal_px=face.width / 2, focal_mm=None, up=None)
         path, alpha = target.with_suffix(f".{place}.jpg"), None

@@ -59,19 +59,19 @@ def _told_by_gopro(stream: dict[bytes, bytes]) -> Iterator[Gps]:
     of_all = int.from_bytes(stream.get(b"GPSF", b"\0\0\0\3"), "big")
     for row in rows:
         fix = int(row["fix"]) if layout is _GPS9 else of_all
-        if FLAT_FIX <= fix <= FULL_FIX and (gps := _place(*(row["place"] / scale).tolist(), fix)):
+        if FLAT_FIX <= fix <= FULL_FIX and (gps := _place(*(row["place"] / scale).tolist(), fix=fix)):
             yield gps
 
 
 def _told_by_camm(packet: bytes) -> Gps | None:
     kind = int.from_bytes(packet[2:4], "little")
     if packet[:2] == bytes(2) and kind == _CAMM_PLACE and len(packet) == 28:
-        return _place(*struct.unpack("<3d", packet[4:]), FULL_FIX)
+        return _place(*struct.unpack("<3d", packet[4:]), fix=FULL_FIX)
     if packet[:2] == bytes(2) and kind == _CAMM_FIX and len(packet) == 60:
         _, fix, lat, lon, alt = struct.unpack("<dI2df", packet[4:36])
-        return _place(lat, lon, alt, fix) if fix >= FLAT_FIX else None
+        return _place(lat, lon, alt, fix=fix) if fix >= FLAT_FIX else None
     return None
 
 
-def _place(lat: float, lon: float, alt: float, fix: int) -> Gps | None:
+def _place(lat: float, lon: float, alt: float, *, fix: int) -> Gps | None:
     return place_on_earth(lat, lon, alt if fix >= FULL_FIX and math.isfinite(alt) else None)

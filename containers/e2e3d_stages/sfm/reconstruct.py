@@ -330,7 +330,7 @@ def extract(task: Task, phase: str = "finding features") -> None:
             rendered = "panorama" in photos[0]
             reader = pycolmap.ImageReaderOptions(camera_model=FACE_MODEL if rendered else CAMERA_MODEL)
             if task.masks and not task.look_everywhere:
-                reader.mask_path = str(task.masks.folder)
+                reader.mask_path = str(_masks_of_all(task, task.masks.folder))
             focal = photos[0]["focal_px"]
             if focal:
                 reader.camera_params = f"{focal},{photos[0]['width'] / 2},{photos[0]['height'] / 2}"
@@ -345,6 +345,20 @@ def extract(task: Task, phase: str = "finding features") -> None:
             )
     task.faces = join_rigs(task.database, task.photos)
     task.read_ids()
+
+
+def _masks_of_all(task: Task, given: Path) -> Path:
+    """A folder with a mask for each photo: COLMAP passes over those that have none."""
+    folder = task.scratch / "masks"
+    if not folder.exists():
+        folder.mkdir()
+        for photo in task.photos:
+            name = f"{photo['name']}.png"
+            if (given / name).exists():
+                shutil.copyfile(given / name, folder / name)
+            else:
+                Image.new("1", (photo["width"], photo["height"]), 1).save(folder / name)
+    return folder
 
 
 def _ground_positions(task: Task) -> list[NDArray[np.float64] | None]:

@@ -50,6 +50,11 @@ def test_a_panorama_becomes_four_photos_that_see_what_a_camera_there_would(aroun
         assert looking @ looking.T == pytest.approx(np.kron([[1, -1], [-1, 1]], np.eye(2)), abs=1e-9)
 
 
+def above(place: tuple[float, float, float]) -> tuple[int, ...]:
+    """The colour of the ceiling over a place."""
+    return tuple(map(int, seen(WALLS, place, np.array([1e-6, -1.0, 1e-6]))))
+
+
 def counted(result: Ingested, source: str) -> np.ndarray:
     """Where a side counts."""
     path = result.context.output / "masks" / f"{result.photo(source)['name']}.png"
@@ -70,9 +75,15 @@ def test_what_a_panoramas_mask_hides_counts_on_none_of_its_sides(how: str, aroun
         image.save(around / "R0.png")
         (around / "R0.jpg").unlink()
     done = ingest(around)
-    assert done.metrics["photos"] == 12
+    source = f"R0.{'jpg' if how == 'mask' else 'png'}/face"
+    # Its poles are looked at: it says what of them does not count.
+    assert done.metrics["photos"] == 6 + 4 + 4
+    up, down = (done.image(f"{source} {face}") for face in (5, 6))
+    assert (up.getpixel((128, 128)), down.size) == (pytest.approx(above(PLACES[0]), abs=6), (256, 256))
+    assert counted(done, f"{source} 5").all()
+    assert not counted(done, f"{source} 6").any()
     for face in range(1, 5):
-        below = counted(done, f"R0.{'jpg' if how == 'mask' else 'png'}/face {face}")
+        below = counted(done, f"{source} {face}")
         # 15 degrees are 128 px times their tangent straight ahead, and farther away at the edges.
         assert [int(below[:, column].sum()) for column in (0, 128)] == pytest.approx([128 + 48, 128 + 34], abs=3)
         assert counted(done, f"R2.jpg/face {face}").all()
@@ -83,8 +94,8 @@ def test_a_mask_of_one_half_of_a_panorama_hides_a_side_and_two_halves(around: Pa
     mask.paste(0, (0, 0, 512, 512))
     mask.save(around / "R1_mask.png")
     done = ingest(around)
-    shares = sorted(counted(done, f"R1.jpg/face {face}").mean() for face in range(1, 5))
-    assert shares == pytest.approx([0, 0.5, 0.5, 1], abs=0.02)
+    shares = sorted(counted(done, f"R1.jpg/face {face}").mean() for face in range(1, 7))
+    assert shares == pytest.approx([0, 0.5, 0.5, 0.5, 0.5, 1], abs=0.02)
 
 
 def test_each_side_has_a_camera_of_its_own_that_panoramas_share(around: Path, ingest: Ingest) -> None:
