@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -27,7 +27,7 @@ from e2e3d_stages.contract.captures import (
 )
 from e2e3d_stages.contract.messages import InvalidRequest, Refused, UnreadableCapture
 from e2e3d_stages.ingest import films, masks
-from e2e3d_stages.ingest.capture import list_capture
+from e2e3d_stages.ingest.capture import Listed, list_capture
 from e2e3d_stages.ingest.copies import Cells, cells_of, copies
 from e2e3d_stages.ingest.exif import Exif
 from e2e3d_stages.ingest.panoramas import FACE_BYTES, closes, faces
@@ -136,25 +136,14 @@ def run(context: StageContext) -> dict[str, Any]:
             hint="Give an ingest_end after ingest_start, or 0 for the films' own end.",
         )
     listed = list_capture(context.capture, context.scratch)
-    sources, dropped = listed.photos, listed.refused
+    dropped = listed.refused
     own = [note for note in listed.notes if note.name == context.params.poses]
     if context.params.poses and not own:
         take_poses(context.capture, context.params.poses, context.output / "poses")
         dropped = [item for item in dropped if not item.source.startswith(f"{context.params.poses}/")]
-    prepared = []
-    seen: dict[str, str] = {}
-    told = {film.name: note for film in listed.films if (note := track_of(film.name, listed.notes))}
-    tracks = {film: track for film, note in told.items() if (track := read_track(note))}
-    dropped = [item for item in dropped if item.source not in {told[film].name for film in tracks}]
-    for result in _prepare_all(context, sources, listed.films, tracks, listed.masks):
-        if isinstance(result, Prepared):
-            result = _refuse_copy(result, seen)
-        if isinstance(result, Prepared):
-            prepared.append(result)
-        else:
-            dropped.append(result)
-    prepared, twins = _without_twins(prepared)
-    dropped += twins
+    tracks, subtitles = _tracks(listed)
+    prepared, refused = _once(_prepare_all(context, listed, tracks))
+    dropped = [*(item for item in dropped if item.source not in subtitles), *refused]
     if len(prepared) < MIN_PHOTOS:
         raise _too_few(prepared, dropped)
     if context.params.poses:
@@ -170,7 +159,32 @@ def run(context: StageContext) -> dict[str, Any]:
         dropped = [item for item in dropped if item.source != positions.source]
         _tell_positions(positions, len(prepared), context)
     masked = _mask(prepared, listed.masks, context)
+    prepared = [photo for photo in prepared if photo.source not in masked.hidden]
+    if len(prepared) < MIN_PHOTOS:
+        raise _too_few(prepared, dropped)
     return _write(context, prepared, dropped, masked, positions, poses)
+
+
+def _tracks(listed: Listed) -> tuple[dict[str, Track], set[str]]:
+    """Where films were taken by the subtitles beside them, and which subtitles say so."""
+    told = {film.name: note for film in listed.films if (note := track_of(film.name, listed.notes))}
+    tracks = {film: track for film, note in told.items() if (track := read_track(note))}
+    return tracks, {told[film].name for film in tracks}
+
+
+def _once(results: Iterable[Prepared | Refused]) -> tuple[list[Prepared], list[Refused]]:
+    """Each photo once, and what is none or shows the same as another."""
+    prepared, refused = [], []
+    seen: dict[str, str] = {}
+    for result in results:
+        if isinstance(result, Prepared):
+            result = _refuse_copy(result, seen)
+        if isinstance(result, Prepared):
+            prepared.append(result)
+        else:
+            refused.append(result)
+    prepared, twins = _without_twins(prepared)
+    return prepared, refused + twins
 
 
 @dataclass(frozen=True)
@@ -179,10 +193,12 @@ class Masked:
 
     :param files: of the photos that have one, one bit a pixel, by the photo's name in the capture: white counts.
     :param cut_out: whether what they hide is empty, since they cut one thing out of everything around it.
+    :param hidden: faces of panoramas of which nothing counts. They would be placed by the others all the same.
     """
 
     files: Mapping[str, Path]
     cut_out: bool
+    hidden: Collection[str]
 
 
 def _mask(prepared: list[Prepared], sources: Mapping[str, Source], context: StageContext) -> Masked:
@@ -201,20 +217,29 @@ def _mask(prepared: list[Prepared], sources: Mapping[str, Source], context: Stag
         except (Unreadable, TooLarge) as error:
             unused.append(f"{source.name}: {error}")
     how = masks.reading_of([mask.cells for mask in drawn.values()]) if drawn else masks.Reading(0, inverted=False)
-    files, cells = {}, []
+    files, cells, hidden = {}, [], set()
     for photo in prepared:
         kept = np.ones((photo.height, photo.width), bool)
         if photo.source in drawn:
             kept &= how.kept(np.asarray(Image.open(drawn[photo.source].path)))
         if photo.alpha:
             kept &= np.asarray(Image.open(photo.alpha)) > OPAQUE
-        if not kept.all():
+        if photo.panorama and not kept.any():
+            hidden.add(photo.source)
+        elif not kept.all():
             files[photo.source] = photo.path.with_suffix(".mask.png")
             image = Image.fromarray(kept)
             image.save(files[photo.source])
             cells.append(np.asarray(image.convert("L").resize((masks.CELLS,) * 2, Image.Resampling.BOX)) > OPAQUE)
-    masked = Masked(files, bool(cells) and masks.is_cut_out(cells, len(prepared)))
-    _tell_masks(masked, unused, float(np.mean(cells)) if cells else 1.0, len(prepared), context, inverted=how.inverted)
+    masked = Masked(files, bool(cells) and masks.is_cut_out(cells, len(prepared)), hidden)
+    _tell_masks(
+        masked,
+        unused,
+        float(np.mean(cells)) if cells else 1.0,
+        len(prepared) - len(hidden),
+        context,
+        inverted=how.inverted,
+    )
     return masked
 
 
@@ -259,21 +284,15 @@ def _tell_masks(
         )
 
 
-def _prepare_all(
-    context: StageContext,
-    photos: list[Source],
-    filmed: list[Source],
-    tracks: Mapping[str, Track],
-    masked: Collection[str],
-) -> Iterator[Prepared | Refused]:
+def _prepare_all(context: StageContext, listed: Listed, tracks: Mapping[str, Track]) -> Iterator[Prepared | Refused]:
     """Photos in their order, and then the frames of films in theirs."""
     folder = context.scratch / "prepared"
     folder.mkdir()
     memory = Memory()
-    for done, results in enumerate(_prepare_photos(context, photos, masked, folder, memory), start=1):
-        context.progress(done, len(photos), "photos", phase="preparing photos")
+    for done, results in enumerate(_prepare_photos(context, listed.photos, listed.masks, folder, memory), start=1):
+        context.progress(done, len(listed.photos), "photos", phase="preparing photos")
         yield from results
-    yield from _prepare_films(context, filmed, tracks, folder, memory)
+    yield from _prepare_films(context, listed.films, tracks, folder, memory)
 
 
 def _prepare_films(
