@@ -63,7 +63,8 @@ MAX_BYTES = 64 * 2**30
 
 # Why ingest leaves out a file without which there is no photo less: of the others so many are uploaded.
 NOT_A_PHOTO, UNSUPPORTED, DUPLICATE, UNUSED_FILM = "not_a_photo", "unsupported_format", "duplicate", "unused_film"
-UNCOUNTED = frozenset({NOT_A_PHOTO, UNSUPPORTED, DUPLICATE, UNUSED_FILM})
+HIDDEN = "hidden"
+UNCOUNTED = frozenset({NOT_A_PHOTO, UNSUPPORTED, DUPLICATE, UNUSED_FILM, HIDDEN})
 
 
 _DIGITS = re.compile(r"\d+")

@@ -19,6 +19,7 @@ from PIL import Image
 from e2e3d_stages.contract.captures import (
     DUPLICATE,
     FACES,
+    HIDDEN,
     NOT_A_PHOTO,
     UNCOUNTED,
     UNSUPPORTED,
@@ -69,6 +70,7 @@ REASONS = {
     UNSAFE_NAME: "have names that no file can have",
     UNSUPPORTED: "are in a format that is not supported",
     UNUSED_FILM: "are films of which nothing can be used",
+    HIDDEN: "are hidden as a whole by their masks",
 }
 # What was done to photos that are used, and what to do where that is not wanted.
 REMARKS = {
@@ -159,6 +161,14 @@ def run(context: StageContext) -> dict[str, Any]:
         dropped = [item for item in dropped if item.source != positions.source]
         _tell_positions(positions, len(prepared), context)
     masked = _mask(prepared, listed.masks, context)
+    # Of a panorama's sides nobody need be told.
+    hidden = [
+        Refused(photo.source, HIDDEN, "Its mask hides all of it.")
+        for photo in prepared
+        if photo.source in masked.hidden and not photo.panorama
+    ]
+    _warn_about(hidden, context)
+    dropped += hidden
     prepared = [photo for photo in prepared if photo.source not in masked.hidden]
     if len(prepared) < MIN_PHOTOS:
         raise _too_few(prepared, dropped)
@@ -193,7 +203,7 @@ class Masked:
 
     :param files: of the photos that have one, one bit a pixel, by the photo's name in the capture: white counts.
     :param cut_out: whether what they hide is empty, since they cut one thing out of everything around it.
-    :param hidden: faces of panoramas of which nothing counts. They would be placed by the others all the same.
+    :param hidden: of which nothing counts.
     """
 
     files: Mapping[str, Path]
@@ -217,15 +227,15 @@ def _mask(prepared: list[Prepared], sources: Mapping[str, Source], context: Stag
         except (Unreadable, TooLarge) as error:
             unused.append(f"{source.name}: {error}")
     how = masks.reading_of([mask.cells for mask in drawn.values()]) if drawn else masks.Reading(0, inverted=False)
-    files, cells, hidden = {}, [], set()
+    files, cells, hidden = {}, [], []
     for photo in prepared:
         kept = np.ones((photo.height, photo.width), bool)
         if photo.source in drawn:
             kept &= how.kept(np.asarray(Image.open(drawn[photo.source].path)))
         if photo.alpha:
             kept &= np.asarray(Image.open(photo.alpha)) > OPAQUE
-        if photo.panorama and not kept.any():
-            hidden.add(photo.source)
+        if not kept.any():
+            hidden.append(photo.source)
         elif not kept.all():
             files[photo.source] = photo.path.with_suffix(".mask.png")
             image = Image.fromarray(kept)
