@@ -202,48 +202,23 @@ def _score(frame: av.VideoFrame, seconds: float) -> _Scored:
     return _Scored(seconds, sharpness(grey), grey, frame)
 
 
-class _Watched:
-    """A file that ends for FFmpeg where its disk fails: FFmpeg takes what a disk says for damage, or passes over it.
-
-    :ivar trouble: what the disk said.
-    """
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self.seek, self.tell = file.seek, file.tell
-        self.trouble: OSError | None = None
-
-    def read(self, size: int) -> bytes:
-        try:
-            return b"" if self.trouble else self._file.read(size)
-        except OSError as error:
-            self.trouble = error
-            return b""
-
-
 @contextmanager
 def _opened(file: BinaryIO) -> Iterator[tuple[Any, Any]]:
     """A film's container and its stream of pictures.
 
-    :raises Unreadable: when it is no film, or there are none that can be decoded.
-    :raises OSError: what the disk said while it was read, also where FFmpeg went on.
+    :raises Unreadable: when it is no film, or there are none that can be decoded; what the disk says goes through.
     """
-    watched = _Watched(file)
     try:
         # A playlist or a container of another kind could lead elsewhere.
         with av.open(
-            watched, metadata_errors="replace", options={"format_whitelist": CONTAINERS, "protocol_whitelist": ""}
+            file, metadata_errors="replace", options={"format_whitelist": CONTAINERS, "protocol_whitelist": ""}
         ) as container:
             yield container, _stream(container)
     except Exception as error:
-        if watched.trouble:
-            raise watched.trouble from None
-        # What is left are FFmpeg's own errors, which have numbers as a disk's do.
+        # FFmpeg's own errors have numbers that no disk has; what a disk says PyAV raises again as it was.
         if not (isinstance(error, av.FFmpegError) or is_damage(error)) or isinstance(error, (Unreadable, Unused)):
             raise
         raise Unreadable("damaged, not uploaded whole, or no film of a kind that is known") from None
-    if watched.trouble:
-        raise watched.trouble
 
 
 def _stream(container: Any) -> Any:
