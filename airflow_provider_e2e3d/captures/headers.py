@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from airflow_provider_e2e3d.captures.listing import Capture
-from e2e3d_stages.contract.captures import Kind, kinds_of
+from e2e3d_stages.contract.captures import FACES, Kind, has_panorama_shape, kinds_of
 from e2e3d_stages.contract.damage import is_damage
 from e2e3d_stages.contract.messages import UnreadableCapture
 from e2e3d_stages.contract.paths import shown
@@ -20,18 +20,18 @@ from e2e3d_stages.store.zips import entry_head, entry_path, open_zip
 HEADER_BYTES = 256 * 1024
 
 
-def long_side(data: bytes) -> int | None:
-    """Longest side in px of the photo that begins so, or None where that is not told."""
+def size_of(data: bytes) -> tuple[int, int] | None:
+    """Width and height in px of the photo that begins so, or None where that is not told."""
     # It takes a sixth of a second to import, which reading a DAG file need not.
     import imagesize
 
     try:
-        side = max(imagesize.get(io.BytesIO(data)))
+        width, height = imagesize.get(io.BytesIO(data))
     except Exception as error:
         if not is_damage(error):
             raise
         return None
-    return side if side > 0 else None
+    return (width, height) if min(width, height) > 0 else None
 
 
 # A zip's table of contents is never as large.
@@ -43,12 +43,21 @@ MOST_ZIPS = 20
 class Content:
     """What a capture holds.
 
+    :param photos: with one for each side of those that see all around.
     :param side: the longest of one of its photos, in px, where it tells.
     """
 
     photos: int
     films: int = 0
     side: int | None = None
+
+    @classmethod
+    def like(cls, photos: int, films: int, first: bytes) -> Content:
+        """So many photos, all as large as the one that begins so."""
+        size = size_of(first)
+        if size and has_panorama_shape(size):
+            return cls(photos * FACES, films, size[0] // FACES)
+        return cls(photos, films, max(size) if size else None)
 
     def with_more(self, other: Content) -> Content:
         """Both together."""
@@ -65,7 +74,7 @@ def look_at(storage: Storage, capture: Capture) -> Content:
             f"The photos of {storage.uri} lie in {len(capture.zips)} zips, which are too many to look into.",
             hint=f"Upload the photos themselves, or at most {MOST_ZIPS} zips.",
         )
-    content = Content(capture.photos, capture.films, long_side(_header(storage, capture.first_photo)))
+    content = Content.like(capture.photos, capture.films, _header(storage, capture.first_photo))
     for path, size in capture.zips:
         content = content.with_more(_look_into(_Parts(storage, path, 0, size), path or capture.name, depth=1))
     return content
@@ -77,8 +86,8 @@ def _look_into(file: _Parts, name: str, depth: int) -> Content:
         sizes = {path: entry.file_size for path, entry in entries.items()}
         kinds = kinds_of(sizes, lambda path: entry_head(bundle, entries[path]))
         photos = [entries[path] for path, kind in kinds.items() if kind is Kind.PHOTO]
-        side = long_side(entry_head(bundle, photos[0], HEADER_BYTES)) if photos else None
-        content = Content(len(photos), sum(kind is Kind.FILM for kind in kinds.values()), side)
+        first = entry_head(bundle, photos[0], HEADER_BYTES) if photos else b""
+        content = Content.like(len(photos), sum(kind is Kind.FILM for kind in kinds.values()), first)
         inner = [entries[path] for path, kind in kinds.items() if kind is Kind.ARCHIVE]
         for entry in inner[:MOST_ZIPS] if depth == 1 else []:
             if entry.compress_type != zipfile.ZIP_STORED:

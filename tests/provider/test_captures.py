@@ -280,6 +280,21 @@ def test_on_a_disk_a_film_that_is_still_being_written_starts_nothing_however_lon
     assert rule.holds(capture_of(storage), now() + dt.timedelta(days=1))
 
 
+@pytest.mark.parametrize("marker", ["", "_DONE"])
+def test_photos_beside_a_film_that_never_gets_its_end_are_waited_for_until_nothing_comes(
+    tmp_path: Path, marker: str
+) -> None:
+    storage = FileStorage(tmp_path.as_uri())
+    upload(storage, "yard/1.jpg", "yard/2.jpg", "yard/_DONE")
+    storage.write("yard/walk.mp4", box(b"ftyp", b"isom" + bytes(8)) + bytes(3000))
+    capture = capture_of(storage)
+    rule = Completeness(marker=marker, quiet_seconds=60, min_photos=2)
+    assert "within 60 s" in rule.missing(capture, capture.arrived + 59 * SECOND)
+    assert rule.holds(capture, capture.arrived + 60 * SECOND)
+    alone = Completeness(marker=marker, quiet_seconds=60, min_photos=3)
+    assert "lacks its end" in alone.missing(capture, capture.arrived + 60 * SECOND)
+
+
 class Endless(FileStorage):
     """A root of 1,000 captures of ten photos, listed as they are asked for; counts what of its listing is kept."""
 

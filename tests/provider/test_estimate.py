@@ -15,7 +15,7 @@ import pytest
 from hypothesis import strategies as st
 from PIL import Image
 
-from airflow_provider_e2e3d.captures.headers import Content, long_side, look_at
+from airflow_provider_e2e3d.captures.headers import Content, look_at, size_of
 from airflow_provider_e2e3d.captures.listing import capture_at
 from airflow_provider_e2e3d.costs import budget as budgets
 from airflow_provider_e2e3d.costs.budget import reserve
@@ -181,12 +181,19 @@ def test_zips_in_a_folder_and_in_a_zip_are_counted(tmp_path: Path) -> None:
     assert look_at(photos, found) == Content(6, side=800)
 
 
+def test_panoramas_count_as_the_photos_that_they_become(tmp_path: Path) -> None:
+    photos = capture(tmp_path / "around", 3, size=(2048, 1024))
+    found = capture_at(photos)
+    assert found is not None
+    assert look_at(photos, found) == Content(12, side=512)
+
+
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
 def test_a_photo_tells_its_size_by_its_first_bytes_and_nothing_by_fewer(kind: str) -> None:
     photo = io.BytesIO()
     Image.effect_noise((640, 480), 50).convert("RGB").save(photo, kind)
-    assert long_side(photo.getvalue()[:20_000]) == 640
-    assert long_side(photo.getvalue()[:10]) is None
+    assert size_of(photo.getvalue()[:20_000]) == (640, 480)
+    assert size_of(photo.getvalue()[:10]) is None
 
 
 @pytest.mark.slow
@@ -194,7 +201,7 @@ def test_a_photo_tells_its_size_by_its_first_bytes_and_nothing_by_fewer(kind: st
     start=st.sampled_from([b"", b"\xff\xd8", b"MM\x00*", b"RIFF", b"\x00\x00\x00\x18ftypheic"]), rest=st.binary()
 )
 def test_bytes_that_are_no_photo_tell_no_size_and_break_nothing(start: bytes, rest: bytes) -> None:
-    assert (long_side(start + rest) or 1) > 0
+    assert min(size_of(start + rest) or (1,)) > 0
 
 
 @pytest.mark.slow

@@ -37,8 +37,12 @@ PHOTO_SUFFIXES = RAW_SUFFIXES | _suffixes("jpg jpeg jpe jfif mpo png webp tif ti
 FILM_SUFFIXES = _suffixes("mp4 mov m4v qt avi mkv webm 3gp 3g2 mts m2ts mpg mpeg wmv flv")
 # Films of two lenses, which only their maker's own program joins.
 UNSTITCHED_SUFFIXES = _suffixes("insv 360")
+# Archives that are not opened.
+PACKED_SUFFIXES = _suffixes("rar 7z tar tgz tbz2 txz")
 # Pictures and films that are not read.
-MEDIA_SUFFIXES = UNSTITCHED_SUFFIXES | _suffixes("gif bmp jxl jp2 j2k psd psb exr hdr tga svg gpr dcm")
+MEDIA_SUFFIXES = (
+    UNSTITCHED_SUFFIXES | PACKED_SUFFIXES | _suffixes("gif bmp jxl jp2 j2k psd psb exr hdr tga svg gpr dcm")
+)
 # What lies beside photos: notes, logs, positions, models, previews, what file managers leave.
 SIDE_SUFFIXES = _suffixes(
     "aae bak bin cam dat db doc docx dop exe fbx glb gltf gpx htm html ini info ipynb jar js kml kmz las laz "
@@ -49,13 +53,26 @@ SIDE_SUFFIXES = _suffixes(
 # Those among them that may say where photos were taken: transforms.json, cameras as XML, tables, a drone's subtitles.
 NOTE_SUFFIXES = _suffixes("csv json srt xml")
 
+# How many photos one becomes that sees all around, but for its poles; by how much its width may differ from twice its
+# height.
+FACES, PANORAMA_SHAPE = 4, 0.002
+
 # What a run takes of one capture, a prefix as well as unpacked zips.
 MAX_FILES = 20_000
 MAX_BYTES = 64 * 2**30
 
 # Why ingest leaves out a file without which there is no photo less: of the others so many are uploaded.
 NOT_A_PHOTO, UNSUPPORTED, DUPLICATE, UNUSED_FILM = "not_a_photo", "unsupported_format", "duplicate", "unused_film"
-UNCOUNTED = frozenset({NOT_A_PHOTO, UNSUPPORTED, DUPLICATE, UNUSED_FILM})
+HIDDEN = "hidden"
+UNCOUNTED = frozenset({NOT_A_PHOTO, UNSUPPORTED, DUPLICATE, UNUSED_FILM, HIDDEN})
+
+
+_DIGITS = re.compile(r"\d+")
+
+
+def has_panorama_shape(size: tuple[int, int]) -> bool:
+    """Whether a picture is twice as wide as high, as one that sees all around is."""
+    return abs(size[0] / size[1] - 2) <= 2 * PANORAMA_SHAPE
 
 
 class Kind(str, Enum):
@@ -64,7 +81,7 @@ class Kind(str, Enum):
     PHOTO = "photo"
     FILM = "film"
     ARCHIVE = "archive"
-    MEDIA = "media"  # a picture or a film that is not read
+    MEDIA = "media"  # what may hold pictures and is not read
     NOTE = "note"  # a side file that may say where photos were taken
     SIDE = "side"
 
@@ -115,8 +132,8 @@ def kind_of(path: str, head: bytes) -> Kind:
 def kinds_of(sizes: Mapping[str, int], head: Callable[[str], bytes]) -> dict[str, Kind]:
     """What the files of a listing are, by their names; without those that are hidden, or that no disk could hold.
 
-    Where a name does not tell, the largest of those that end alike is looked into, since a camera names all its photos
-    in one way. Companions of photos, and the films of Live Photos, are `SIDE`.
+    Where a name does not tell, the largest of those that end alike but for numbers is looked into, since a camera names
+    all its photos in one way. Companions of photos, and the films of Live Photos, are `SIDE`.
 
     :param sizes: in bytes, by path.
     :param head: reads the first `HEAD_BYTES` of a file; it is asked at most `MOST_LOOKS` times.
@@ -125,7 +142,7 @@ def kinds_of(sizes: Mapping[str, int], head: Callable[[str], bytes]) -> dict[str
     kinds = {path: kind for path in paths if (kind := kind_by_name(path))}
     alike: dict[str, list[str]] = {}
     for path in sorted((path for path in paths if path not in kinds), key=lambda path: sizes[path], reverse=True):
-        alike.setdefault(suffix_of(path), []).append(path)
+        alike.setdefault(_DIGITS.sub("#", suffix_of(path)), []).append(path)
     for group in list(alike.values())[:MOST_LOOKS]:
         kind = kind_of(group[0], head(group[0]))
         kinds |= {path: kind for path in group if sizes[path] >= SMALLEST_PHOTO}
@@ -235,9 +252,22 @@ _FOLDERS = tuple(
 )
 # Folders of the same photos again; Mip-NeRF 360 halves their size again and again.
 _COPIES = re.compile(r"(?P<base>images?|rgb|input)_(?P<factor>2|4|8|16)|corrected_(?P<original>images)", re.IGNORECASE)
-_AFFIXES = re.compile(
-    r"(?P<base>.+)[._-](?P<what>masks?|seg(mentation)?|matte|alpha|depth|normals?|conf(idence)?)", re.IGNORECASE
-)
+# Words in other folders' names. Whoever says so may mean something else, unless the pictures are called like photos.
+_WORDS = {
+    MASKS: "mask masks segmentation segmentations segmented semantic semantics instance matte mattes matting alpha "
+    "alphas silhouette silhouettes label labels foreground",
+    "depth maps": "depth depths disparity disparities",
+    "confidence maps": "conf confidence confidences",
+    "normal maps": "normals",
+    "previews": "preview previews thumb thumbs thumbnails",
+}
+_PURPOSES = {word: purpose for purpose, words in _WORDS.items() for word in words.split()}
+_WHAT = r"(?P<what>(dynamic[._-]?)?masks?|seg(mentation)?|matte|alpha|depth|normals?|conf(idence)?)"
+# What is said behind the photo's name, before it, and before no more than its number.
+_AFFIXES = re.compile(rf"(?P<base>.+)[._-](?P<masked>masked|{_WHAT})([._-]\d+)?", re.IGNORECASE)
+_PREFIXES = re.compile(rf"{_WHAT}[._-]?(?P<base>\d.*|(?<=[._-]).+)", re.IGNORECASE)
+_NUMBERED = re.compile(r"(.*\D)?(?P<number>[0-9]{1,18})")
+_PHOTO_AFFIXES = ("", ".color", "_color", ".rgb", "_rgb")
 _AFFIX_PURPOSES = {"d": "depth maps", "n": "normal maps", "c": "confidence maps"}
 
 
@@ -251,10 +281,19 @@ def companions(photos: Collection[str]) -> dict[str, str]:
     names = {path.lower() for path in photos}
     stems = {_stem(name): name for name in sorted(names, key=_is_raw, reverse=True)}
     beside = {folder for path in names for folder in _folders_of(path)}
+    shown = (PurePosixPath(name).name for name in names if not _accompanies(name))
+    called = {called for name in shown for called in (name, _stem(name))}
+    numbered = {key for name in names if (key := _number_of(name))}
     found = {}
     for path in photos:
         name = path.lower()
-        purpose = _by_folder(name, beside) or _by_copy(name, stems) or _by_file(name, names, stems)
+        purpose = (
+            _by_folder(name, beside)
+            or _by_words(name, called)
+            or _by_copy(name, stems)
+            or _by_file(name, names, stems)
+            or _by_prefix(name, stems, numbered)
+        )
         if purpose:
             found[path] = purpose
     return found
@@ -263,20 +302,22 @@ def companions(photos: Collection[str]) -> dict[str, str]:
 def masks_of(masks: Collection[str], photos: Collection[str]) -> dict[str, str]:
     """Which mask belongs to which photo: the photo's path by the mask's.
 
-    A mask is called like its photo, but for suffixes and what says that it is a mask. Of several photos of one name it
-    belongs to that with which it shares most folders; where that leaves several, to none. A photo's first mask stays.
+    A mask is called like its photo, but for suffixes and what says that it is a mask, or has its number. Of several
+    photos of one name it belongs to that with which it shares most folders; where that leaves several, to none. A
+    photo's first mask stays.
     """
     named: dict[str, list[str]] = {}
     for photo in photos:
-        for name in {photo.lower(), _stem(photo.lower())}:
-            named.setdefault(PurePosixPath(name).name, []).append(photo)
+        for name in _names_of(photo.lower()):
+            named.setdefault(name, []).append(photo)
     found: dict[str, str] = {}
     masked: set[str] = set()
     for mask in sorted(masks):
-        stem = _stem(mask.lower())
-        affixed = _AFFIXES.fullmatch(stem)
-        names = [stem, affixed["base"]] if affixed else [stem]
-        candidates = next(filter(None, (named.get(PurePosixPath(name).name) for name in names)), [])
+        names = [PurePosixPath(_stem(mask.lower())).name]
+        matches = (_AFFIXES.fullmatch(names[0]), _PREFIXES.fullmatch(names[0]))
+        names += [match["base"] for match in matches if match]
+        names += [str(int(names[-1]))] if re.fullmatch(r"[0-9]{1,18}", names[-1]) else []
+        candidates = next(filter(None, (named.get(name, []) for name in names)), [])
         shared = [_shared_folders(mask, photo) for photo in candidates]
         if shared and shared.count(max(shared)) == 1:
             photo = candidates[shared.index(max(shared))]
@@ -326,6 +367,31 @@ def _by_folder(path: str, beside: set[str]) -> str:
     return next(filter(None, found), "")
 
 
+def _purpose_of_words(path: str) -> str:
+    """What a picture is by a word in the name of its folder."""
+    words = re.split(r"[^a-z]+", PurePosixPath(path).parent.name)
+    return next((_PURPOSES[word] for word in words if word in _PURPOSES), "")
+
+
+def _accompanies(path: str) -> bool:
+    """Whether a folder's name says that its pictures accompany others."""
+    return bool(_purpose_of_words(path)) or any(map(_purpose_of_folder, path.split("/")[:-1]))
+
+
+def _by_words(path: str, called: set[str]) -> str:
+    name = PurePosixPath(path).name
+    affixed = _AFFIXES.fullmatch(_stem(name))
+    like = called.intersection((name, _stem(name), affixed["base"] if affixed else name))
+    return _purpose_of_words(path) if like else ""
+
+
+def _names_of(path: str) -> set[str]:
+    """What a mask of a photo may be called, without its folders: with and without suffix, and by its number alone."""
+    name, stem = PurePosixPath(path).name, PurePosixPath(_stem(path)).name
+    number = _NUMBERED.fullmatch(stem)
+    return {name, stem, *([str(int(number["number"]))] if number else [])}
+
+
 def _by_copy(path: str, stems: Collection[str]) -> str:
     steps = _stem(path).split("/")
     for place, step in enumerate(steps[:-1]):
@@ -346,6 +412,34 @@ def _by_file(path: str, names: Collection[str], stems: dict[str, str]) -> str:
     if _is_raw(path) and not _is_raw(stems[stem]):
         return "raw twins of photos"
     match = _AFFIXES.fullmatch(stem)
-    if match and "/" not in path[len(match["base"]) :] and (match["base"] in stems or match["base"] in names):
-        return _AFFIX_PURPOSES.get(match["what"][0], MASKS)
-    return ""
+    if not match or "/" in path[len(match["base"]) :]:
+        return ""
+    if match["base"] not in names and all(match["base"] + affix not in stems for affix in _PHOTO_AFFIXES):
+        return ""
+    return _purpose_of_affix(match["what"]) if match["what"] else "copies without background"
+
+
+def _by_prefix(path: str, stems: Collection[str], numbered: set[tuple[str, int]]) -> str:
+    """By what stands before a photo's name, or before the number of a photo that is called otherwise."""
+    folder, stem = _folder_of(path), PurePosixPath(_stem(path)).name
+    match = _PREFIXES.fullmatch(stem)
+    if not match:
+        return ""
+    number = _NUMBERED.fullmatch(stem)
+    like = f"{folder}{match['base']}" in stems or (number and (folder, int(number["number"])) in numbered)
+    return _purpose_of_affix(match["what"]) if like else ""
+
+
+def _number_of(path: str) -> tuple[str, int] | None:
+    """The folder and the number of what is no companion by its name."""
+    stem = PurePosixPath(_stem(path)).name
+    found = _NUMBERED.fullmatch(stem)
+    return (_folder_of(path), int(found["number"])) if found and not _PREFIXES.fullmatch(stem) else None
+
+
+def _folder_of(path: str) -> str:
+    return path[: path.rfind("/") + 1]
+
+
+def _purpose_of_affix(what: str) -> str:
+    return MASKS if what.startswith("dynamic") else _AFFIX_PURPOSES.get(what[0], MASKS)

@@ -16,6 +16,7 @@ from e2e3d_stages.contract.captures import (
     MAX_FILES,
     MOST_NOTE_BYTES,
     NOT_A_PHOTO,
+    PACKED_SUFFIXES,
     UNSTITCHED_SUFFIXES,
     UNSUPPORTED,
     Kind,
@@ -114,6 +115,8 @@ def _not_a_photo(name: str, kind: Kind) -> Refused:
                 UNSUPPORTED,
                 f"{what} holds two unjoined pictures: export it as MP4 by the camera maker's program.",
             )
+        if suffix_of(name) in PACKED_SUFFIXES:
+            return Refused(name, UNSUPPORTED, f"{what} is not opened: pack it as a zip, or upload the folder itself.")
         return Refused(name, UNSUPPORTED, f"{what} cannot be read: export it as JPEG.")
     if kind is Kind.ARCHIVE:
         return Refused(name, "unreadable", "A zip in a zip in a zip is not opened.")

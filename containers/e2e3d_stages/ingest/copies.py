@@ -1,4 +1,4 @@
-"""Which photos show the same as another: its copy at another size or quality, or taken from the very same place.
+"""Which photos show the same as another: its copy, at another size or quality or turned, or from the very same place.
 
 What is compared are differences between neighbouring cells of small grey pictures, which brightness and sharpness
 change little and a step to the side a lot. By the correlation of 64 x 64 cells, on three data sets: copies of half the
@@ -41,18 +41,26 @@ def copies(photos: Sequence[tuple[Cells, float]]) -> dict[int, int]:
 
     :param photos: cells and width / height of each; the best of several copies first.
     """
-    coarse = np.array([_directions(_halved(cells)) for cells, _ in photos], np.float32)
     found: dict[int, int] = {}
-    for one, other in _pairs(coarse):
-        if one not in found and other not in found and same(photos[one], photos[other]):
-            found[other] = one
+    coarse = np.array([_directions(_halved(cells)) for cells, _ in photos], np.float32)
+    for quarters in range(4):
+        turned = [_turned(photo, quarters) for photo in photos]
+        others = np.array([_directions(_halved(cells)) for cells, _ in turned], np.float32) if quarters else coarse
+        for one, other in _pairs(coarse, others):
+            if one not in found and other not in found and same(photos[one], turned[other]):
+                found[other] = one
     return found
 
 
-def _pairs(directions: Floats) -> Iterator[tuple[int, int]]:
+def _turned(photo: tuple[Cells, float], quarters: int) -> tuple[Cells, float]:
+    cells, shape = photo
+    return np.rot90(cells, quarters), 1 / shape if quarters % 2 else shape
+
+
+def _pairs(directions: Floats, others: Floats) -> Iterator[tuple[int, int]]:
     """Candidates in the order of the first, with the first before the second; a bounded part of all at a time."""
     for start in range(0, len(directions), 256):
-        alike = directions[start : start + 256] @ directions[start:].T > CANDIDATE
+        alike = directions[start : start + 256] @ others[start:].T > CANDIDATE
         for row, column in np.argwhere(np.triu(alike, 1)):
             yield start + int(row), start + int(column)
 

@@ -24,6 +24,8 @@ FOCAL_SHARE = (0.2, 20.0)
 FOCAL_AGREEMENT = 0.15
 # FocalPlaneResolutionUnit to millimetres; 1 ("no unit") is written by cameras that mean inches.
 UNIT_MM = {1: 25.4, 2: 25.4, 3: 10.0, 4: 1.0, 5: 0.001}
+# As ColorSpace says it. Whoever converts a photo may leave everything else.
+SRGB = 1
 
 _Tag = ExifTags.Base
 _Gps = ExifTags.GPS
@@ -40,6 +42,7 @@ class Exif:
         `std`, the standard deviations to the east, to the north and upwards in metres.
     :param all_around: whether it says that it is a whole panorama, which is twice as wide as high.
     :param up: unit vector in the upright photo's frame (x right, y down, z forward), of a camera on a gimbal.
+    :param adobe: whether its colours are those of Adobe RGB, as cameras say that write no profile (DCF 2.0, 4.7).
     :param taken: capture time, ISO 8601, with offset where the camera wrote one.
     """
 
@@ -53,6 +56,7 @@ class Exif:
     orientation: int = 1
     up: tuple[float, float, float] | None = None
     all_around: bool = False
+    adobe: bool = False
 
 
 def read_exif(read: Callable[[], Image.Exif], size: tuple[int, int]) -> Exif:
@@ -76,8 +80,19 @@ def read_exif(read: Callable[[], Image.Exif], size: tuple[int, int]) -> Exif:
         focal_px=focal_in_pixels(detail, *size),
         gps=read_gps(gps),
         taken=_taken(base, detail),
+        adobe=_is_adobe(exif, detail),
         orientation=int(_positive(base.get(_Tag.Orientation)) or 1),
     )
+
+
+def _is_adobe(exif: Image.Exif, detail: Mapping[int, Any]) -> bool:
+    try:
+        told = exif.get_ifd(ExifTags.IFD.Interop).get(ExifTags.Interop.InteropIndex)
+    except Exception as error:
+        if not is_damage(error):
+            raise
+        return False
+    return printable(told) == "R03" and detail.get(_Tag.ColorSpace) != SRGB
 
 
 def focal_in_pixels(detail: Mapping[int, Any], width: int, height: int) -> float | None:
@@ -127,12 +142,17 @@ def read_gps(gps: Mapping[int, Any]) -> Gps | None:
         return None
     lat = _angle(gps.get(_Gps.GPSLatitude), printable(gps.get(_Gps.GPSLatitudeRef)), "NS", 90)
     lon = _angle(gps.get(_Gps.GPSLongitude), printable(gps.get(_Gps.GPSLongitudeRef)), "EW", 180)
-    if lat is None or lon is None or (lat == 0 and lon == 0):
-        return None
     alt = number(gps.get(_Gps.GPSAltitude))
     if alt is not None and gps.get(_Gps.GPSAltitudeRef) in (b"\x01", 1, "\x01"):
         alt = -alt
-    return {"lat": lat, "lon": lon, "alt": alt}
+    return place_on_earth(lat, lon, alt)
+
+
+def place_on_earth(lat: float | None, lon: float | None, alt: float | None) -> Gps | None:
+    """A position; None of what is none, as of a receiver that knows nothing yet and says 0, 0."""
+    if lat is None or lon is None or (lat == 0 and lon == 0):
+        return None
+    return {"lat": lat, "lon": lon, "alt": alt} if abs(lat) <= 90 and abs(lon) <= 180 else None
 
 
 def _angle(value: Any, reference: str, hemispheres: str, limit: float) -> float | None:

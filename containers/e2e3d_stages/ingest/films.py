@@ -18,15 +18,17 @@ from typing import Any, BinaryIO
 import av
 import numpy as np
 import numpy.typing as npt
-from av.stream import Disposition
+from av.stream import Discard, Disposition
 from PIL import Image
 
 from e2e3d_stages.contract.damage import is_damage
 from e2e3d_stages.ingest.copies import cells_of, same
-from e2e3d_stages.ingest.exif import Exif, Gps, printable
+from e2e3d_stages.ingest.exif import Exif, Gps, place_on_earth, printable
 from e2e3d_stages.ingest.frames import picture_of
 from e2e3d_stages.ingest.pixels import Memory, Unreadable
 from e2e3d_stages.ingest.sharpness import LONG_SIDE, sharpness
+from e2e3d_stages.ingest.telemetry import places_in
+from e2e3d_stages.ingest.tracks import Track
 from e2e3d_stages.store.captures import Source
 
 # Of all films together, where there are not fewer: enough to go around a thing once.
@@ -43,6 +45,8 @@ MAX_THREADS = 4
 # In px: the largest that any codec divides a picture into.
 BLOCK = 128
 MAX_SECONDS = 86_400.0
+# Of a packet that may tell where the camera was, and of all that are told: 18 a second for hours.
+MOST_DATA_BYTES, MOST_PLACES = 2**20, 200_000
 
 # Latitude, longitude and perhaps height in ISO 6709's decimal degrees, as phones and cameras write them.
 _PLACE = re.compile(r"([+-]\d{1,2}(?:\.\d+)?)([+-]\d{1,3}(?:\.\d+)?)([+-]\d{1,5}(?:\.\d+)?)?")
@@ -61,6 +65,7 @@ class Film:
     :param seconds: from `start` to `end`, as far as they lie in it.
     :param start: where its frames begin, in seconds from the film's beginning.
     :param exif: what a photo's EXIF would say.
+    :param track: where the camera was while it filmed, where the film tells.
     """
 
     source: Source
@@ -69,6 +74,7 @@ class Film:
     start: float
     end: float
     exif: Exif
+    track: Track = ()
 
     @property
     def memory(self) -> int:
@@ -112,7 +118,7 @@ def look(source: Source, start: float, end: float) -> Film:
         size = (stream.codec_context.width, stream.codec_context.height)
         if min(size) < 1:
             raise Unreadable("it does not say how large its pictures are: it is damaged, or was not uploaded whole")
-        return Film(source, size, finish - begin, begin, finish, _exif(container.metadata))
+        return Film(source, size, finish - begin, begin, finish, _exif(container.metadata), _track(container, stream))
 
 
 def windows(lengths: Sequence[float], most: int) -> list[int]:
@@ -209,7 +215,7 @@ def _opened(file: BinaryIO) -> Iterator[tuple[Any, Any]]:
         ) as container:
             yield container, _stream(container)
     except Exception as error:
-        # FFmpeg's own errors have numbers that no disk has.
+        # FFmpeg's own errors have numbers that no disk has; what a disk says PyAV raises again as it was.
         if not (isinstance(error, av.FFmpegError) or is_damage(error)) or isinstance(error, (Unreadable, Unused)):
             raise
         raise Unreadable("damaged, not uploaded whole, or no film of a kind that is known") from None
@@ -239,6 +245,27 @@ def _seconds(container: Any, stream: Any) -> float:
         length = max(stamps, default=0.0) - min(stamps, default=0.0)
     # Of a single picture, which stands for no time.
     return length or SHORTEST_WINDOW
+
+
+def _track(container: Any, pictures: Any) -> Track:
+    """The places that a film's tracks of data tell, with their seconds; a packet's are spread over its time."""
+    data = [each for each in container.streams if each.type == "data"]
+    if not data:
+        return ()
+    start = float((pictures.start_time or 0) * pictures.time_base)
+    for stream in container.streams:
+        if stream not in data:
+            stream.discard = Discard.all
+    found: list[tuple[float, Gps]] = []
+    with suppress(av.FFmpegError):
+        container.seek(0)
+        for packet in container.demux(data):
+            if packet.pts is None or packet.size > MOST_DATA_BYTES or len(found) > MOST_PLACES:
+                continue
+            places = places_in(bytes(packet))
+            begin, length = (float(each * packet.time_base) for each in (packet.pts, packet.duration or 0))
+            found += [(begin - start + length * place / len(places), gps) for place, gps in enumerate(places)]
+    return sorted(found, key=lambda moment: moment[0])
 
 
 def _decoded(container: Any, stream: Any, film: Film, threads: int) -> Iterator[tuple[av.VideoFrame, float]]:
@@ -297,10 +324,7 @@ def _gps(text: str) -> Gps | None:
     found = _PLACE.match(text)
     if not found:
         return None
-    lat, lon, alt = (float(each) if each else None for each in found.groups())
-    if lat is None or lon is None or abs(lat) > 90 or abs(lon) > 180 or (lat == 0 and lon == 0):
-        return None
-    return {"lat": lat, "lon": lon, "alt": alt}
+    return place_on_earth(*(float(each) if each else None for each in found.groups()))
 
 
 def _taken(text: str) -> str | None:

@@ -12,9 +12,11 @@ from av.sidedata.sidedata import Type
 from av.video.reformatter import ColorRange, Colorspace, Interpolation
 from PIL import Image
 
+from e2e3d_stages.ingest.srgb import DISPLAY_P3, P3_TO_SRGB, decoded, encoded
+
 # ITU-T H.273, tables 2, 3 and 4.
 UNSPECIFIED = 2
-BT2020, DISPLAY_P3 = 9, 12
+BT2020 = 9
 PQ, HLG = 16, 18
 # Films that don't say by which matrix they were coded: by their height, as players do.
 HD_HEIGHT = 720
@@ -30,15 +32,13 @@ TURNS = {
     (0, -1, -1, 0): Image.Transpose.TRANSVERSE,
 }
 
-# Linear light of other primaries in those of sRGB: ITU-R BT.2087, and SMPTE EG 432-1.
+# Linear light of other primaries in those of sRGB; of the first by ITU-R BT.2087.
 TO_SRGB = {
     BT2020: np.array(
         [[1.660491, -0.587641, -0.072850], [-0.124550, 1.132900, -0.008349], [-0.018151, -0.100579, 1.118730]],
         np.float32,
     ),
-    DISPLAY_P3: np.array(
-        [[1.224940, -0.224940, 0.0], [-0.042057, 1.042057, 0.0], [-0.019638, -0.078636, 1.098274]], np.float32
-    ),
+    DISPLAY_P3: P3_TO_SRGB,
 }
 LUMINANCE_BT2020 = np.array([0.2627, 0.6780, 0.0593], np.float32)
 # In cd/m²: ITU-R BT.2408 has white paper at this level of an HDR film; sRGB has it at the top.
@@ -126,12 +126,10 @@ def _linear(transfer: int) -> Floats:
     if transfer == HLG:
         a, b, c = 0.17883277, 0.28466892, 0.55991073
         return np.asarray(np.where(values <= 0.5, values**2 / 3, (np.exp((values - c) / a) + b) / 12), np.float32)
-    return np.asarray(np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4), np.float32)
+    return np.asarray(decoded(values), np.float32)
 
 
 @lru_cache(maxsize=1)
 def _encoded() -> npt.NDArray[np.uint8]:
-    """The 8-bit sRGB value of each 16-bit one of linear light (IEC 61966-2-1)."""
-    light = np.arange(65536) / 65535
-    curved = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
-    return np.asarray(255 * curved + 0.5, np.uint8)
+    """The 8-bit sRGB value of each 16-bit one of linear light."""
+    return encoded(np.arange(65536) / 65535)

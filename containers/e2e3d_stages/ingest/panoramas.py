@@ -1,7 +1,7 @@
-"""A photo that sees all around becomes four, as COLMAP's own pipeline for panoramas renders them.
+"""A photo that sees all around becomes four, as COLMAP's own pipeline for panoramas renders them; or six.
 
-They look to all four sides and do not overlap, so that none can be held out while another shows the same. The poles,
-where the tripod and whoever carries the camera are, are not in them.
+They do not overlap, so that none can be held out while another shows the same. Four look to all sides. At the poles are
+the tripod and whoever carries the camera: they are looked at only where a mask says what of them does not count.
 """
 
 from __future__ import annotations
@@ -13,12 +13,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from pycolmap import panorama
 
-RENDERED = panorama.PANO_RENDER_OPTIONS[panorama.PanoRenderType.PERSPECTIVE_NON_OVERLAPPING]
-FACES = len(panorama.get_virtual_rotations(RENDERED.num_steps_yaw, RENDERED.pitches_deg))
-# Faces of a panorama are so much narrower.
-WIDTHS = 360 / RENDERED.hfov_deg
-# Width over height may be off by this.
-SHAPE = 0.002
+from e2e3d_stages.contract.captures import FACES
+
+# As COLMAP renders those that do not overlap.
+FIELD_OF_VIEW = 360 / FACES
 # The left edge differs from the right one by so many times what a tenth of the columns differ from their neighbours.
 SEAM = 2.0
 # The uppermost row shows one point, as the lowest does: so much less changes along them than along other rows.
@@ -26,13 +24,10 @@ POLE = 0.5
 # Of 255. In a picture that changes less along its rows nothing can be told.
 FLAT = 0.3
 ROWS_AT_ONCE = 256
+# How a camera is turned that looks up, and one that looks down.
+POLES = (np.array([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]]), np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]]))
 # What faces take in memory for a pixel of their panorama: its colours, the rays of one, and what some rows become.
 FACE_BYTES = 14
-
-
-def has_shape(size: tuple[int, int]) -> bool:
-    """Whether a picture is twice as wide as high, as one that sees all around is."""
-    return abs(size[0] / size[1] - 2) <= 2 * SHAPE
 
 
 def closes(image: Image.Image) -> bool:
@@ -46,15 +41,19 @@ def closes(image: Image.Image) -> bool:
     return bool(usual > FLAT and joined and max(rows[0], rows[-1]) <= POLE * usual)
 
 
-def faces(image: Image.Image) -> Iterator[tuple[Image.Image, NDArray[np.float64]]]:
-    """The faces of a panorama, and how each camera is turned: from the panorama's axes to its own, 3 x 3."""
+def faces(image: Image.Image, *, poles: bool) -> Iterator[tuple[Image.Image, NDArray[np.float64]]]:
+    """The faces of a panorama, and how each camera is turned: from the panorama's axes to its own, 3 x 3.
+
+    :param poles: whether there are two more, that look up and down.
+    """
     wide = image.resize((2 * image.height, image.height)) if image.width != 2 * image.height else image
     camera = panorama.create_virtual_camera(
-        pano_width=wide.width, pano_height=wide.height, hfov_deg=RENDERED.hfov_deg, vfov_deg=RENDERED.vfov_deg
+        pano_width=wide.width, pano_height=wide.height, hfov_deg=FIELD_OF_VIEW, vfov_deg=FIELD_OF_VIEW
     )
     rays = panorama.get_virtual_camera_rays(camera)
     pixels = np.asarray(wide.convert("RGB"))
-    for turn in panorama.get_virtual_rotations(RENDERED.num_steps_yaw, RENDERED.pitches_deg):
+    turns = [*panorama.get_virtual_rotations(FACES, pitches_deg=(0.0,)), *(POLES if poles else ())]
+    for turn in turns:
         found = np.empty((camera.width, camera.height, 3), np.uint8)
         # The library lists rays by columns.
         for start in range(0, camera.width, ROWS_AT_ONCE):

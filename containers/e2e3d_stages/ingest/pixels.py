@@ -24,6 +24,7 @@ from e2e3d_stages.contract.captures import HEAD_BYTES, PHOTO_FORMATS, RAW, RAW_S
 from e2e3d_stages.contract.damage import is_damage
 from e2e3d_stages.contract.formatting import as_size
 from e2e3d_stages.ingest.exif import Exif, read_exif
+from e2e3d_stages.ingest.srgb import ADOBE_GAMMA, ADOBE_TO_SRGB, DISPLAY_P3, P3_TO_SRGB, decoded, encoded
 from e2e3d_stages.ingest.xmp import told_by_xmp
 
 pi_heif.register_heif_opener()
@@ -54,12 +55,6 @@ MEMORY_BYTES = 2 * 2**30
 MOST_MISSING = 0.1
 # Where there is nothing: neither dark nor bright, and without anything that could be matched.
 BACKGROUND = (128, 128, 128)
-
-# A HEIC without a profile may say its colours by a number: ITU-T H.273, table 2.
-DISPLAY_P3 = 12
-P3_TO_SRGB = np.array(
-    [[1.2249401, -0.2249402, 0.0], [-0.0420569, 1.0420571, 0.0], [-0.0196376, -0.0786361, 1.0982735]], np.float32
-)
 
 Values = npt.NDArray[Any]
 
@@ -127,6 +122,8 @@ class Range:
 FULL = Range(0, 65535)
 # A picture that uses less of what its numbers could say would come out flat, as a thermal one does.
 USED_SHARE = 0.25
+# Of the range of all other values: a value so far away from them stands for none, as -9999 does.
+FAR = 4.0
 
 
 def range_of(spreads: Sequence[Spread], *, integers: bool) -> Range:
@@ -151,6 +148,7 @@ class Glance:
     :param size: in px, as it is stored.
     :param deep: whether its values have more than 8 bits; then how they lie.
     :param integers: of a deep one, whether they are whole numbers.
+    :param mode: as Pillow calls how they are stored.
     """
 
     size: tuple[int, int]
@@ -158,11 +156,12 @@ class Glance:
     raw: bool = False
     deep: Spread | None = None
     integers: bool = True
+    mode: str = ""
 
     @property
-    def camera(self) -> tuple[bool, str, str]:
+    def camera(self) -> tuple[bool, str, str, str]:
         """Photos of which this is equal get one range."""
-        return self.integers, self.exif.make, self.exif.model
+        return self.integers, self.exif.make, self.exif.model, self.mode
 
 
 @dataclass
@@ -208,7 +207,7 @@ def look(path: Path, name: str, memory: Memory) -> Glance:
             found = _look_at_raw(file)
             if found is not None:
                 return found
-        with Image.open(file, formats=FORMATS) as image:
+        with _opened(file) as image:
             # A PNG's own way to its EXIF decodes it.
             exif, size = read_exif(partial(Image.Image.getexif, image), image.size), image.size
             exif = told_by_xmp(exif, image.info.get("xmp"))
@@ -217,7 +216,20 @@ def look(path: Path, name: str, memory: Memory) -> Glance:
             with memory.of(size, _bytes_of(image, size, deep=True)):
                 values = _values(image, file)
                 integers = bool(np.issubdtype(values.dtype, np.integer))
-                return Glance(size, exif, deep=_spread(values), integers=integers)
+                return Glance(size, exif, deep=_spread(values), integers=integers, mode=image.mode)
+
+
+def _opened(file: BinaryIO) -> Image.Image:
+    try:
+        return Image.open(file, formats=FORMATS)
+    except UnidentifiedImageError:
+        file.seek(0)
+        if format_of(file.read(HEAD_BYTES)) == TIFF:
+            raise Unreadable(
+                "damaged, or a TIFF of a kind that is not read: save it with one, three or four values of 8 or 16 bits "
+                "a pixel, or with one of 32 bits"
+            ) from None
+        raise
 
 
 def decode(path: Path, glance: Glance, max_size: int, memory: Memory, values: Range = FULL) -> Picture:
@@ -242,7 +254,7 @@ def decode(path: Path, glance: Glance, max_size: int, memory: Memory, values: Ra
                     _load_deep(picture, file, values)
                 else:
                     _load(picture, file, max_size)
-                _finish(picture, min(max_size, max(full)))
+                _finish(picture, min(max_size, max(full)), adobe=glance.exif.adobe)
                 return picture
 
 
@@ -291,7 +303,7 @@ def _turned(image: Image.Image, orientation: int) -> Image.Image:
     return image.transpose(TURNS[orientation]) if orientation in TURNS else image
 
 
-def _finish(picture: Picture, long_side: int) -> None:
+def _finish(picture: Picture, long_side: int, *, adobe: bool = False) -> None:
     """Scale, convert colours to sRGB, and cover what alpha hides; then nothing but pixels is left."""
     image, profile = picture.image, picture.image.info.get("icc_profile")
     scale = long_side / max(image.size)
@@ -307,6 +319,8 @@ def _finish(picture: Picture, long_side: int) -> None:
     image = image.convert("RGB")
     if not profile and picture.image.info.get("nclx_profile", {}).get("color_primaries") == DISPLAY_P3:
         image = _from_p3(image)
+    if adobe and not profile and picture.image.mode in ("RGB", "RGBA"):
+        image = _from_adobe(image)
     if alpha is not None and alpha.getextrema()[0] != 255:
         image = Image.composite(image, Image.new("RGB", image.size, BACKGROUND), alpha)
         picture.alpha = alpha
@@ -350,12 +364,15 @@ def _to_srgb(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
 
 
 def _from_p3(image: Image.Image) -> Image.Image:
-    """Display P3, whose curve is that of sRGB (IEC 61966-2-1), in sRGB."""
-    encoded = np.asarray(image, np.float32) / 255
-    linear = np.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4) @ P3_TO_SRGB.T
-    linear = linear.clip(0, 1)
-    curved = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
-    return Image.fromarray((255 * curved + 0.5).astype(np.uint8))
+    """Display P3, whose curve is that of sRGB, in sRGB."""
+    light = decoded(np.asarray(image, np.float32) / 255) @ P3_TO_SRGB.T
+    return Image.fromarray(encoded(light.clip(0, 1)))
+
+
+def _from_adobe(image: Image.Image) -> Image.Image:
+    """Adobe RGB in sRGB."""
+    light = (np.asarray(image, np.float32) / 255) ** ADOBE_GAMMA @ ADOBE_TO_SRGB.T
+    return Image.fromarray(encoded(light.clip(0, 1)))
 
 
 # Values of more than 8 bits
@@ -395,12 +412,27 @@ def _spread(values: Values) -> Spread:
     known = flat[np.isfinite(flat)]
     if not known.size:
         raise Unreadable("it has no values but infinite ones and such as are no numbers")
+    if values.ndim == 2:
+        known = _without_none(known)
     low, high = np.percentile(known[:: max(1, known.size // 500_000)], (0.1, 99.9))
     return Spread(float(known.min()), float(low), float(high), float(known.max()))
 
 
+def _without_none(known: Values) -> Values:
+    """Values without the least and the greatest, where these stand for pixels of which nothing is known."""
+    for extreme in (known.min(), known.max()):
+        rest = known[known != extreme]
+        if rest.size:
+            least, most = float(rest.min()), float(rest.max())
+            gap = max(least - float(extreme), float(extreme) - most)
+        if rest.size and gap > FAR * (most - least) > 0:
+            known = rest
+    return known
+
+
 def _shown(values: Values, shown: Range) -> Image.Image:
-    scaled = (np.asarray(values, np.float32) - shown.black) * (255 / (shown.white - shown.black))
+    known = np.asarray(values, np.float32).clip(shown.black, shown.white)
+    scaled = (known - shown.black) * (255 / (shown.white - shown.black))
     return Image.fromarray((np.nan_to_num(scaled).clip(0, 255) + 0.5).astype(np.uint8))
 
 

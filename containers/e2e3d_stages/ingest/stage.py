@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -16,15 +16,35 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from e2e3d_stages.contract.captures import DUPLICATE, NOT_A_PHOTO, UNCOUNTED, UNSUPPORTED, UNUSED_FILM
+from e2e3d_stages.contract.captures import (
+    DUPLICATE,
+    FACES,
+    HIDDEN,
+    NOT_A_PHOTO,
+    UNCOUNTED,
+    UNSUPPORTED,
+    UNUSED_FILM,
+    has_panorama_shape,
+)
 from e2e3d_stages.contract.messages import InvalidRequest, Refused, UnreadableCapture
 from e2e3d_stages.ingest import films, masks
-from e2e3d_stages.ingest.capture import list_capture
+from e2e3d_stages.ingest.capture import Listed, list_capture
 from e2e3d_stages.ingest.copies import Cells, cells_of, copies
 from e2e3d_stages.ingest.exif import Exif
-from e2e3d_stages.ingest.panoramas import FACE_BYTES, FACES, WIDTHS, closes, faces, has_shape
+from e2e3d_stages.ingest.panoramas import FACE_BYTES, closes, faces
 from e2e3d_stages.ingest.params import Params
-from e2e3d_stages.ingest.pixels import FULL, Glance, Memory, Range, TooLarge, Unreadable, decode, look, range_of
+from e2e3d_stages.ingest.pixels import (
+    FULL,
+    Glance,
+    Memory,
+    Picture,
+    Range,
+    TooLarge,
+    Unreadable,
+    decode,
+    look,
+    range_of,
+)
 from e2e3d_stages.ingest.poses import Pose, no_poses, poses_of, refuse_turned, take_poses
 from e2e3d_stages.ingest.positions import Positions, find_positions
 from e2e3d_stages.ingest.sharpness import LONG_SIDE, sharpness
@@ -50,6 +70,7 @@ REASONS = {
     UNSAFE_NAME: "have names that no file can have",
     UNSUPPORTED: "are in a format that is not supported",
     UNUSED_FILM: "are films of which nothing can be used",
+    HIDDEN: "are hidden as a whole by their masks",
 }
 # What was done to photos that are used, and what to do where that is not wanted.
 REMARKS = {
@@ -117,25 +138,14 @@ def run(context: StageContext) -> dict[str, Any]:
             hint="Give an ingest_end after ingest_start, or 0 for the films' own end.",
         )
     listed = list_capture(context.capture, context.scratch)
-    sources, dropped = listed.photos, listed.refused
+    dropped = listed.refused
     own = [note for note in listed.notes if note.name == context.params.poses]
     if context.params.poses and not own:
         take_poses(context.capture, context.params.poses, context.output / "poses")
         dropped = [item for item in dropped if not item.source.startswith(f"{context.params.poses}/")]
-    prepared = []
-    seen: dict[str, str] = {}
-    told = {film.name: note for film in listed.films if (note := track_of(film.name, listed.notes))}
-    tracks = {film: track for film, note in told.items() if (track := read_track(note))}
-    dropped = [item for item in dropped if item.source not in {told[film].name for film in tracks}]
-    for result in _prepare_all(context, sources, listed.films, tracks):
-        if isinstance(result, Prepared):
-            result = _refuse_copy(result, seen)
-        if isinstance(result, Prepared):
-            prepared.append(result)
-        else:
-            dropped.append(result)
-    prepared, twins = _without_twins(prepared)
-    dropped += twins
+    tracks, subtitles = _tracks(listed)
+    prepared, refused = _once(_prepare_all(context, listed, tracks))
+    dropped = [*(item for item in dropped if item.source not in subtitles), *refused]
     if len(prepared) < MIN_PHOTOS:
         raise _too_few(prepared, dropped)
     if context.params.poses:
@@ -151,7 +161,40 @@ def run(context: StageContext) -> dict[str, Any]:
         dropped = [item for item in dropped if item.source != positions.source]
         _tell_positions(positions, len(prepared), context)
     masked = _mask(prepared, listed.masks, context)
+    # Of a panorama's sides nobody need be told.
+    hidden = [
+        Refused(photo.source, HIDDEN, "Its mask hides all of it.")
+        for photo in prepared
+        if photo.source in masked.hidden and not photo.panorama
+    ]
+    _warn_about(hidden, context)
+    dropped += hidden
+    prepared = [photo for photo in prepared if photo.source not in masked.hidden]
+    if len(prepared) < MIN_PHOTOS:
+        raise _too_few(prepared, dropped)
     return _write(context, prepared, dropped, masked, positions, poses)
+
+
+def _tracks(listed: Listed) -> tuple[dict[str, Track], set[str]]:
+    """Where films were taken by the subtitles beside them, and which subtitles say so."""
+    told = {film.name: note for film in listed.films if (note := track_of(film.name, listed.notes))}
+    tracks = {film: track for film, note in told.items() if (track := read_track(note))}
+    return tracks, {told[film].name for film in tracks}
+
+
+def _once(results: Iterable[Prepared | Refused]) -> tuple[list[Prepared], list[Refused]]:
+    """Each photo once, and what is none or shows the same as another."""
+    prepared, refused = [], []
+    seen: dict[str, str] = {}
+    for result in results:
+        if isinstance(result, Prepared):
+            result = _refuse_copy(result, seen)
+        if isinstance(result, Prepared):
+            prepared.append(result)
+        else:
+            refused.append(result)
+    prepared, twins = _without_twins(prepared)
+    return prepared, refused + twins
 
 
 @dataclass(frozen=True)
@@ -160,10 +203,12 @@ class Masked:
 
     :param files: of the photos that have one, one bit a pixel, by the photo's name in the capture: white counts.
     :param cut_out: whether what they hide is empty, since they cut one thing out of everything around it.
+    :param hidden: of which nothing counts.
     """
 
     files: Mapping[str, Path]
     cut_out: bool
+    hidden: Collection[str]
 
 
 def _mask(prepared: list[Prepared], sources: Mapping[str, Source], context: StageContext) -> Masked:
@@ -171,33 +216,61 @@ def _mask(prepared: list[Prepared], sources: Mapping[str, Source], context: Stag
     drawn: dict[str, masks.Mask] = {}
     unused: list[str] = []
     memory = Memory()
+    faces_of: dict[str, list[Prepared]] = {}
     for photo in prepared:
-        if photo.source in sources:
-            source = sources[photo.source]
-            try:
-                with reading(source.name):
-                    target = photo.path.with_suffix(".drawn.png")
-                    size = (photo.width, photo.height)
-                    turned = photo.exif.orientation
-                    drawn[photo.source] = masks.load(source.path, photo.stored, turned, size, target, memory)
-            except (Unreadable, TooLarge) as error:
-                unused.append(f"{source.name}: {error}")
+        faces_of.setdefault(photo.panorama or photo.source, []).append(photo)
+    for name in faces_of.keys() & sources.keys():
+        source = sources[name]
+        try:
+            with reading(source.name):
+                drawn |= _drawn(faces_of[name], source, memory)
+        except (Unreadable, TooLarge) as error:
+            unused.append(f"{source.name}: {error}")
     how = masks.reading_of([mask.cells for mask in drawn.values()]) if drawn else masks.Reading(0, inverted=False)
-    files, cells = {}, []
+    files, cells, hidden = {}, [], []
     for photo in prepared:
         kept = np.ones((photo.height, photo.width), bool)
         if photo.source in drawn:
             kept &= how.kept(np.asarray(Image.open(drawn[photo.source].path)))
         if photo.alpha:
             kept &= np.asarray(Image.open(photo.alpha)) > OPAQUE
-        if not kept.all():
+        if not kept.any():
+            hidden.append(photo.source)
+        elif not kept.all():
             files[photo.source] = photo.path.with_suffix(".mask.png")
             image = Image.fromarray(kept)
             image.save(files[photo.source])
             cells.append(np.asarray(image.convert("L").resize((masks.CELLS,) * 2, Image.Resampling.BOX)) > OPAQUE)
-    masked = Masked(files, bool(cells) and masks.is_cut_out(cells, len(prepared)))
-    _tell_masks(masked, unused, float(np.mean(cells)) if cells else 1.0, len(prepared), context, inverted=how.inverted)
+    masked = Masked(files, bool(cells) and masks.is_cut_out(cells, len(prepared)), hidden)
+    _tell_masks(
+        masked,
+        unused,
+        float(np.mean(cells)) if cells else 1.0,
+        len(prepared) - len(hidden),
+        context,
+        inverted=how.inverted,
+    )
     return masked
+
+
+def _drawn(photos: Sequence[Prepared], source: Source, memory: Memory) -> dict[str, masks.Mask]:
+    """A mask as its photo was prepared; of a panorama those of its faces, by their names."""
+    photo = photos[0]
+    target, turned = photo.path.with_suffix(".drawn.png"), photo.exif.orientation
+    if not photo.panorama:
+        size = (photo.width, photo.height)
+        return {photo.source: masks.load(source.path, photo.stored, turned, size, target, memory)}
+    size = (FACES * photo.width, FACES * photo.width // 2)
+    whole = masks.load(source.path, size, turned, size, target, memory)
+    found, by_turn = {}, {face.turn: face for face in photos}
+    with memory.of(size, FACE_BYTES * size[0] * size[1]):
+        for image, turn in faces(Image.open(whole.path), poles=True):
+            face = by_turn.get(tuple(map(tuple, turn.tolist())))
+            if face:
+                path = face.path.with_suffix(".face.png")
+                image.convert("L").save(path)
+                found[face.source] = replace(whole, path=path)
+    return found
 
 
 def _tell_masks(
@@ -221,17 +294,15 @@ def _tell_masks(
         )
 
 
-def _prepare_all(
-    context: StageContext, photos: list[Source], filmed: list[Source], tracks: Mapping[str, Track]
-) -> Iterator[Prepared | Refused]:
+def _prepare_all(context: StageContext, listed: Listed, tracks: Mapping[str, Track]) -> Iterator[Prepared | Refused]:
     """Photos in their order, and then the frames of films in theirs."""
     folder = context.scratch / "prepared"
     folder.mkdir()
     memory = Memory()
-    for done, results in enumerate(_prepare_photos(context, photos, folder, memory), start=1):
-        context.progress(done, len(photos), "photos", phase="preparing photos")
+    for done, results in enumerate(_prepare_photos(context, listed.photos, listed.masks, folder, memory), start=1):
+        context.progress(done, len(listed.photos), "photos", phase="preparing photos")
         yield from results
-    yield from _prepare_films(context, filmed, tracks, folder, memory)
+    yield from _prepare_films(context, listed.films, tracks, folder, memory)
 
 
 def _prepare_films(
@@ -253,20 +324,20 @@ def _prepare_films(
     # One frame of what sees all around becomes several photos.
     most = (
         max(FEWEST_OF_PANORAMAS, params.frames // FACES)
-        if any(has_shape(film.size) for film in found)
+        if any(has_panorama_shape(film.size) for film in found)
         else params.frames
     )
     counts = films.windows([film.seconds for film in found], most) if found else []
     begun = 0.0
     for film, count in zip(found, counts, strict=True):
-        size = round(params.max_size * WIDTHS) if has_shape(film.size) else params.max_size
+        size = params.max_size * FACES if has_panorama_shape(film.size) else params.max_size
         frames = films.frames_of(film, count, size, memory, context.threads, context.check_stop)
         with reading(film.source.name):
             try:
                 for place, frame in enumerate(frames):
                     told = begun + (frame.seconds - film.start) / film.seconds * count
                     context.progress(min(told, sum(counts)), sum(counts), "frames", phase="choosing frames")
-                    exif = _exif_of(film, frame, place, tracks.get(film.source.name, ()))
+                    exif = _exif_of(film, frame, place, tracks.get(film.source.name, film.track))
                     yield from _prepared_frame(film, frame, exif, place, folder, params.max_size)
             except (Unreadable, films.Unused, TooLarge) as error:
                 yield _refused_film(film.source, error)
@@ -290,8 +361,8 @@ def _prepared_frame(
 ) -> Iterator[Prepared]:
     target = folder / f"{hashlib.sha256(film.source.name.encode(errors='replace')).hexdigest()}-{place}.jpg"
     name, image = f"{film.source.name}/{frame.seconds:08.3f} s", frame.image
-    if has_shape(film.size) and closes(image):
-        photos = _prepared_faces(name, image, target, exif)
+    if has_panorama_shape(film.size) and closes(image):
+        photos = _prepared_faces(name, Picture(image), target, exif, poles=False)
     else:
         image.thumbnail((max_size, max_size), Image.Resampling.LANCZOS)
         photos = [_stored(name, image, target, film.size, exif)]
@@ -300,9 +371,11 @@ def _prepared_frame(
 
 
 def _prepare_photos(
-    context: StageContext, sources: list[Source], folder: Path, memory: Memory
+    context: StageContext, sources: list[Source], masked: Collection[str], folder: Path, memory: Memory
 ) -> Iterator[Sequence[Prepared | Refused]]:
     """Results in the sources' order, several of a panorama.
+
+    :param masked: names of those that have a mask beside them.
 
     Pillow works outside Python's lock, so that threads are enough.
     """
@@ -318,7 +391,8 @@ def _prepare_photos(
         def prepare(source: Source, glance: Glance | Refused, target: Path) -> Sequence[Prepared | Refused]:
             if isinstance(glance, Refused):
                 return [glance]
-            return _prepare(source, glance, target, context.params, memory, ranges.get(glance.camera, FULL))
+            values, poles = ranges.get(glance.camera, FULL), source.name in masked
+            return _prepare(source, glance, target, context.params, memory, values, poles=poles)
 
         for result in pool.map(prepare, sources, glances, targets):
             context.check_stop()
@@ -351,16 +425,21 @@ def _glance(source: Source, memory: Memory, params: Params) -> Glance | Refused:
 
 
 def _prepare(
-    source: Source, glance: Glance, target: Path, params: Params, memory: Memory, values: Range
+    source: Source, glance: Glance, target: Path, params: Params, memory: Memory, values: Range, *, poles: bool
 ) -> Sequence[Prepared | Refused]:
-    """Read one photo and write it upright, resized and without EXIF to `target`; of a panorama its faces."""
+    """Read one photo and write it upright, resized and without EXIF to `target`; of a panorama its faces.
+
+    :param poles: whether the poles of a panorama are among them, as they are of one that is transparent in places.
+    """
     with reading(source.name):
         try:
             picture = decode(source.path, glance, params.max_size, memory, values)
-            if has_shape(glance.size) and (glance.exif.all_around or closes(picture.image)):
-                picture = decode(source.path, glance, round(params.max_size * WIDTHS), memory, values)
+            if has_panorama_shape(glance.size) and (glance.exif.all_around or closes(picture.image)):
+                picture = decode(source.path, glance, params.max_size * FACES, memory, values)
                 with memory.of(picture.image.size, FACE_BYTES * picture.image.width * picture.image.height):
-                    return _prepared_faces(source.name, picture.image, target, glance.exif)
+                    return _prepared_faces(
+                        source.name, picture, target, glance.exif, poles=poles or bool(picture.alpha)
+                    )
         except Unreadable as error:
             return [Refused(source.name, "unreadable", str(error))]
         except TooLarge as error:
@@ -375,14 +454,19 @@ def _prepare(
     return [replace(photo, content=content, bytes=size, remarks=picture.remarks, alpha=alpha)]
 
 
-def _prepared_faces(name: str, image: Image.Image, target: Path, exif: Exif) -> list[Prepared]:
+def _prepared_faces(name: str, picture: Picture, target: Path, exif: Exif, *, poles: bool) -> list[Prepared]:
     prepared = []
-    for place, (face, turn) in enumerate(faces(image)):
+    opaque = [face for face, _ in faces(picture.alpha, poles=True)] if picture.alpha else []
+    for place, (face, turn) in enumerate(faces(picture.image, poles=poles)):
         # They look 90 degrees wide.
         lens = replace(exif, focal_px=face.width / 2, focal_mm=None, up=None)
-        photo = _stored(f"{name}/face {place + 1}", face, target.with_suffix(f".{place}.jpg"), face.size, lens)
+        path, alpha = target.with_suffix(f".{place}.jpg"), None
+        if opaque:
+            alpha = path.with_suffix(".alpha.png")
+            opaque[place].convert("L").save(alpha)
+        photo = _stored(f"{name}/face {place + 1}", face, path, face.size, lens)
         turned = tuple(map(tuple, turn.tolist()))
-        prepared.append(replace(photo, panorama=name, turn=turned))
+        prepared.append(replace(photo, panorama=name, turn=turned, alpha=alpha, remarks=picture.remarks))
     return prepared
 
 
@@ -461,11 +545,13 @@ def _too_few(prepared: list[Prepared], dropped: list[Refused]) -> UnreadableCapt
     for item in dropped:
         alike.setdefault((item.reason.replace("_", " "), item.detail), []).append(item.source)
     named = list(alike.items())[:NAMED_IN_WARNING]
+    stood = 2 * sum(item.reason == DUPLICATE for item in dropped) > len(dropped)
     reasons = "; ".join(f"{_listed(names)}: {reason} ({detail})" for (reason, detail), names in named)
     return UnreadableCapture(
         f"Only {len(prepared)} of {len(prepared) + len(dropped)} files are usable photos (usable: {usable})."
         + (f" Left out: {reasons}." if reasons else ""),
-        hint=f"A scene needs at least {MIN_PHOTOS} photos, better 30, taken all around it with much overlap.",
+        hint=("From one place nothing has a depth: the camera must move from photo to photo. " if stood else "")
+        + f"A scene needs at least {MIN_PHOTOS} photos, better 30, taken all around it with much overlap.",
         details={
             "usable": [photo.source for photo in prepared],
             "dropped": [vars(item) for item in dropped],
@@ -512,13 +598,13 @@ def _tell_positions(positions: Positions, photos: int, context: StageContext) ->
 
 
 def _remark_on(prepared: list[Prepared], context: StageContext) -> None:
-    remarked: dict[tuple[str, str], list[str]] = {}
+    remarked: dict[tuple[str, str], dict[str, None]] = {}
     for photo in prepared:
         for remark, detail in photo.remarks.items():
-            remarked.setdefault((remark, detail), []).append(photo.source)
+            remarked.setdefault((remark, detail), {})[photo.panorama or photo.source] = None
     for (remark, detail), names in remarked.items():
         what, advice = REMARKS[remark]
-        context.warn(f"photos_{remark}", f"{what.format(detail)} ({len(names)}): {_listed(names)}.", advice)
+        context.warn(f"photos_{remark}", f"{what.format(detail)} ({len(names)}): {_listed([*names])}.", advice)
 
 
 def _listed(names: list[str]) -> str:

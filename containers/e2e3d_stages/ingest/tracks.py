@@ -1,4 +1,4 @@
-"""Where a drone was while it filmed: the subtitles that DJI writes beside its films, with a place for each moment."""
+"""Where a camera was at a moment of its film; and what DJI writes of that beside the films of drones, as subtitles."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
 
 from e2e3d_stages.contract.captures import MOST_NOTE_BYTES
-from e2e3d_stages.ingest.exif import Gps, number
+from e2e3d_stages.ingest.exif import Gps, number, place_on_earth
 from e2e3d_stages.store.captures import Source, reading
 
 # Seconds from the beginning of the film, and where it was then.
@@ -39,12 +39,9 @@ def read_track(note: Source) -> Track:
     for place in range(0, len(parts), 5):
         hours, minutes, seconds, thousandths = map(int, parts[place : place + 4])
         told = {name: number(value) for name, value in _TOLD.findall(parts[place + 4])}
-        lat, lon = told.get("lat"), told.get("lon")
-        # Before the first fix both are 0.
-        if lat is None or lon is None or abs(lat) > 90 or abs(lon) > 180 or lat == lon == 0:
-            continue
-        gps = {"lat": lat, "lon": lon, "alt": told.get("abs_alt")}
-        found.append((hours * 3600 + minutes * 60 + seconds + thousandths / 1000, gps))
+        gps = place_on_earth(told.get("lat"), told.get("lon"), told.get("abs_alt"))
+        if gps:
+            found.append((hours * 3600 + minutes * 60 + seconds + thousandths / 1000, gps))
     return sorted(found, key=lambda moment: moment[0])
 
 

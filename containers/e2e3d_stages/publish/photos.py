@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image
 
-from e2e3d_stages.contract.captures import DUPLICATE, NOT_A_PHOTO, UNCOUNTED, UNSUPPORTED, UNUSED_FILM
+from e2e3d_stages.contract.captures import DUPLICATE, HIDDEN, NOT_A_PHOTO, UNCOUNTED, UNSUPPORTED, UNUSED_FILM
 from e2e3d_stages.contract.paths import inside
 from e2e3d_stages.runtime.context import InputArtifact
 
@@ -27,6 +27,7 @@ DROPPED = {
     "unsafe_name": "Has a name that no file can have",
     UNSUPPORTED: "In a format that is not supported",
     UNUSED_FILM: "A film of which nothing can be used",
+    HIDDEN: "Its mask hides all of it",
     NOT_A_PHOTO: "Not a photo",
 }
 

@@ -49,6 +49,8 @@ LENIENT_RATIO, LENIENT_DISTANCE = 0.9, 0.9
 MAX_RESCUE_PAIRS = 2000
 # Enough to tell whether the camera moved.
 MOST_PAIRS_LOOKED_AT = 300
+# Focal length over long side of usual lenses, in steps that a turn tells apart. Longer ones take any step for a turn.
+USUAL_FOCALS = tuple(np.geomspace(0.55, 1.5, 14).tolist())
 # Focal length over long side below which a lens may be a fisheye, and that of one that sees 140 degrees.
 WIDE, USUAL_FISHEYE = 0.6, 0.4
 # The reprojection error must become so many times what it was.
@@ -330,7 +332,7 @@ def extract(task: Task, phase: str = "finding features") -> None:
             rendered = "panorama" in photos[0]
             reader = pycolmap.ImageReaderOptions(camera_model=FACE_MODEL if rendered else CAMERA_MODEL)
             if task.masks and not task.look_everywhere:
-                reader.mask_path = str(task.masks.folder)
+                reader.mask_path = str(_masks_of_all(task, task.masks.folder))
             focal = photos[0]["focal_px"]
             if focal:
                 reader.camera_params = f"{focal},{photos[0]['width'] / 2},{photos[0]['height'] / 2}"
@@ -345,6 +347,20 @@ def extract(task: Task, phase: str = "finding features") -> None:
             )
     task.faces = join_rigs(task.database, task.photos)
     task.read_ids()
+
+
+def _masks_of_all(task: Task, given: Path) -> Path:
+    """A folder with a mask for each photo: COLMAP passes over those that have none."""
+    folder = task.scratch / "masks"
+    if not folder.exists():
+        folder.mkdir()
+        for photo in task.photos:
+            name = f"{photo['name']}.png"
+            if (given / name).exists():
+                shutil.copyfile(given / name, folder / name)
+            else:
+                Image.new("1", (photo["width"], photo["height"]), 1).save(folder / name)
+    return folder
 
 
 def _ground_positions(task: Task) -> list[NDArray[np.float64] | None]:
@@ -621,31 +637,44 @@ def verified_pairs(task: Task) -> dict[Pair, int]:
 
 
 def turned_share(task: Task, model: pycolmap.Reconstruction) -> float | None:
-    """Share of the pairs that match which a camera explains that only turned; None where none match."""
+    """Share of the pairs that match which a camera explains that only turned; None where none match.
+
+    Where it turned and EXIF tells no focal length, the mapper makes up one: then the usual ones are tried.
+    """
     pairs = spread_out(list(verified_pairs(task)), MOST_PAIRS_LOOKED_AT)
     if not pairs:
         return None
     refined = {image.name: model.cameras[image.camera_id] for image in model.images.values()}
-    turned = 0
+    known = {photo["name"]: bool(photo["focal_px"]) for photo in task.photos}
     with closing(pycolmap.Database.open(task.database)) as database:
         stored = {image.name: database.read_camera(image.camera_id) for image in database.read_all_images()}
 
-        def directions(name: str, features: NDArray[Any]) -> NDArray[np.float64]:
-            points = database.read_keypoints(task.ids[name])[features, :2].astype(np.float64)
-            flat = refined.get(name, stored[name]).cam_from_img(points)
-            return np.column_stack([np.asarray(flat), np.ones(len(points))])
+        def shared(pair: Pair) -> list[tuple[str, NDArray[np.float64]]]:
+            names = [task.names[place] for place in pair]
+            matches = database.read_two_view_geometry(*(task.ids[name] for name in names)).inlier_matches
+            return [
+                (name, database.read_keypoints(task.ids[name])[np.asarray(matches)[:, side], :2].astype(np.float64))
+                for side, name in enumerate(names)
+            ]
 
-        for first, second in ((task.names[one], task.names[other]) for one, other in pairs):
-            found = database.read_two_view_geometry(task.ids[first], task.ids[second])
-            matches = np.asarray(found.inlier_matches)
-            camera = refined.get(first, stored[first])
-            turned += turn_explains(
-                directions(first, matches[:, 0]),
-                directions(second, matches[:, 1]),
-                1 / camera.mean_focal_length(),
-                max(camera.width, camera.height),
-            )
-    return round(turned / len(pairs), 4)
+        found = [shared(pair) for pair in pairs]
+
+    def camera_of(name: str, focal: float | None) -> pycolmap.Camera:
+        camera = refined.get(name, stored[name])
+        if focal is None or known[name]:
+            return camera
+        length = focal * max(camera.width, camera.height)
+        return pycolmap.Camera.create_from_model_name(0, FACE_MODEL, length, camera.width, camera.height)
+
+    def explained(shares: list[tuple[str, NDArray[np.float64]]], focal: float | None) -> bool:
+        cameras = [camera_of(name, focal) for name, _ in shares]
+        flat = [np.asarray(each.cam_from_img(points)) for each, (_, points) in zip(cameras, shares, strict=True)]
+        first, second = (np.column_stack([each, np.ones(len(each))]) for each in flat)
+        pixel, long_side = 1 / cameras[0].mean_focal_length(), max(cameras[0].width, cameras[0].height)
+        return turn_explains(first, second, pixel, long_side)
+
+    focals = [None] if all(known.values()) else [None, *USUAL_FOCALS]
+    return round(max(float(np.mean([explained(shares, focal) for shares in found])) for focal in focals), 4)
 
 
 def gather_evidence(task: Task, models: Models) -> dict[str, Evidence]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -72,3 +73,39 @@ def film(
             out.mux(stream.encode(frame))
         out.mux(stream.encode())
     return path
+
+
+def with_data(path: Path, tag: bytes, packets: Sequence[bytes], seconds: float) -> Path:
+    """Add a track of data to an MP4 whose `moov` is its last box (ISO/IEC 14496-12, 8).
+
+    :param tag: four letters that say what the data are.
+    :param seconds: that a packet lasts.
+    """
+    film = path.read_bytes()
+    at = film.rindex(b"moov") - 4
+    assert at + int.from_bytes(film[at : at + 4], "big") == len(film)
+    length = round(1000 * seconds)
+    told = struct.pack(">IIII", 0, 0, 1000, length * len(packets))
+    header = _box(b"tkhd", bytes(3) + b"\3" + struct.pack(">IIIII", 0, 0, 9, 0, length * len(packets)) + bytes(60))
+
+    def track(offset: int) -> bytes:
+        sizes = b"".join(struct.pack(">I", len(packet)) for packet in packets)
+        table = _box(b"stsd", bytes(4) + struct.pack(">I", 1) + _box(tag, bytes(6) + b"\0\1"))
+        table += _box(b"stts", bytes(4) + struct.pack(">III", 1, len(packets), length))
+        table += _box(b"stsc", bytes(4) + struct.pack(">IIII", 1, 1, len(packets), 1))
+        table += _box(b"stsz", bytes(4) + struct.pack(">II", 0, len(packets)) + sizes)
+        table += _box(b"stco", bytes(4) + struct.pack(">II", 1, offset))
+        where = _box(b"dinf", _box(b"dref", bytes(4) + struct.pack(">I", 1) + _box(b"url ", b"\0\0\0\1")))
+        inside = _box(b"minf", _box(b"nmhd", bytes(4)) + where + _box(b"stbl", table))
+        kind = _box(b"hdlr", bytes(8) + b"meta" + bytes(13))
+        media = _box(b"mdia", _box(b"mdhd", bytes(4) + told + b"\x55\xc4\0\0") + kind + inside)
+        return _box(b"trak", header + media)
+
+    movie = film[at + 8 :]
+    offset = at + 8 + len(movie) + len(track(0)) + 8
+    path.write_bytes(film[:at] + _box(b"moov", movie + track(offset)) + _box(b"mdat", b"".join(packets)))
+    return path
+
+
+def _box(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", 8 + len(content)) + kind + content

@@ -35,6 +35,11 @@ def test_a_copy_that_was_brightened_is_found(sample: Path) -> None:
     assert are_copies(photo(sample), ImageEnhance.Brightness(photo(sample)).enhance(1.2))
 
 
+@pytest.mark.parametrize("turn", [Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_180, Image.Transpose.ROTATE_270])
+def test_a_copy_that_was_turned_is_found(turn: Image.Transpose, sample: Path) -> None:
+    assert are_copies(photo(sample), photo(sample).resize((1000, 750)).transpose(turn))
+
+
 def test_neighbouring_photos_of_a_flight_are_no_copies(sample: Path) -> None:
     images = [Image.open(path) for path in sorted(sample.glob("*.jpg"))]
     assert copies([(cells_of(image), image.width / image.height) for image in images]) == {}
@@ -89,5 +94,6 @@ def test_a_burst_from_one_place_is_told_as_what_it_is(sample: Path, ingest: Inge
     for number in range(5):
         noisy = Image.fromarray((pixels + noise.normal(0, 4, pixels.shape)).clip(0, 255).astype(np.uint8))
         save(tmp_path / "burst" / f"B{number}.jpg", noisy)
-    with pytest.raises(UnreadableCapture, match=r"1 of 5 files .* or from the very same place"):
+    with pytest.raises(UnreadableCapture, match=r"1 of 5 files .* or from the very same place") as told:
         ingest(tmp_path / "burst")
+    assert "the camera must move" in told.value.hint

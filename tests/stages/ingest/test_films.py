@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import re
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from film_files import DEEP, PLAIN, film, walk
 from ingest_photos import Ingest, Ingested, picture, save
 from PIL import Image, ImageFilter
 
-from e2e3d_stages.contract.messages import InvalidRequest, UnreadableCapture
+from e2e3d_stages.contract.messages import Infrastructure, InvalidRequest, UnreadableCapture
 from e2e3d_stages.ingest import films, pixels, stage
 from e2e3d_stages.ingest.params import Params
 
@@ -339,3 +341,25 @@ def test_a_capture_of_photos_has_no_frames(capture: Path, ingest: Ingest) -> Non
     result = ingest(capture)
     assert result.record["films"] == []
     assert result.metrics["frames"] == 0
+
+
+@pytest.mark.parametrize("whole", [0.0, 0.05, 0.5, 0.95])
+def test_a_sick_disk_is_no_damaged_film(
+    whole: float, tmp_path: Path, ingest: Ingest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = film(tmp_path / "capture" / "walk.mkv", walk(40)).read_bytes()
+
+    class Sick(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            if self.tell() >= whole * len(data):
+                raise OSError(errno.EIO, "the disk says")
+            return super().read(min(size or 512, 512))
+
+    well = Path.open
+
+    def opened(path: Path, *mode: str, **options: Any) -> Any:
+        return Sick(data) if path.name == "walk.mkv" and mode == ("rb",) else well(path, *mode, **options)
+
+    monkeypatch.setattr(Path, "open", opened)
+    with pytest.raises(Infrastructure, match=r"^walk.mkv could not be read: the disk says\.$"):
+        ingest(tmp_path / "capture")

@@ -67,9 +67,25 @@ LAYOUTS = {
     "Mip-NeRF 360 without the originals": (["images_2/1.jpg"], ["images_4/1.jpg", "images_8/1.jpg"]),
     "in a folder of the scene": (["mask/images/1.jpg"], ["mask/masks/1.png"]),
     "Synology": (["1.jpg"], ["@eaDir/1.jpg"]),
+    "words of other folders": (
+        ["images/1.jpg", "images/2.jpg"],
+        ["segmentation_masks/1.png", "fg_mask/2.png", "silhouettes/1.png", "alpha/1.png", "lidar_depth/1.png"],
+    ),
+    "words of folders, which are not all": (
+        ["images/1.jpg", "images/2.jpg"],
+        ["images_mask/1.png", "depth16/1.png", "previews/2.jpg", "_mask/1.jpg"],
+    ),
+    "instant-ngp": (["images/0001.jpg"], ["images/dynamic_mask_0001.png"]),
+    "Blender": (["test/r_0.png"], ["test/r_0_depth_0001.png", "test/r_0_normal_0001.png"]),
+    "7-Scenes": (["s/frame-0.color.png", "s/frame-1.color.png"], ["s/frame-0.depth.png", "s/frame-1.depth.png"]),
+    "Replica": (["results/frame00000.jpg"], ["results/depth00000.png"]),
+    "of ARKit": (["frame_00001.jpg"], ["depth_00001.png", "conf_00001.png"]),
+    "BlendedMVS": (["blended_images/0.jpg"], ["blended_images/0_masked.jpg", "rendered_depth_maps/0.png"]),
+    "folders that only sound so": (["street/1.jpg", "face mask shop/7.jpg", "face mask/images/1.jpg"], []),
+    "names that only sound so": (["house_mask.jpg", "mask of Zorro 2.jpg", "depth_1.jpg", "deep/depth 3.jpg"], []),
     "raw and JPEG of one camera": (["DSC1.JPG"], ["DSC1.NEF"]),
     "photos of a mask": (["mask/1.jpg", "mask/2.jpg"], []),
-    "folders of other names": (["images_1/1.jpg", "images_2/7.jpg", "unmasked/1.jpg", "depths of sea/1.jpg"], []),
+    "folders of other names": (["images_1/1.jpg", "images_2/7.jpg", "unmasked/1.jpg", "depths of sea/9.jpg"], []),
     "a raw photo alone": (["DSC1.NEF", "DSC2.JPG"], []),
     "a mask of another": (["x.jpg", "z_mask.png"], []),
 }
@@ -120,9 +136,25 @@ def test_a_zip_three_deep_is_told_and_not_opened(capture: Path, ingest: Ingest) 
     assert ingest(capture).dropped == {"a.zip/b.zip/c.zip": "unreadable"}
 
 
+def test_an_archive_that_is_no_zip_says_what_to_do(capture: Path, ingest: Ingest) -> None:
+    (capture / "more.rar").write_bytes(b"Rar!\x1a\x07\x01\0" + bytes(3000))
+    result = ingest(capture)
+    assert result.dropped == {"more.rar": "unsupported_format"}
+    assert result.record["dropped"][0]["detail"].startswith("RAR is not opened: pack it as a zip")
+
+
 def test_a_broken_zip_beside_photos_costs_only_itself(capture: Path, ingest: Ingest) -> None:
     (capture / "more.zip").write_bytes(b"PK\x03\x04 and then nothing")
     assert ingest(capture).dropped == {"more.zip": "unreadable"}
+
+
+@pytest.mark.parametrize(
+    "name", ["scan.{:03}", "Photo 12.05.2024 10.11.{:02}", "IMG_{}.JPG.{}", "{}.jpg?size=3000&n={}", "IMG_1.jpg ({})"]
+)
+def test_of_a_listing_photos_whose_names_end_in_numbers_are_counted(name: str) -> None:
+    sizes = {name.format(number, number): 50_000 for number in range(50)}
+    kinds = kinds_of(sizes, lambda _path: b"\xff\xd8\xff")
+    assert list(kinds.values()).count(Kind.PHOTO) == 50
 
 
 def test_of_a_listing_few_files_are_looked_into_and_markers_are_no_photos() -> None:
@@ -142,6 +174,7 @@ def test_of_a_listing_few_files_are_looked_into_and_markers_are_no_photos() -> N
 
 steps = st.sampled_from(
     ["images", "masks", "mask", "depth", "images_2", "images_4", "a", "..", "", ".x", "x_mask", "1", "x.jpg", "é\udce9"]
+    + ["fg masks", "mask_1", "depth1", "normal", "1_masked", "1_depth_1", "alpha", "1.color"]
 )
 paths = st.builds(
     lambda folders, stem, suffix: "/".join([*folders, stem + suffix]),

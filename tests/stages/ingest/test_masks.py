@@ -12,6 +12,7 @@ from ingest_photos import Ingest, Ingested, picture, save
 from PIL import ExifTags, Image, ImageDraw
 
 from e2e3d_stages.contract.captures import companions, masks_of
+from e2e3d_stages.contract.figures import UPLOADED
 
 SIZE = (400, 300)
 Box = tuple[int, int, int, int]
@@ -52,6 +53,10 @@ BELONG = {
     "OpenSplat": ("images/1.jpg", "segmentation/1.png"),
     "beside it": ("a/x.jpg", "a/x_mask.png"),
     "beside it, with its suffix": ("x.jpg", "x.jpg.png"),
+    "instant-ngp": ("images/1.jpg", "images/dynamic_mask_1.png"),
+    "DTU": ("image/000001.png", "mask/001.png"),
+    "before its name": ("a/x1.jpg", "a/mask_x1.png"),
+    "in a folder of another name": ("images/1.jpg", "foreground_masks/1.png"),
     "in a zip": ("scene.zip/images/1.jpg", "scene.zip/masks/1.png"),
     "in a zip of its own": ("photos.zip/1.jpg", "masks/1.png"),
 }
@@ -88,6 +93,16 @@ def test_what_cuts_one_thing_out_of_everything_is_a_cut_out(ingest: Ingest, tmp_
     assert result.record["masks"] == {"cut_out": True}
     assert "around it nothing is drawn" in told(result)["masks"]
     assert kept(result, "images/0.jpg")[100:200, 130:250].all()
+
+
+def test_a_photo_that_its_mask_hides_as_a_whole_is_left_out_and_told(ingest: Ingest, tmp_path: Path) -> None:
+    shown = [drawn((40 * at, 60, 40 * at + 200, 240)) for at in range(4)]
+    result = ingest(lay_out(tmp_path / "scene", [*shown, drawn(None)]))
+    assert result.metrics["photos"] == 4
+    assert result.dropped == {"images/4.jpg": "hidden"}
+    assert "hidden as a whole by their masks: images/4.jpg" in told(result)["photos_hidden"]
+    # Nobody could have placed it.
+    assert UPLOADED.of_metrics({"ingest": result.metrics}) == 4
 
 
 def test_masks_that_are_all_the_same_hide_the_camera_and_cut_nothing_out(ingest: Ingest, tmp_path: Path) -> None:

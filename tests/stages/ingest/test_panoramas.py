@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from film_files import film, walk
-from ingest_photos import Ingest, picture
+from ingest_photos import Ingest, Ingested, picture
 from PIL import Image
 
 from e2e3d_stages.ingest.panoramas import closes
@@ -49,6 +49,59 @@ def test_a_panorama_becomes_four_photos_that_see_what_a_camera_there_would(aroun
             assert np.mean(off > 30) < 0.02
         looking = np.stack([turn[2] for turn in turns])
         assert looking @ looking.T == pytest.approx(np.kron([[1, -1], [-1, 1]], np.eye(2)), abs=1e-9)
+
+
+def above(place: tuple[float, float, float]) -> tuple[int, ...]:
+    """The colour of the ceiling over a place."""
+    return tuple(map(int, seen(WALLS, place, np.array([1e-6, -1.0, 1e-6]))))
+
+
+def counted(result: Ingested, source: str) -> np.ndarray:
+    """Where a side counts."""
+    path = result.context.output / "masks" / f"{result.photo(source)['name']}.png"
+    return np.asarray(Image.open(path)) if path.exists() else np.ones((256, 256), bool)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["mask", "alpha"])
+def test_what_a_panoramas_mask_hides_counts_on_none_of_its_sides(how: str, around: Path, ingest: Ingest) -> None:
+    mask = Image.new("L", (1024, 512), 255)
+    # What is more than 15 degrees below the horizon.
+    mask.paste(0, (0, 299, 1024, 512))
+    if how == "mask":
+        (around / "masks").mkdir()
+        mask.resize((2048, 1024)).save(around / "masks" / "R0.png")
+    else:
+        image = Image.open(around / "R0.jpg")
+        image.putalpha(mask)
+        image.save(around / "R0.png")
+        (around / "R0.jpg").unlink()
+    done = ingest(around)
+    source = f"R0.{'jpg' if how == 'mask' else 'png'}/face"
+    # Its poles are looked at: it says what of them does not count.
+    assert {photo["source"] for photo in done.record["photos"] if "R0" in photo["source"]} == {
+        # Of what it sees below nothing does.
+        f"{source} {face}"
+        for face in range(1, 6)
+    }
+    assert done.image(f"{source} 5").getpixel((128, 128)) == pytest.approx(above(PLACES[0]), abs=6)
+    assert counted(done, f"{source} 5").all()
+    for face in range(1, 5):
+        below = counted(done, f"{source} {face}")
+        # 15 degrees are 128 px times their tangent straight ahead, and farther away at the edges.
+        assert [int(below[:, column].sum()) for column in (0, 128)] == pytest.approx([128 + 48, 128 + 34], abs=3)
+        assert counted(done, f"R2.jpg/face {face}").all()
+
+
+@pytest.mark.slow
+def test_a_mask_of_one_half_of_a_panorama_hides_a_side_and_halves_of_others(around: Path, ingest: Ingest) -> None:
+    mask = Image.new("L", (1024, 512), 255)
+    mask.paste(0, (0, 0, 512, 512))
+    mask.save(around / "R1_mask.png")
+    done = ingest(around)
+    seen_of_it = [photo["source"] for photo in done.record["photos"] if "R1" in photo["source"]]
+    shares = sorted(counted(done, source).mean() for source in seen_of_it)
+    assert shares == pytest.approx([0.5, 0.5, 0.5, 0.5, 1], abs=0.02)
 
 
 @pytest.mark.slow

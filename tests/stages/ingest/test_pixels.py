@@ -93,11 +93,51 @@ def test_colours_are_converted_from_the_profile_that_they_are_in(
     assert result.context.warnings == []
 
 
+@pytest.mark.parametrize(("space", "converted"), [(0xFFFF, True), (1, False)])
+def test_a_camera_may_say_adobe_rgb_in_its_exif_alone(
+    space: int, converted: bool, capture: Path, ingest: Ingest
+) -> None:
+    truth = Image.fromarray(np.clip(np.asarray(picture(7)), 60, 190))
+    stored = in_profile(truth, rgb_profile(ADOBE_RGB, 2.2))
+    exif = Image.Exif()
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.ColorSpace] = space
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.IFD.Interop] = {1: "R03"}
+    stored.save(capture / "_DSC1.JPG", exif=exif, quality=95)
+    assert error(ingest(capture).image("_DSC1.JPG"), truth if converted else stored) < NEAR
+
+
 def test_a_profile_that_is_srgb_changes_no_pixel(capture: Path, ingest: Ingest) -> None:
     picture(7).save(capture / "with.jpg", icc_profile=rgb_profile(SRGB))
     picture(7).save(capture / "without.jpg")
     # Equal pixels are a copy.
     assert ingest(capture).dropped == {"without.jpg": "duplicate"}
+
+
+@pytest.mark.parametrize("nothing", [-9999, 3.4028235e38, -32768])
+def test_what_stands_for_nothing_in_a_deep_picture_does_not_flatten_the_rest(
+    nothing: float, capture: Path, ingest: Ingest
+) -> None:
+    values = 20 + grey(11).astype(np.float32) / 255 * 20
+    values[:100, :100] = nothing
+    Image.fromarray(values).save(capture / "heights.tif")
+    shown = np.asarray(ingest(capture).image("heights.tif").convert("L"), float)
+    assert shown[110:, 110:].std() > 0.9 * grey(11)[110:, 110:].std()
+    assert np.corrcoef(shown[110:, 110:].ravel(), grey(11)[110:, 110:].ravel())[0, 1] > 0.99
+
+
+def test_a_strange_picture_does_not_change_the_range_of_others_of_no_camera(capture: Path, ingest: Ingest) -> None:
+    (capture / "a.png").write_bytes(colour_png(np.asarray(picture(21), ">u2") * 257))
+    Image.fromarray(grey(9).astype(np.int32) * 1_000_000).save(capture / "b.tif")
+    assert error(ingest(capture).image("a.png"), picture(21)) < NEAR
+
+
+def test_a_tiff_of_a_kind_that_is_not_read_says_what_to_do(capture: Path, ingest: Ingest) -> None:
+    whole = (capture / "IMG_1.jpg").with_suffix(".tif")
+    Image.fromarray(grey(9).astype(np.float32)).save(whole)
+    # 32 bits a value become 64: what is told, and not what is there.
+    whole.write_bytes(whole.read_bytes().replace(b"\2\1\3\0\1\0\0\0\x20\0", b"\2\1\3\0\1\0\0\0\x40\0"))
+    result = ingest(capture)
+    assert "save it with" in next(item["detail"] for item in result.record["dropped"])
 
 
 def test_grey_and_cmyk_have_profiles_too(capture: Path, ingest: Ingest) -> None:

@@ -41,3 +41,16 @@ def test_nothing_is_found_where_a_photo_does_not_count_and_its_mask_is_undistort
         seen = points["xyz"][points["point"][points["view"] == number]] @ pose[:3, :3].T + pose[:3, 3]
         column = seen[:, 0] / seen[:, 2] * view["fx"] + view["cx"]
         assert column.min() > view["width"] / 3 - 4
+
+
+def test_photos_without_masks_beside_some_that_have_them_are_placed_too(
+    sfm: Callable[..., Run], pictures: dict[str, Image.Image]
+) -> None:
+    some = dict(list(pictures.items())[:6])
+    for name in list(some)[:2]:
+        mask = Image.new("L", some[name].size, 255)
+        mask.paste(0, (0, 0, mask.width // 4, mask.height))
+        some[name.replace(".jpg", "_mask.png")] = mask
+    run = sfm(some)
+    assert run.metrics["photos_supported"] == 6
+    assert ["masked" in view for view in run.views] == [True] * 2 + [False] * 4

@@ -55,6 +55,26 @@ def test_panoramas_and_photos_are_placed_where_they_were_taken(sfm: Callable[...
     assert abs((fit.rotation @ [0, 1, 0])[1]) > 0.999
 
 
+@pytest.mark.slow
+def test_the_poles_of_panoramas_with_masks_are_placed_with_their_sides(sfm: Callable[..., Run]) -> None:
+    walls = [Image.open(path) for path in sorted(ROOM.glob("*.jpg"))[::5][:6]]
+    mask = Image.new("L", (1600, 800), 255)
+    # Whoever carries the camera.
+    mask.paste(0, (700, 700, 900, 800))
+    pictures = {f"P{n}.jpg": panorama(walls, place, 15 * n, 800) for n, place in enumerate(PLACES)}
+    pictures |= {f"P{n}_mask.png": mask for n in range(len(PLACES))}
+    run = sfm(pictures, first_octave=-1, orientations=1, max_features=4096)
+    assert run.metrics["photos_supported"] == 36
+    downward = np.array([view["world_to_camera"] for view in run.views]).reshape(6, 6, 4, 4)[:, 5, 2, :3]
+    assert downward == pytest.approx(np.tile([0, 1, 0], (6, 1)), abs=0.01)
+    assert sum("masked" in view for view in run.views) >= 6
+    centers = run.centers.reshape(6, 6, 3)
+    assert np.ptp(centers, axis=1).max() < 1e-6
+    truth = np.array(PLACES)
+    fit = fit_similarity(centers[:, 0], truth)
+    assert np.linalg.norm(fit(centers[:, 0]) - truth, axis=1).max() < 0.02
+
+
 def photo(walls: list[Image.Image]) -> Image.Image:
     """What a camera that sees no more than others sees of the room."""
     x, y = np.meshgrid(np.arange(400) + 0.5 - 200, np.arange(300) + 0.5 - 150)

@@ -9,6 +9,9 @@ import pytest
 from PIL import Image
 from sfm_runs import LONG_SIDE, Run
 
+from tests.conftest import ROOT
+from tests.panorama_room import seen
+
 # Photos are matched and placed for real.
 pytestmark = pytest.mark.slow
 
@@ -120,3 +123,15 @@ def test_unrelated_photos_end_in_an_empty_scene_with_reasons(sfm: Sfm) -> None:
     assert run.photos["a.jpg"]["reason"].startswith("no overlap")
     assert run.photos["night.jpg"]["reason"].startswith("too dark")
     assert any("; night.jpg: too dark" in warning.message for warning in run.warnings)
+
+
+def test_a_camera_that_only_turned_is_measured_to_have(sfm: Sfm, scene: Run) -> None:
+    walls = [Image.open(path) for path in sorted((ROOT / "sample/caliterra/images").glob("*.jpg"))[::5][:6]]
+    x, y = np.meshgrid(np.arange(400) + 0.5 - 200, np.arange(300) + 0.5 - 150)
+    rays = np.stack([x / 350, y / 350, np.ones_like(x)], axis=-1)
+    pictures = {}
+    for number, yaw in enumerate(np.radians(np.arange(0, 96, 12))):
+        turn = np.array([[np.cos(yaw), 0, -np.sin(yaw)], [0, 1, 0], [np.sin(yaw), 0, np.cos(yaw)]])
+        pictures[f"T{number}.jpg"] = Image.fromarray(seen(walls, (0.3, 0.1, -0.4), rays @ turn))
+    assert sfm(pictures).metrics["turned_share"] > 0.8
+    assert scene.metrics["turned_share"] < 0.3
