@@ -89,8 +89,9 @@ def train_ours(sfm: Path, params: Params, limit: float, keep: Path) -> dict[str,
         seconds = time.perf_counter() - started
         (context.output / "scene.ply").replace(keep)
         (context.output / "preview.jpg").replace(keep.with_suffix(".jpg"))
-        (context.output / "training.json").replace(keep.with_suffix(".training.json"))
-    render = Renderer(read_ply(keep))
+        record = keep.with_suffix(".training.json")
+        (context.output / "training.json").replace(record)
+    render = Renderer(read_ply(keep), json.loads(record.read_text())["background"])
     return {
         "seconds": round(seconds, 1),
         "loop_seconds": round(metrics["iterations"] / metrics["steps_per_second"], 1),
@@ -204,7 +205,7 @@ def _parts(trainer: stage.Trainer, device: torch.device) -> dict[str, float]:
         result = timed("render", draw, camera)
         loss = timed("loss", photometric_loss, result.image, photo, params.ssim_weight)
         timed("backward", loss.backward)
-        timed("observe", model.observe, result, camera.width * camera.height)
+        timed("observe", model.observe, result, (result.image.detach() - photo).abs().mean(2))
         timed("adam", model.step, 0.5)
     return {name: round(1e3 * value / PARTS_TIMED, 3) for name, value in seconds.items()}
 

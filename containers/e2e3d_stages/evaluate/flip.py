@@ -76,7 +76,8 @@ def _hunt(light: Tensor) -> Tensor:
 
 def _hyab(difference: Tensor) -> Tensor:
     """The length of a colour difference (3, ...) that is large: city blocks along L*, a straight line across."""
-    return (difference[0].abs() + (difference[1] ** 2 + difference[2] ** 2).sqrt()) ** COLOUR_POWER
+    length: Tensor = difference[0].abs() + (difference[1] ** 2 + difference[2] ** 2).sqrt()
+    return torch.pow(length, COLOUR_POWER)
 
 
 def _colour_difference(ours: Tensor, theirs: Tensor) -> Tensor:

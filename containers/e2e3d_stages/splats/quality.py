@@ -107,14 +107,13 @@ def _similarities(
     half, chosen = SSIM_TAPS // 2, np.ones(luminance.shape[:2], bool)
     if counted is not None and (around := counted[half:-half, half:-half]).any():
         chosen = around
-    return luminance[chosen], contrast[chosen]
+    return luminance[chosen].astype(np.float32), contrast[chosen].astype(np.float32)
 
 
 def _halved(picture: NDArray[np.float32]) -> NDArray[np.float32]:
     """Means of 2 x 2 pixels; an odd last row or column is left out."""
     even = picture[: len(picture) // 2 * 2, : picture.shape[1] // 2 * 2]
-    halved: NDArray[np.float32] = (even[::2, ::2] + even[1::2, ::2] + even[::2, 1::2] + even[1::2, 1::2]) / 4
-    return halved
+    return ((even[::2, ::2] + even[1::2, ::2] + even[::2, 1::2] + even[1::2, 1::2]) / 4).astype(np.float32)
 
 
 def _blur(picture: NDArray[np.float32]) -> NDArray[np.float32]:
