@@ -89,9 +89,8 @@ def train_ours(sfm: Path, params: Params, limit: float, keep: Path) -> dict[str,
         seconds = time.perf_counter() - started
         (context.output / "scene.ply").replace(keep)
         (context.output / "preview.jpg").replace(keep.with_suffix(".jpg"))
-        record = keep.with_suffix(".training.json")
-        (context.output / "training.json").replace(record)
-    render = Renderer(read_ply(keep), json.loads(record.read_text())["background"])
+        (context.output / "training.json").replace(keep.with_suffix(".training.json"))
+    render = Renderer(read_ply(keep))
     return {
         "seconds": round(seconds, 1),
         "loop_seconds": round(metrics["iterations"] / metrics["steps_per_second"], 1),

@@ -68,10 +68,10 @@ def run(context: StageContext) -> dict[str, Any]:
     shown = held_out or _evenly(views, TRAINING_VIEWS)
     context.progress(0, len(shown), "photos", phase="comparing")
     gaussians = read_ply(context.inputs["train"].folder / "scene.ply")
-    trained = Renderer(gaussians, training["background"]).image
+    trained = Renderer(gaussians).image
     trained_on = set(training["training"])
     shown_before = Renderer(shown_by([view for view in views if view["name"] in trained_on], gaussians)).image
-    compressed = Renderer(sog.decode(context.inputs["compress"].folder / "scene.sog"), training["background"]).image
+    compressed = Renderer(sog.decode(context.inputs["compress"].folder / "scene.sog")).image
 
     records = []
     for done, view in enumerate(shown, start=1):

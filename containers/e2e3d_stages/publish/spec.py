@@ -14,7 +14,7 @@ SPEC = StageSpec(
     about="The viewer, the report and the files, under scenes/<scene>/<run>/.",
     inputs=("ingest", "sfm", "train", "compress", "evaluate"),
     container="compressor",
-    version=3,
+    version=2,
     params=Params,
     presets=PRESETS,
     longest=Limit(seconds=3_600),

@@ -35,9 +35,7 @@ def run(context: StageContext) -> dict[str, Any]:
     sog = (context.inputs["compress"].folder / "scene.sog").read_bytes()
 
     context.progress(0, 2, "pages")
-    training = json.loads((context.inputs["train"].folder / "training.json").read_text(encoding="utf-8"))
-    settings = viewer_settings(view, opening["depth"], training["background"])
-    page = viewer_page(params.title, sog, settings).encode()
+    page = viewer_page(params.title, sog, viewer_settings(view, opening["depth"])).encode()
     (context.output / PAGE).write_bytes(page)
     if len(page) > NOTABLE_PAGE_BYTES:
         context.warn(

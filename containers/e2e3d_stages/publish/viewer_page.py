@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -48,12 +47,11 @@ _FRAMED = """
         </script>"""
 
 
-def viewer_settings(view: dict[str, Any], depth: float, background: Sequence[float]) -> dict[str, Any]:
+def viewer_settings(view: dict[str, Any], depth: float) -> dict[str, Any]:
     """The viewer's `settings.json` (version 2), opening at a camera.
 
     :param view: an entry of `views.json`.
     :param depth: distance from the camera to what it looks at, in the scene's units.
-    :param background: the colour behind the scene, 0 to 1, as it was trained before.
     """
     pose = np.array(view["world_to_camera"])
     position = -pose[:3, :3].T @ pose[:3, 3]
@@ -68,7 +66,7 @@ def viewer_settings(view: dict[str, Any], depth: float, background: Sequence[flo
         "version": 2,
         "tonemapping": "none",
         "highPrecisionRendering": False,
-        "background": {"color": list(background)},
+        "background": {"color": [0.07, 0.075, 0.085]},
         "postEffectSettings": {
             "sharpness": {"enabled": False, "amount": 0},
             "bloom": {"enabled": False, "intensity": 1, "blurLevel": 2},

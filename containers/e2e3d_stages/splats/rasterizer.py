@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -42,12 +41,9 @@ def use_threads(threads: int) -> None:
 
 
 class Renderer:
-    """Draws a trained scene from any view, on the best device.
+    """Draws a trained scene from any view, on the best device."""
 
-    :param background: the colour behind everything, 0 to 1.
-    """
-
-    def __init__(self, gaussians: Gaussians, background: Sequence[float] = (0.0, 0.0, 0.0)) -> None:
+    def __init__(self, gaussians: Gaussians) -> None:
         device = best_device()
         means, quats, scales, opacities, sh = (
             torch.as_tensor(array, device=device)
@@ -55,7 +51,7 @@ class Renderer:
         )
         self._splats = Splats(means, quats, scales.exp(), opacities.sigmoid(), sh)
         self._params = RenderParams(sh_degree=gaussians.sh_degree)
-        self._background = torch.tensor(background, dtype=torch.float32, device=device)
+        self._background = torch.zeros(3, device=device)
 
     @torch.no_grad()
     def image(self, view: dict[str, Any], width: int, height: int) -> np.ndarray:

@@ -19,8 +19,6 @@ from e2e3d_stages.splats.camera import Camera, fitted_size
 from e2e3d_stages.splats.masks import read_mask
 
 FEWEST_FOR_HOLDOUT = 8
-# What is behind a thing that was cut out of its photos.
-DARK = (0.07, 0.075, 0.085)
 PHOTOS_SHARE = 0.25  # of the GPU's memory
 
 
@@ -154,16 +152,6 @@ class Scene:
         """The greatest distance of a camera from the cameras' centre: the length that learning rates refer to."""
         eyes = torch.stack([-view.camera.pose[:3, :3].T @ view.camera.pose[:3, 3] for view in self.views])
         return max(1e-3, 1.1 * float((eyes - eyes.mean(0)).norm(dim=1).max()))
-
-    @property
-    def background(self) -> tuple[float, float, float]:
-        """The colour behind everything, 0 to 1: the mean of the photos where they count, so that a gap is no hole."""
-        if any(view.cut_out for view in self.views):
-            return DARK
-        colours = [view.photo if view.counted is None else view.photo[view.counted] for view in self.views]
-        sums = np.sum([colour.reshape(-1, 3).sum(0, dtype=np.int64) for colour in colours], 0)
-        red, green, blue = sums / max(1, sum(colour.size // 3 for colour in colours)) / 255
-        return float(red), float(green), float(blue)
 
 
 def load_scene(folder: Path, long_side: int, holdout: int) -> Scene:

@@ -88,7 +88,7 @@ class Trainer:
         tensors, self.filled = seed(scene, self.most, self.params.sh_degree, self.rng, gains)
         self.model = TrainableSplats(tensors, scene.extent, device)
         self.seeded = len(self.model)
-        self.background = torch.tensor(scene.background, device=device)
+        self.background = torch.zeros(3, device=device)
         self.photos = Photos(scene.views, device)
         self.step = 0
         self.resumed_from: int | None = None
@@ -275,7 +275,6 @@ class Trainer:
         self._preview(self.params.long_side).save(self.context.output / "preview.jpg", quality=90)
         record = {
             "long_side": self.params.long_side,
-            "background": [round(float(channel), 4) for channel in self.background],
             "holdout": self.scene.heldout,
             "training": [view.name for view in self.scene.views],
             "light": None if self.light is None else self.light.told([view.name for view in self.scene.views]),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -51,7 +50,7 @@ class PhotoRenderer:
 
     photos: Path
 
-    def __init__(self, gaussians: Gaussians, background: Sequence[float] = ()) -> None:
+    def __init__(self, gaussians: Gaussians) -> None:
         assert len(gaussians)
 
     def image(self, of: dict[str, Any], width: int, height: int) -> np.ndarray:
@@ -105,12 +104,7 @@ def job(tmp_path: Path, scene_sog: Path, monkeypatch: pytest.MonkeyPatch) -> Any
 
 def hold_out(job: Any, names: list[str], long_side: int = 120) -> None:
     """Write `train`'s record of what it did not look at."""
-    record = {
-        "long_side": long_side,
-        "background": [0, 0, 0],
-        "holdout": names,
-        "training": [name for name in NAMES if name not in names],
-    }
+    record = {"long_side": long_side, "holdout": names, "training": [name for name in NAMES if name not in names]}
     (job.inputs["train"].folder / "training.json").write_text(json.dumps(record))
 
 

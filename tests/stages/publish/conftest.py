@@ -166,7 +166,6 @@ def _write_train(folder: Path, _: Path) -> None:
         for step in (50, 100, 150, 200)
     ]
     record = {"long_side": 400, "holdout": ["0.jpg"], "training": ["1.jpg", "2.jpg"], "curve": curve, "light": None}
-    record["background"] = [0.4, 0.5, 0.3]
     (folder / "training.json").write_text(json.dumps({**record, "resumed_from": None}))
     (folder / "scene.ply").write_bytes(b"p" * 300_000)
 

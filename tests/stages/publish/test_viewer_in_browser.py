@@ -50,7 +50,7 @@ def red_and_blue(shown: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def test_the_scene_is_seen_upright_and_turns_without_asking_the_network(
     page: Any, camera: Callable[..., dict[str, Any]], scene_sog: Path, tmp_path: Path
 ) -> None:
-    settings = viewer_settings(camera([0, -1.5, -5], [0, 0, 0]), depth=5, background=(0.4, 0.5, 0.3))
+    settings = viewer_settings(camera([0, -1.5, -5], [0, 0, 0]), depth=5)
     (tmp_path / "index.html").write_text(viewer_page("Ball", scene_sog.read_bytes(), settings), encoding="utf-8")
     page.goto((tmp_path / "index.html").as_uri() + "?noanim")
 

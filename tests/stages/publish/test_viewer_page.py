@@ -44,12 +44,11 @@ def bootstrap(page: str) -> dict:
 
 
 def test_the_scene_and_its_camera_are_inside_the_page(viewer, camera) -> None:
-    settings = viewer_settings(camera([0, 0, -5], [0, 0, 0]), depth=5, background=(0.4, 0.5, 0.3))
+    settings = viewer_settings(camera([0, 0, -5], [0, 0, 0]), depth=5)
     told = bootstrap(viewer_page("Yard", b"scene", settings, viewer))
     assert base64.b64decode(told["contentUrl"].partition("base64,")[2]) == b"scene"
     assert told["contentFilename"] == "scene.sog"
     assert told["settings"] == settings
-    assert settings["background"] == {"color": [0.4, 0.5, 0.3]}
 
 
 def test_the_page_names_no_other_file_but_the_report(viewer) -> None:
@@ -70,8 +69,7 @@ def test_a_title_cannot_bring_markup_into_the_page(viewer) -> None:
 
 
 def test_a_camera_turns_its_x_and_y_around(camera) -> None:
-    settings = viewer_settings(camera([1, -2, -5], [1, -2, 0]), depth=5, background=(0, 0, 0))
-    initial = settings["cameras"][0]["initial"]
+    initial = viewer_settings(camera([1, -2, -5], [1, -2, 0]), depth=5)["cameras"][0]["initial"]
     assert initial["position"] == pytest.approx([-1, 2, -5])
     assert initial["target"] == pytest.approx([-1, 2, 0])
     # 300 px high at a focal length of 350 px

@@ -7,7 +7,6 @@ import json
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,7 +24,7 @@ from e2e3d_stages.splats.quality import psnr
 from e2e3d_stages.splats.rasterizer import Renderer
 from e2e3d_stages.train import seeding, stage
 from e2e3d_stages.train.params import PRESETS, Params
-from e2e3d_stages.train.scene import DARK, Photos, load_scene, split_heldout
+from e2e3d_stages.train.scene import Photos, load_scene, split_heldout
 from e2e3d_stages.train.seeding import seed
 
 MakeJob = Callable[..., FakeJob]
@@ -323,19 +322,6 @@ def test_there_are_no_more_gaussians_than_the_photos_have_detail_for(
     monkeypatch.setattr(seeding, "FEWEST_GAUSSIANS", 0)
     monkeypatch.setattr(seeding, "PIXELS_PER_GAUSSIAN", 60)
     assert stage.run(make_job(iterations=60))["gaussians"] == 9 * 64 * 48 // 60
-
-
-def test_what_is_behind_the_scene_has_the_photos_mean_colour(sfm: Path, tmp_path: Path) -> None:
-    plain = load_scene(sfm, 64, 0)
-    assert plain.background == pytest.approx(np.mean([view.photo for view in plain.views], (0, 1, 2)) / 255)
-    job = FakeJob(sfm, tmp_path)
-    stage.run(job)
-    assert job.record["background"] == pytest.approx(plain.background, abs=1e-4)
-    right = np.arange(64)[None].repeat(48, 0) >= 32
-    half = replace(plain, views=[replace(view, counted=right) for view in plain.views])
-    assert half.background == pytest.approx(np.mean([view.photo[:, 32:] for view in plain.views], (0, 1, 2)) / 255)
-    cut_out = replace(half, views=[replace(view, cut_out=True) for view in half.views])
-    assert cut_out.background == DARK
 
 
 def test_training_begins_on_small_photos_and_ends_on_whole_ones(
