@@ -51,7 +51,7 @@ def flip(image: NDArray[np.floating], photo: NDArray[np.floating], counted: NDAr
 def _opponent(picture: Tensor) -> Tensor:
     """Of sRGB (H, W, 3), the planes (3, H, W) of YCxCz: luminance, red against green, blue against yellow."""
     light = torch.where(picture <= 0.04045, picture / 12.92, ((picture + 0.055) / 1.055) ** 2.4)
-    planes = torch.tensordot(OPPONENT @ (XYZ / XYZ.sum(1, keepdim=True)), light, dims=([1], [2]))
+    planes: Tensor = torch.tensordot(OPPONENT @ (XYZ / XYZ.sum(1, keepdim=True)), light, dims=([1], [2]))
     planes[0] -= 16
     return planes
 
