@@ -95,6 +95,11 @@ SSIM = Figure("ssim", "SSIM", "ratio", "more", stage="evaluate", over="views", p
 # Of the render after its colours were fitted to the photo's: wrong light tells nothing of detail.
 CC_PSNR = Figure("cc_psnr", "PSNR colour-corrected", "decibels", "more", stage="evaluate", over="views", card=True)
 CC_SSIM = Figure("cc_ssim", "SSIM colour-corrected", "ratio", "more", stage="evaluate", over="views")
+WORST = Figure("cc_psnr_worst", "Worst photo's PSNR colour-corrected", "decibels", "more", stage="evaluate")
+# Nearer to what people see; of learned measures no weights travel with us.
+MS_SSIM = Figure("cc_ms_ssim", "MS-SSIM colour-corrected", "ratio", "more", stage="evaluate", over="views")
+FLIP = Figure("cc_flip", "FLIP colour-corrected", "ratio", "less", stage="evaluate", over="views")
+UNSEEN = Figure("unseen", "Unseen share of held-out photos", "ratio", stage="evaluate", over="views")
 GAUSSIANS = Figure("gaussians", "Gaussians", "count", stage="train", phrase="{} Gaussians")
 SIZE = Figure("sog_bytes", "Size", "bytes", "less", stage="compress", card=True)
 TRIANGLES = Figure("triangles", "Triangles", "count", stage="mesh", phrase="{} triangles", shown=False)
@@ -106,11 +111,16 @@ AT_OTHER_SIZES = tuple(
     for size, words in (("400", "at 400 px"), ("full", "at full size"))
     for figure in (PSNR, SSIM, CC_PSNR, CC_SSIM)
 )
+LOOKS_AS_DRAWN = (
+    Figure("ms_ssim", "MS-SSIM", "ratio", "more", stage="evaluate", over="views", shown=False),
+    Figure("flip", "FLIP", "ratio", "less", stage="evaluate", over="views", shown=False),
+)
 LOSS = Figure("compression_loss_db", "Lost by compression", "decibels", "less", stage="evaluate", shown=False)
 
 FIGURES: tuple[Figure, ...] = (
-    *(PHOTOS, UPLOADED, PLACED, PSNR, CC_PSNR, SSIM, CC_SSIM, GAUSSIANS, SIZE, SECONDS, PRICE),
-    *(VIEWS, *AT_OTHER_SIZES, LOSS, TRIANGLES),
+    *(PHOTOS, UPLOADED, PLACED, PSNR, CC_PSNR, SSIM, CC_SSIM, MS_SSIM, FLIP, WORST, UNSEEN),
+    *(GAUSSIANS, SIZE, SECONDS, PRICE),
+    *(VIEWS, *LOOKS_AS_DRAWN, *AT_OTHER_SIZES, LOSS, TRIANGLES),
 )
 SHOWN = tuple(figure for figure in FIGURES if figure.shown)
 

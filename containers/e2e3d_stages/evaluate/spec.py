@@ -23,11 +23,11 @@ SPEC = StageSpec(
     name="evaluate",
     label="Evaluation",
     work="Evaluate the scene",
-    about="PSNR and SSIM on photos that training has not seen, as drawn and colour-corrected, before and after "
-    "compression.",
+    about="PSNR, SSIM, MS-SSIM and FLIP on photos that training has not seen, as drawn and colour-corrected, and what "
+    "compression costs.",
     inputs=("sfm", "train", "compress"),
     container="3dgs",
-    version=2,
+    version=3,
     params=Params,
     presets=PRESETS,
     longest=Limit(seconds=3_600, per_photo=20),

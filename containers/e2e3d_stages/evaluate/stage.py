@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from e2e3d_stages.contract.messages import StageError
 from e2e3d_stages.contract.paths import inside
+from e2e3d_stages.evaluate.flip import flip
 from e2e3d_stages.evaluate.opening import opening_view
 from e2e3d_stages.evaluate.params import Params
 from e2e3d_stages.evaluate.pictures import (
@@ -23,12 +24,13 @@ from e2e3d_stages.evaluate.pictures import (
     save,
     save_thumbnail,
 )
+from e2e3d_stages.evaluate.unseen import shown_by, unseen_share
 from e2e3d_stages.runtime.context import StageContext
 from e2e3d_stages.splats import sog
 from e2e3d_stages.splats.camera import fitted_size
 from e2e3d_stages.splats.gaussians import read_ply
 from e2e3d_stages.splats.masks import read_mask
-from e2e3d_stages.splats.quality import colour_corrected, psnr, ssim
+from e2e3d_stages.splats.quality import colour_corrected, ms_ssim, psnr, ssim
 from e2e3d_stages.splats.rasterizer import Renderer, use_threads
 
 View = dict[str, Any]
@@ -65,13 +67,19 @@ def run(context: StageContext) -> dict[str, Any]:
         )
     shown = held_out or _evenly(views, TRAINING_VIEWS)
     context.progress(0, len(shown), "photos", phase="comparing")
-    trained = Renderer(read_ply(context.inputs["train"].folder / "scene.ply")).image
+    gaussians = read_ply(context.inputs["train"].folder / "scene.ply")
+    trained = Renderer(gaussians).image
+    trained_on = set(training["training"])
+    shown_before = Renderer(shown_by([view for view in views if view["name"] in trained_on], gaussians)).image
     compressed = Renderer(sog.decode(context.inputs["compress"].folder / "scene.sog")).image
 
     records = []
     for done, view in enumerate(shown, start=1):
         context.check_stop()
-        records.append(measure(view, context.inputs["sfm"].folder, trained, compressed, training["long_side"]))
+        record = measure(view, context.inputs["sfm"].folder, trained, compressed, training["long_side"])
+        size = fitted_size(view["width"], view["height"], COMMON_LONG_SIDE)
+        counted = read_mask(context.inputs["sfm"].folder, view, *size)
+        records.append({**record, "unseen": unseen_share(shown_before(view, *size), counted)})
         context.progress(done, len(shown), "photos", phase="comparing")
     opening = _draw(context, params, views, shown, records, trained, compressed)
     report = {
@@ -99,7 +107,7 @@ def measure(view: View, folder: Path, trained: Render, compressed: Render, long_
     sizes = (fitted_size(*photo.size, long_side), fitted_size(*photo.size, COMMON_LONG_SIDE), photo.size)
     record: dict[str, Any] = {"name": view["name"]}
     scores: dict[tuple[int, int], dict[str, dict[str, float]]] = {}
-    for size in set(sizes):
+    for size in dict.fromkeys(sizes):
         truth, counted = resized(photo, *size), read_mask(folder, view, *size)
         pictures = {
             "{metric}{size}": trained(view, *size),
@@ -107,6 +115,8 @@ def measure(view: View, folder: Path, trained: Render, compressed: Render, long_
             "baseline_{metric}{size}": blurred(truth),
         }
         scores[size] = {name: scores_of(picture, truth, counted) for name, picture in pictures.items()}
+        if size == sizes[0]:
+            record.update(looks_of(pictures["{metric}{size}"], truth, counted))
         if size == photo.size and counted is not None:
             record["counted"] = round(float(counted.mean()), 4)
     for suffix, size in zip(SUFFIXES, sizes, strict=True):
@@ -127,14 +137,27 @@ def scores_of(picture: Picture, photo: Picture, counted: NDArray[np.bool_] | Non
     }
 
 
+def looks_of(picture: Picture, photo: Picture, counted: NDArray[np.bool_] | None) -> dict[str, float]:
+    """MS-SSIM and FLIP of a picture, nearer to what people see than PSNR and SSIM: as it is and colour-corrected."""
+    corrected = colour_corrected(picture, photo, counted)
+    return {
+        name.format(metric): round(measured(each, photo, counted), 4)
+        for metric, measured in (("ms_ssim", ms_ssim), ("flip", flip))
+        for name, each in (("{}", picture), ("cc_{}", corrected))
+    }
+
+
 def summary(records: list[dict[str, Any]], held_out: int) -> dict[str, Any]:
-    """Means over the views: quality only where they were held out, the cost of compression always."""
-    names = [name for name in records[0] if "psnr" in name or "ssim" in name]
+    """Means over the views, and the worst: quality only where they were held out, the cost of compression always."""
+    names = [name for name in records[0] if any(metric in name for metric in ("psnr", "ssim", "flip", "unseen"))]
+    worst = min(records, key=lambda record: float(record["cc_psnr"]))
     means = {name: round(float(np.mean([record[name] for record in records])), 4) for name in names}
     return {
         "views": held_out,
         "compression_loss_db": round(means["psnr"] - means["psnr_compressed"], 4),
         **{name: value if held_out else None for name, value in means.items()},
+        "cc_psnr_worst": worst["cc_psnr"] if held_out else None,
+        "worst_view": worst["name"] if held_out else None,
     }
 
 

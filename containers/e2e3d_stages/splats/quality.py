@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 SSIM_TAPS = 11
 SSIM_SIGMA = 1.5
 SSIM_C1, SSIM_C2 = 0.01**2, 0.03**2
+MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # from fine to coarse
 
 
 def ssim_window() -> NDArray[np.float32]:
@@ -41,15 +42,36 @@ def ssim(image: NDArray[np.floating], photo: NDArray[np.floating], counted: NDAr
     x, y = image.astype(np.float32), photo.astype(np.float32)
     if counted is not None:
         x = np.where(counted[..., None], x, y)
-    mean_x, mean_y = _blur(x), _blur(y)
-    var_x, var_y = _blur(x * x) - mean_x * mean_x, _blur(y * y) - mean_y * mean_y
-    covariance = _blur(x * y) - mean_x * mean_y
-    luminance = (2 * mean_x * mean_y + SSIM_C1) / (mean_x * mean_x + mean_y * mean_y + SSIM_C1)
-    values = luminance * (2 * covariance + SSIM_C2) / (var_x + var_y + SSIM_C2)
-    half = SSIM_TAPS // 2
-    if counted is not None and (around := counted[half:-half, half:-half]).any():
-        values = values[around]
-    return float(np.mean(values, dtype=np.float64))
+    luminance, contrast = _similarities(x, y, counted)
+    return float(np.mean(luminance * contrast, dtype=np.float64))
+
+
+def ms_ssim(
+    image: NDArray[np.floating], photo: NDArray[np.floating], counted: NDArray[np.bool_] | None = None
+) -> float:
+    """Structural similarity at up to five scales, each half of the one before; from coarse shapes to pixels.
+
+    Wang et al. 2003. Of a picture that is too small for five scales, those that it has room for, the weights in
+    proportion.
+
+    :param counted: (H, W), the pixels that are compared, as `ssim` does; all when not given.
+    :raises ValueError: when the shapes differ or a side is shorter than the window.
+    """
+    if image.shape != photo.shape or min(image.shape[:2]) < SSIM_TAPS:
+        raise ValueError(f"cannot compare {image.shape} with {photo.shape}")
+    x, y = image.astype(np.float32), photo.astype(np.float32)
+    if counted is not None:
+        x = np.where(counted[..., None], x, y)
+    scales = min(len(MS_SSIM_WEIGHTS), int(np.log2(min(image.shape[:2]) / SSIM_TAPS)) + 1)
+    weights = np.array(MS_SSIM_WEIGHTS[:scales]) / sum(MS_SSIM_WEIGHTS[:scales])
+    product = np.ones(image.shape[2])
+    for scale, weight in enumerate(weights):
+        luminance, contrast = _similarities(x, y, counted)
+        values = luminance * contrast if scale == scales - 1 else contrast
+        product *= values.mean(0, dtype=np.float64).clip(min=0) ** weight
+        x, y = _halved(x), _halved(y)
+        counted = None if counted is None else _halved(counted[..., None].astype(np.float32))[..., 0] >= 0.5
+    return float(product.mean())
 
 
 def colour_corrected(
@@ -71,6 +93,27 @@ def colour_corrected(
     matrix, *_ = np.linalg.lstsq(given[chosen].T @ given[chosen], given[chosen].T @ wanted[chosen], rcond=1e-9)
     corrected: NDArray[np.float32] = (given @ matrix).clip(0, 1).reshape(image.shape).astype(np.float32)
     return corrected
+
+
+def _similarities(
+    x: NDArray[np.float32], y: NDArray[np.float32], counted: NDArray[np.bool_] | None
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """SSIM's two factors, luminance and contrast with structure, (P, 3) each: of the windows that count."""
+    mean_x, mean_y = _blur(x), _blur(y)
+    var_x, var_y = _blur(x * x) - mean_x * mean_x, _blur(y * y) - mean_y * mean_y
+    covariance = _blur(x * y) - mean_x * mean_y
+    luminance = (2 * mean_x * mean_y + SSIM_C1) / (mean_x * mean_x + mean_y * mean_y + SSIM_C1)
+    contrast = (2 * covariance + SSIM_C2) / (var_x + var_y + SSIM_C2)
+    half, chosen = SSIM_TAPS // 2, np.ones(luminance.shape[:2], bool)
+    if counted is not None and (around := counted[half:-half, half:-half]).any():
+        chosen = around
+    return luminance[chosen].astype(np.float32), contrast[chosen].astype(np.float32)
+
+
+def _halved(picture: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Means of 2 x 2 pixels; an odd last row or column is left out."""
+    even = picture[: len(picture) // 2 * 2, : picture.shape[1] // 2 * 2]
+    return ((even[::2, ::2] + even[1::2, ::2] + even[::2, 1::2] + even[1::2, 1::2]) / 4).astype(np.float32)
 
 
 def _blur(picture: NDArray[np.float32]) -> NDArray[np.float32]:

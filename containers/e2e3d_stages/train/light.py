@@ -58,6 +58,11 @@ class Light:
         log.info("The photos' exposure differs by %.2f EV (standard deviation)", spread)
         return cls(maps, mean, device) if wanted == "on" or spread >= NOTABLE_EV else None
 
+    def gains(self) -> NDArray[np.float32]:
+        """How many times brighter than in the mean light each photo is, (V, 3), as the maps' diagonals have it."""
+        gains: NDArray[np.float32] = self.maps.detach().diagonal(dim1=1, dim2=2).cpu().numpy()
+        return gains
+
     def applied(self, colours: Tensor, view: int) -> Tensor:
         """Colours of the scene, (..., 3), in the light of a view's photo."""
         return colours @ self.maps[view, :, :3].T + self.maps[view, :, 3]

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from e2e3d_stages.splats.gaussians import Gaussians
 from e2e3d_stages.splats.rendering import Render, Splats
@@ -22,6 +23,7 @@ _LEARNING_RATES = {
 }
 _FINAL_SHARE = {"means": 0.01}
 _MIN_OPACITY = 0.005
+ERROR_CELL = 4  # px, over which the picture's error is averaged
 
 
 class TrainableSplats:
@@ -37,7 +39,7 @@ class TrainableSplats:
         self.tensors = {name: t.to(device).contiguous().requires_grad_() for name, t in tensors.items()}
         groups = [{"params": [t], "name": name} for name, t in self.tensors.items()]
         self.optimizer = torch.optim.Adam(groups, lr=1.0, eps=1e-15, fused=True)
-        self.gradient = torch.zeros(len(self), device=device)
+        self.pull = torch.zeros(len(self), device=device)
         self.times_seen = torch.zeros(len(self), device=device)
 
     def __len__(self) -> int:
@@ -61,9 +63,16 @@ class TrainableSplats:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
-    def observe(self, result: Render, pixels: int) -> None:
-        """Add a finished backward pass to what `refine` decides by."""
-        self.gradient += result.screen_gradient() * pixels**0.5
+    def observe(self, result: Render, wrong: Tensor) -> None:
+        """Add a finished backward pass to what `refine` decides by: the loss's pull, where the picture is wrong.
+
+        :param wrong: (H, W), how far the picture is from its photo.
+        """
+        around = functional.avg_pool2d(wrong[None, None], ERROR_CELL, ceil_mode=True, count_include_pad=False)[0, 0]
+        rows, columns = around.shape
+        column, row = (result.centres / ERROR_CELL).long().T
+        error = around[row.clamp(0, rows - 1), column.clamp(0, columns - 1)]
+        self.pull += result.screen_gradient() * wrong.numel() ** 0.5 * error
         self.times_seen += result.visible
 
     def refine(self, wanted: int) -> int:
@@ -74,7 +83,7 @@ class TrainableSplats:
         with torch.no_grad():
             keep = (self.tensors["opacities"].sigmoid() > _MIN_OPACITY).nonzero()[:, 0]
             dropped = len(self) - len(keep)
-            pull = (self.gradient / self.times_seen.clamp(min=1))[keep]
+            pull = (self.pull / self.times_seen.clamp(min=1))[keep]
             count = min(max(wanted - len(keep), 0), int((pull > 0).sum()))
             split = pull.topk(count).indices
             untouched = torch.ones(len(keep), dtype=torch.bool, device=pull.device)
@@ -109,22 +118,22 @@ class TrainableSplats:
             self.tensors[name] = group["params"][0] = changed
             if state:
                 self.optimizer.state[changed] = state
-        self.gradient = torch.zeros(len(self), device=self.gradient.device)
-        self.times_seen = torch.zeros_like(self.gradient)
+        self.pull = torch.zeros(len(self), device=self.pull.device)
+        self.times_seen = torch.zeros_like(self.pull)
 
     def state_dict(self) -> dict[str, Any]:
         """All that a checkpoint needs."""
         return {
             "tensors": {name: t.detach() for name, t in self.tensors.items()},
             "optimizer": self.optimizer.state_dict(),
-            "gradient": self.gradient,
+            "pull": self.pull,
             "times_seen": self.times_seen,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict()`; this model was made from the same tensors."""
         self.optimizer.load_state_dict(state["optimizer"])
-        self.gradient, self.times_seen = state["gradient"], state["times_seen"]
+        self.pull, self.times_seen = state["pull"], state["times_seen"]
 
     def is_finite(self) -> bool:
         """Whether no value is NaN or infinite."""
@@ -140,7 +149,7 @@ class TrainableSplats:
 
 def rotation_matrices(quats: Tensor) -> Tensor:
     """(N, 3, 3) of (N, 4) quaternions, w first, any length."""
-    w, x, y, z = torch.nn.functional.normalize(quats, dim=-1).unbind(-1)
+    w, x, y, z = functional.normalize(quats, dim=-1).unbind(-1)
     rows = [
         1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y),
         2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x),

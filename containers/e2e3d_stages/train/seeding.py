@@ -12,13 +12,28 @@ from e2e3d_stages.train.scene import Points, Scene, View
 
 CELL_SHARE = 50  # a cell of the coverage grid is the picture's long side through this
 _INITIAL_OPACITY = 0.1
+# Of all training photos together; a place is in some ten of them. Below the least, more cost next to nothing.
+PIXELS_PER_GAUSSIAN, FEWEST_GAUSSIANS = 200, 20_000
 _C0 = 0.28209479177387814
 _FEWEST_POINTS = 10
 
 
-def seed(scene: Scene, max_gaussians: int, sh_degree: int, rng: np.random.Generator) -> tuple[dict[str, Tensor], int]:
+def resolved(scene: Scene) -> int:
+    """How many Gaussians the photos have detail for, at the training size: more would learn their noise."""
+    pixels = sum(view.camera.width * view.camera.height for view in scene.views)
+    return max(FEWEST_GAUSSIANS, pixels // PIXELS_PER_GAUSSIAN)
+
+
+def seed(
+    scene: Scene,
+    max_gaussians: int,
+    sh_degree: int,
+    rng: np.random.Generator,
+    gains: NDArray[np.float32] | None = None,
+) -> tuple[dict[str, Tensor], int]:
     """Trainable tensors by name (see `model.TrainableSplats`), and how many of them cover what SfM left empty.
 
+    :param gains: (V, 3), how many times brighter than in the mean light each training photo is, where that differs.
     :raises StageError: when there is next to nothing to start from.
     """
     points = scene.points
@@ -27,7 +42,7 @@ def seed(scene: Scene, max_gaussians: int, sh_degree: int, rng: np.random.Genera
             f"Only {len(points.xyz)} points are seen by two training photos: nothing to start from.",
             hint="Take more photos with more overlap, or hold out fewer (train_holdout).",
         )
-    xyz, rgb, size = _cover(scene.views, points)
+    xyz, rgb, size = _cover(scene.views, points, np.ones((len(scene.views), 3), np.float32) if gains is None else gains)
     filled = len(xyz)
     xyz, rgb = np.concatenate([points.xyz, xyz]), np.concatenate([points.rgb, rgb])
     size = np.concatenate([spacing(points.xyz), size])
@@ -61,16 +76,18 @@ def spacing(xyz: NDArray[np.float32]) -> NDArray[np.float32]:
     return lonely
 
 
-def _cover(views: list[View], points: Points) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+def _cover(
+    views: list[View], points: Points, gains: NDArray[np.float32]
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
     """Places, colours and sizes for the parts of the training views that no point covers; they would stay black.
 
     A cell of a view's grid without a point in it or next to it gets a Gaussian at the depth of the nearest points the
-    view observes. What one view adds counts as cover for the next.
+    view observes, in the photos' mean light. What one view adds counts as cover for the next.
     """
     added: list[NDArray[np.float32]] = []
     colours: list[NDArray[np.float32]] = []
     sizes: list[NDArray[np.float32]] = []
-    for view, seen in zip(views, points.seen_by, strict=True):
+    for view, seen, gain in zip(views, points.seen_by, gains, strict=True):
         if not len(seen):
             continue
         observed, depth, _ = view.camera.project(points.xyz[seen])
@@ -92,7 +109,7 @@ def _cover(views: list[View], points: Points) -> tuple[NDArray[np.float32], NDAr
         pose = camera.pose.numpy()
         added.append((local - pose[:3, 3]) @ pose[:3, :3])
         column, row = empty.astype(int).T
-        colours.append(view.photo[row, column].astype(np.float32) / 255)
+        colours.append((view.photo[row, column] / (255 * gain)).clip(0, 1).astype(np.float32))
         sizes.append((0.5 * cell * z[:, 0] / camera.focal[0]).astype(np.float32))
     none = np.zeros((0, 3), np.float32)
     return (

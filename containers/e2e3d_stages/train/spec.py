@@ -7,15 +7,15 @@ from e2e3d_stages.contract.spec import Deliverable, Limit, StageSpec, Workload
 from e2e3d_stages.train.params import PRESETS, Params
 
 # `make demo` on the sample, two cores of an AMD EPYC.
-SECONDS_PER_STEP_AT_640_PX = 0.09
+SECONDS_PER_STEP_AT_1000_PX = 0.1
 # gsplat on an A100 and the MipNeRF360 scenes: 15.4 minutes for 30,000 steps (gsplat's documentation, 1M Gaussians).
 SECONDS_PER_STEP_ON_GPU = 0.031
 
 
 def rough_seconds(workload: Workload) -> float:
     """By the steps, and on CPUs by the size of the photos."""
-    pixels = (min(workload.long_side, workload.params["long_side"]) / 640) ** 2
-    per_step = SECONDS_PER_STEP_ON_GPU if workload.gpu else SECONDS_PER_STEP_AT_640_PX * pixels
+    pixels = (min(workload.long_side, workload.params["long_side"]) / 1000) ** 2
+    per_step = SECONDS_PER_STEP_ON_GPU if workload.gpu else SECONDS_PER_STEP_AT_1000_PX * pixels
     return float(workload.params["iterations"] * per_step)
 
 
@@ -26,7 +26,7 @@ SPEC = StageSpec(
     about="Gaussian splatting, on CUDA with gsplat or on the CPU; resumes from its checkpoints.",
     inputs=("sfm",),
     container="3dgs",
-    version=2,
+    version=3,
     params=Params,
     presets=PRESETS,
     longest=Limit(seconds=3_600, per_photo=5, per_step=2),

@@ -24,14 +24,15 @@ from e2e3d_stages.train.loss import photometric_loss
 from e2e3d_stages.train.model import TrainableSplats
 from e2e3d_stages.train.params import Params
 from e2e3d_stages.train.scene import Photos, Scene, load_scene
-from e2e3d_stages.train.seeding import seed
+from e2e3d_stages.train.seeding import resolved, seed
 
 log = logging.getLogger("e2e3d")
 
 REFINE_EVERY = 100
 REFINE_FROM = 300
 REFINE_UNTIL = 0.6  # share of the iterations after which the number of Gaussians stays
-COARSE_UNTIL = 0.4
+# Photos at a fraction of the size, until that share of the iterations: measured in docs/trials.md.
+PYRAMID = ((4, 0.15), (2, 0.5))
 SH_SHARE = 0.1  # one more band after each such share of the iterations
 PSNR_SECONDS = 1.0  # between two looks at the training views' errors: a GPU must stop for each
 PREVIEW_SECONDS = 12.0  # between two previews, or longer
@@ -81,11 +82,13 @@ class Trainer:
         self.context, self.scene, self.device = context, scene, device
         self.params: Params = context.params
         self.rng = np.random.default_rng(self.params.seed)
-        tensors, self.filled = seed(scene, self.params.max_gaussians, self.params.sh_degree, self.rng)
+        self.light = Light.of(scene, self.params.light, device)
+        self.most = min(self.params.max_gaussians, resolved(scene))
+        gains = None if self.light is None else self.light.gains()
+        tensors, self.filled = seed(scene, self.most, self.params.sh_degree, self.rng, gains)
         self.model = TrainableSplats(tensors, scene.extent, device)
         self.seeded = len(self.model)
         self.background = torch.zeros(3, device=device)
-        self.light = Light.of(scene, self.params.light, device)
         self.photos = Photos(scene.views, device)
         self.step = 0
         self.resumed_from: int | None = None
@@ -140,7 +143,7 @@ class Trainer:
         params = self.params
         share = self.step / params.iterations
         view = self._next_view()
-        divisor = 2 if params.coarse_to_fine and share < COARSE_UNTIL else 1
+        divisor = next((each for each, until in PYRAMID if share < until and params.coarse_to_fine), 1)
         camera, photo = self.photos.get(view, divisor)
         counted = self.photos.counted(view, divisor)
         background, compared = self.background, counted
@@ -154,11 +157,14 @@ class Trainer:
         image = result.image if self.light is None else self.light.developed(result.image, view, photo)
         loss = photometric_loss(image, photo, params.ssim_weight, compared)
         loss.backward()  # type: ignore[no-untyped-call]
-        self.model.observe(result, camera.width * camera.height)
+        difference = image.detach() - photo
+        if share < REFINE_UNTIL:
+            wrong = difference.abs().mean(2)
+            self.model.observe(result, wrong if compared is None else wrong * compared)
         self.model.step(share)
         if self.light is not None:
             self.light.step(share)
-        squares = (image.detach() - photo).square().mean(dim=2)
+        squares = difference.square().mean(2)
         self.errors[view] = squares.mean() if counted is None else squares.mul(counted).sum() / counted.sum()
         self.step += 1
         return loss.detach()
@@ -173,7 +179,7 @@ class Trainer:
         end = REFINE_UNTIL * self.params.iterations
         if REFINE_FROM <= self.step <= end:
             progress = min(1.0, self.step / (0.9 * end))
-            wanted = self.seeded * (self.params.max_gaussians / self.seeded) ** progress
+            wanted = self.seeded * (self.most / self.seeded) ** progress
             self.model.refine(int(wanted))
 
     def _record(self, loss: float) -> None:

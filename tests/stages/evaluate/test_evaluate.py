@@ -14,11 +14,12 @@ from PIL import Image
 
 from e2e3d_stages.contract.messages import StageError
 from e2e3d_stages.evaluate import stage
+from e2e3d_stages.evaluate.flip import flip
 from e2e3d_stages.evaluate.params import Params
 from e2e3d_stages.evaluate.pictures import blurred, difference
 from e2e3d_stages.splats import sog
 from e2e3d_stages.splats.gaussians import Gaussians, write_ply
-from e2e3d_stages.splats.quality import colour_corrected
+from e2e3d_stages.splats.quality import colour_corrected, ms_ssim
 
 NAMES = [f"{i:03}.jpg" for i in range(10)]
 SIZE = (240, 180)
@@ -270,3 +271,78 @@ def test_only_what_counts_of_a_photo_is_measured(job, draws_photos) -> None:
     assert masked["ssim"] == pytest.approx(plain["ssim"], abs=0.005)
     record = json.loads((job.output / "evaluation.json").read_text())
     assert [entry["counted"] for entry in record["views"]] == [0.75, 0.75]
+
+
+def test_each_held_out_photo_says_what_no_training_photo_shows_and_the_worst_is_told(job, draws_photos) -> None:
+    hold_out(job, NAMES[::8])
+    spoilt = NAMES[8]
+    truth = PhotoRenderer.image
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            PhotoRenderer,
+            "image",
+            lambda self, of, *size: truth(self, of, *size) if of["name"] != spoilt else np.zeros((*size[::-1], 3)),
+        )
+        metrics = stage.run(job)
+    record = json.loads((job.output / "evaluation.json").read_text())
+    assert metrics["worst_view"] == spoilt
+    assert metrics["cc_psnr_worst"] == record["views"][1]["cc_psnr"] < record["views"][0]["cc_psnr"]
+    assert record["views"][1]["unseen"] == 1
+    assert metrics["unseen"] == pytest.approx(np.mean([entry["unseen"] for entry in record["views"]]), abs=1e-4)
+
+
+@pytest.mark.slow
+def test_what_lies_beyond_every_training_photo_is_unseen_however_well_it_is_drawn() -> None:
+    from e2e3d_stages.evaluate.unseen import shown_by, unseen_share
+    from e2e3d_stages.splats.rasterizer import Renderer
+
+    across, down = (each.ravel() for each in np.meshgrid(np.linspace(-6, 6, 121), np.linspace(-4, 4, 81)))
+    wall = Gaussians(
+        means=np.stack([across, down, np.zeros_like(across)], 1).astype(np.float32),
+        scales=np.full((len(across), 3), np.log(0.07), np.float32),
+        quats=np.tile(np.array([1, 0, 0, 0], np.float32), (len(across), 1)),
+        opacities=np.full(len(across), 4, np.float32),
+        sh=np.zeros((len(across), 1, 3), np.float32),
+    )
+    before, aside = view("a.jpg", 0), view("b.jpg", 30)  # three units, half of the picture's width on the wall
+    white = Renderer(shown_by([before], wall))
+    assert unseen_share(white.image(before, *SIZE), None) < 0.04
+    assert unseen_share(white.image(aside, *SIZE), None) == pytest.approx(0.5, abs=0.04)
+    right = np.zeros((SIZE[1], SIZE[0]), bool)
+    right[:, 130:] = True
+    assert unseen_share(white.image(aside, *SIZE), right) < 0.04
+
+
+def pictures() -> tuple[np.ndarray, np.ndarray]:
+    """A picture and one that differs from it in colour and in what is fine."""
+    across, down = np.meshgrid(np.arange(208) / 208, np.arange(192) / 192)
+    photo = np.stack([0.5 + 0.5 * np.sin(40 * across * down), across, 0.5 + 0.5 * np.cos(25 * down)], 2)
+    wrong = 0.8 * photo + 0.1 * np.stack([down, across, np.sin(60 * across) ** 2], 2)
+    return wrong.astype(np.float32), photo.astype(np.float32)
+
+
+def test_flip_and_ms_ssim_are_those_of_their_authors() -> None:
+    # flip-evaluator 1.7 (NVIDIA) and pytorch-msssim 1.0 on the same arrays.
+    assert flip(*pictures()) == pytest.approx(0.425525, abs=2e-5)
+    assert ms_ssim(*pictures()) == pytest.approx(0.973899, abs=2e-5)
+    picture = pictures()[1]
+    assert flip(picture, picture) == 0
+    assert ms_ssim(picture, picture) == pytest.approx(1)
+
+
+def test_flip_and_ms_ssim_leave_out_what_does_not_count() -> None:
+    wrong, photo = pictures()
+    counted = np.zeros(photo.shape[:2], bool)
+    counted[:, :100] = True
+    half = np.where(counted[..., None], photo, wrong)
+    assert flip(half, photo, counted) == 0
+    assert flip(wrong, photo, counted) > 0.2
+    assert ms_ssim(half, photo, counted) == pytest.approx(1)
+    assert ms_ssim(wrong, photo, counted) < 0.99
+
+
+def test_ms_ssim_of_a_small_picture_has_fewer_scales_and_of_a_tiny_one_is_refused() -> None:
+    wrong, photo = pictures()
+    assert 0.9 < ms_ssim(wrong[:60, :80], photo[:60, :80]) < 1
+    with pytest.raises(ValueError, match="cannot compare"):
+        ms_ssim(wrong[:10, :80], photo[:10, :80])

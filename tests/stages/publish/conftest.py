@@ -77,6 +77,7 @@ METRICS: dict[str, dict[str, Any]] = {
     "evaluate": {
         "views": 1,
         "compression_loss_db": 0.02,
+        **{"cc_ms_ssim": 0.983, "cc_flip": 0.071, "cc_psnr_worst": 31.02, "unseen": 0.0312},
         **{
             f"{kind}{metric}{suffix}{end}": value
             for suffix in ("", "_400", "_full")
@@ -178,6 +179,7 @@ def _write_evaluate(folder: Path, _: Path) -> None:
     for name in [*names.values(), "thumbnail.jpg"]:
         Image.new("RGB", (32, 18), (90, 120, 60)).save(folder / name)
     figures = {"psnr": 31.66, "ssim": 0.912, "cc_psnr": 33.18, "cc_ssim": 0.921, "psnr_compressed": 31.64}
+    figures |= {"cc_flip": 0.071, "unseen": 0.0312}
     view = {"name": "0.jpg", **figures, "pictures": names}
     opening = {"name": "1.jpg", "depth": 5.2}
     record = {"basis": "held-out", "long_side": 400, "opening_view": opening, "views": [view]}

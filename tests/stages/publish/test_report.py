@@ -133,10 +133,24 @@ def test_a_photo_that_was_not_placed_is_shown_small(run) -> None:
 
 def test_each_photo_kept_from_training_is_named_as_in_the_capture_with_its_figures(run) -> None:
     figures = {"psnr": 28.11, "ssim": 0.856, "cc_psnr": 30.62, "cc_ssim": 0.871, "psnr_compressed": 28.04}
+    figures |= {"cc_flip": 0.112, "unseen": 0.0}
     others = [{"name": "2.jpg", **figures}]
     edit(run, "evaluate", "evaluation.json", lambda record: {**record, "views": [*record["views"], *others]})
     words = Page(report_page("Yard", run.inputs)).words
-    assert "DSC_0.jpg 31.66 dB 0.912 33.18 dB 0.921 31.64 dB DSC_2.jpg 28.11 dB 0.856 30.62 dB 0.871 28.04 dB" in words
+    assert "DSC_0.jpg 31.66 dB 0.912 33.18 dB 0.921 0.071 3 % 31.64 dB" in words
+    assert "DSC_2.jpg 28.11 dB 0.856 30.62 dB 0.871 0.112 0 % 28.04 dB" in words
+
+
+def test_the_worst_photo_and_what_no_training_photo_shows_are_told(run) -> None:
+    plain = Page(report_page("Yard", run.inputs)).words
+    assert "MS-SSIM is 0.983 and FLIP 0.071" in plain
+    assert "No training photo shows 3 % of the held-out photos" in plain
+    assert "worst" not in plain
+    metrics = run.inputs["evaluate"].manifest.metrics
+    run.change("evaluate", metrics={**metrics, "views": 2, "unseen": 0.001})
+    words = Page(report_page("Yard", run.inputs)).words
+    assert "The worst photo has 31.02 dB colour-corrected." in words
+    assert "No training photo shows" not in words
 
 
 def test_figures_as_drawn_and_colour_corrected_are_told_apart(run) -> None:

@@ -22,7 +22,7 @@ from e2e3d_stages.contract.messages import Interrupted, InvalidRequest, OutOfMem
 from e2e3d_stages.splats.gaussians import read_ply
 from e2e3d_stages.splats.quality import psnr
 from e2e3d_stages.splats.rasterizer import Renderer
-from e2e3d_stages.train import stage
+from e2e3d_stages.train import seeding, stage
 from e2e3d_stages.train.params import PRESETS, Params
 from e2e3d_stages.train.scene import Photos, load_scene, split_heldout
 from e2e3d_stages.train.seeding import seed
@@ -303,6 +303,35 @@ def test_uncovered_areas_do_not_stay_black(half_covered: Path, tmp_path: Path) -
     render = Renderer(read_ply(job.output / "scene.ply")).image(view, 64, 48)
     photo = np.asarray(Image.open(half_covered / "images" / view["name"])) / 255
     assert render[:, 40:].mean() > 0.5 * photo[:, 40:].mean()
+
+
+def test_what_covers_a_dark_photo_s_gaps_has_the_mean_light(half_covered: Path) -> None:
+    scene = load_scene(half_covered, 64, 0)
+    gains = np.ones((9, 3), np.float32)
+    (plain, filled), (mean, _) = (seed(scene, 5_000, 0, np.random.default_rng(0), given) for given in (None, gains))
+    assert torch.equal(plain["sh_dc"], mean["sh_dc"])
+    brighter, _ = seed(scene, 5_000, 0, np.random.default_rng(0), gains / 2)
+    before, after = (0.5 + 0.28209479 * tensors["sh_dc"][-filled:, 0] for tensors in (plain, brighter))
+    assert torch.allclose(after, (2 * before).clamp(max=1), atol=1e-4)
+    assert torch.equal(plain["sh_dc"][:-filled], brighter["sh_dc"][:-filled])
+
+
+def test_there_are_no_more_gaussians_than_the_photos_have_detail_for(
+    make_job: MakeJob, monkeypatch: pytest.MonkeyPatch, tenfold: None
+) -> None:
+    monkeypatch.setattr(seeding, "FEWEST_GAUSSIANS", 0)
+    monkeypatch.setattr(seeding, "PIXELS_PER_GAUSSIAN", 60)
+    assert stage.run(make_job(iterations=60))["gaussians"] == 9 * 64 * 48 // 60
+
+
+def test_training_begins_on_small_photos_and_ends_on_whole_ones(
+    make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[int] = []
+    get = Photos.get
+    monkeypatch.setattr(Photos, "get", lambda self, view, divisor: (used.append(divisor), get(self, view, divisor))[1])
+    stage.run(make_job(iterations=20, long_side=64))
+    assert used == [4] * 3 + [2] * 7 + [1] * 10
 
 
 def test_training_stops_at_the_plateau_only_when_asked(
