@@ -55,7 +55,7 @@ def median_depth(splats: Splats, camera: Camera, params: RenderParams) -> Tensor
     lens = kernels.lens(camera, params)
     screen, depth = np.empty((len(gaussians[0]), kernels.SCREEN), np.float32), np.empty(len(gaussians[0]), np.float32)
     _cores.run(kernels.project, *gaussians, *lens, screen, depth)
-    start, index = kernels.bin_tiles(screen, depth, camera.width, camera.height)
+    start, index, _, _ = _binned(screen, depth, camera)
     slope = np.empty((len(depth), 2), np.float32)
     means, quats, scales, *_ = gaussians
     _, pose, _, intrinsics, width, height = lens
@@ -76,12 +76,12 @@ class _Rasterize(torch.autograd.Function):
         screen = np.empty((count, kernels.SCREEN), np.float32)
         depth = np.empty(count, np.float32)
         _cores.run(kernels.project, *gaussians, *lens, screen, depth)
-        start, index = kernels.bin_tiles(screen, depth, camera.width, camera.height)
+        start, index, pair, begin = _binned(screen, depth, camera)
         image = np.empty((camera.height, camera.width, 3), np.float32)
         transmittance = np.empty((camera.height, camera.width), np.float32)
         drawn = np.empty(len(start) - 1, np.int64)
         _cores.run(kernels.draw, screen, start, index, background.numpy(), image, transmittance, drawn)
-        ctx.state = (gaussians, lens, screen, depth, start, index, drawn, image, screen_gradient)
+        ctx.state = (gaussians, lens, screen, depth, start, index, pair, begin, drawn, image, screen_gradient)
         alpha, depths = torch.from_numpy(1 - transmittance), torch.from_numpy(depth)
         centres = torch.from_numpy(screen[:, :2])
         ctx.mark_non_differentiable(alpha, depths, centres)
@@ -89,14 +89,34 @@ class _Rasterize(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, d_image: Tensor, *_: Tensor) -> tuple[Any, ...]:
-        gaussians, lens, screen, depth, start, index, drawn, image, screen_gradient = ctx.state
-        moments = np.empty((_cores.count, len(depth), kernels.MOMENTS), np.float32)
-        _cores.run(kernels.draw_backward, screen, start, index, drawn, image, d_image.contiguous().numpy(), moments)
+        gaussians, lens, screen, depth, start, index, pair, begin, drawn, image, screen_gradient = ctx.state
+        moments = np.empty((len(pair), kernels.MOMENTS), np.float32)
+        d_image = d_image.contiguous()
+        _cores.run(kernels.draw_backward, screen, start, index, pair, drawn, image, d_image.numpy(), moments)
         gradients = tuple(np.zeros_like(array) for array in gaussians)
-        _cores.run(
-            kernels.project_backward, *gaussians, *lens, screen, depth, moments, *gradients, screen_gradient.numpy()
-        )
+        filled = (*gradients, screen_gradient.numpy())
+        _cores.run(kernels.project_backward, *gaussians, *lens, screen, depth, begin, moments, *filled)
         return (None, None, None, None, *(torch.from_numpy(gradient) for gradient in gradients))
+
+
+def _binned(screen: Any, depth: Any, camera: Camera) -> tuple[Any, ...]:
+    """The pairs of a tile and a Gaussian: each tile's from near to far, whatever the number of threads.
+
+    :return: `start` (tiles + 1,) into `index`, the Gaussian of each pair, and into `pair`, its number when they follow
+        one another Gaussian by Gaussian; and where each Gaussian's begin then (N + 1,).
+    """
+    number = np.empty(len(depth), np.int64)
+    tile = np.concatenate(_cores.run(kernels.find_pairs, screen, depth, camera.width, camera.height, number))
+    begin = np.concatenate([[0], number.cumsum()])
+    order = kernels.depth_order(depth)
+    tiles = -(-camera.width // kernels.LANES) * -(-camera.height // kernels.ROWS)
+    count = np.empty((_cores.count, tiles), np.int64)
+    _cores.run(kernels.count_pairs, order, begin, tile, count)
+    start = np.concatenate([[0], count.sum(0).cumsum()])
+    place = start[:-1] + count.cumsum(0) - count
+    index, pair = np.empty_like(tile), np.empty_like(tile)
+    _cores.run(kernels.sort_pairs, order, begin, tile, place, index, pair)
+    return start, index, pair, begin
 
 
 def developed(image: Tensor, light: Tensor, photo: Tensor, white: float) -> Tensor:

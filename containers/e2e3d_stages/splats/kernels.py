@@ -1,15 +1,16 @@
 """The CPU rasteriser's loops, compiled by numba and written for its vectoriser.
 
-What makes LLVM vectorise the two inner loops: one float32 scratch per tile laid out row, field, lane, so that all
-accesses have constant distances; exactly LANES steps without branches (selects instead); float32 constants; an
-exponential that is a polynomial; sums as scalars under fastmath.
+What makes LLVM vectorise the two inner loops: one float32 scratch per tile laid out field, row, lane, so that all
+accesses have constant distances; whole rows of LANES one after the other, without branches (selects instead); float32
+constants; an exponential that is a polynomial; sums as scalars under fastmath, which stay in registers over the rows.
 
 A Gaussian on the screen is a row of SCREEN fields: centre in px (x, y), conic (inverse 2D covariance: xx, xy, yy),
 opacity, colour (3), the largest exponent that still gives an opacity of 1/255, and half width and half height in px
 of the box in which it does.
 
 `part` of `parts` names a thread's share of the work; the functions release the GIL. (numba's own parallel loops take
-five times as long to compile, and their threads spin.)
+five times as long to compile, and their threads spin.) Results do not depend on the number of parts: what several
+parts add to is kept apart, pair by pair of a tile and a Gaussian, and summed in one order.
 
 Formulas: Zwicker et al. 2002 (EWA splatting) and Kerbl et al. 2023 (3D Gaussian splatting); dilation and thresholds
 are those of gsplat's "classic" mode and of the web viewers.
@@ -29,20 +30,22 @@ from numba import njit
 from e2e3d_stages.splats.camera import DILATION, NEAR, Camera
 from e2e3d_stages.splats.params import RenderParams
 
-LANES = 16  # a tile's width
-ROWS = 16  # a tile's height
+LANES = 8  # a tile's width
+ROWS = 64  # a tile's height
 SCREEN = 12
 MOMENTS = 10  # sums over a Gaussian's pixels: dL/d(exponent) times 1, x, y, xx, xy, yy; 3 colours; |dL/dx| + |dL/dy|
 
-_FORWARD_FIELDS = 4  # transmittance, colour
-_BACKWARD_FIELDS = 5  # transmittance, upstream gradient times what lies behind, upstream gradient
-_ZERO, _HALF, _ONE = np.float32(0), np.float32(0.5), np.float32(1)
+_PIXELS = LANES * ROWS
+# Where the fields of a tile's pixels begin, after transmittance: colour, or its upstream gradient; place in the tile;
+# on the way back also the upstream gradient times what lies behind, and the exponent's gradient.
+_RED, _GREEN, _BLUE, _X, _Y, _BEHIND, _SLOPE, _FIELDS = (_PIXELS * field for field in range(1, 9))
+_ZERO, _HALF, _ONE, _TWO = np.float32(0), np.float32(0.5), np.float32(1), np.float32(2)
 _MIN_ALPHA, _MAX_ALPHA = np.float32(1 / 255), np.float32(0.999)
 _OPAQUE = np.float32(1e-4)  # nothing is drawn behind less transmittance than this
 _FAR = np.float32(6)  # exp(-6) < 1/255
-# exp(-x/8) on [0, 6]; three squarings make exp(-x) of it, with a relative error below 2e-6.
-_E0, _E1, _E2, _E3, _E4, _E5 = (
-    np.polynomial.Chebyshev.interpolate(lambda x: np.exp(-x / 8), 5, domain=[0, 6])
+# exp(-x/8) on [0, 6]; three squarings make exp(-x) of it, with a relative error below 6e-5.
+_E0, _E1, _E2, _E3, _E4 = (
+    np.polynomial.Chebyshev.interpolate(lambda x: np.exp(-x / 8), 4, domain=[0, 6])
     .convert(kind=np.polynomial.Polynomial)
     .coef.astype(np.float32)
 )
@@ -74,7 +77,7 @@ def lens(camera: Camera, params: RenderParams) -> tuple[Any, ...]:
 @_inlined
 def _exp(x):
     """exp(-x) for x in [0, 6]."""
-    e = ((((_E5 * x + _E4) * x + _E3) * x + _E2) * x + _E1) * x + _E0
+    e = (((_E4 * x + _E3) * x + _E2) * x + _E1) * x + _E0
     e *= e
     e *= e
     return e * e
@@ -201,7 +204,7 @@ def project(part, parts, means, quats, scales, opacities, sh, degree, pose, eye,
         det = xx * yy - xy * xy
         depth[i] = z
         s = screen[i]
-        s[0], s[1], s[2], s[3], s[4], s[5] = u, v, yy / det, -xy / det, xx / det, opacities[i]
+        s[0], s[1], s[2], s[3], s[4], s[5] = u, v, yy / det, -xy / det, xx / det, min(opacities[i], _MAX_ALPHA)
         s[9], s[10], s[11] = reach, rx, ry
         dx, dy, dz = m[0] - eye[0], m[1] - eye[1], m[2] - eye[2]
         length = math.sqrt(dx * dx + dy * dy + dz * dz)
@@ -215,10 +218,12 @@ def project(part, parts, means, quats, scales, opacities, sh, degree, pose, eye,
 
 @_compiled
 def project_backward(
-    part, parts, means, quats, scales, opacities, sh, degree, pose, eye, camera, width, height, screen, depth, moments,
-    d_means, d_quats, d_scales, d_opacities, d_sh, d_screen,
+    part, parts, means, quats, scales, opacities, sh, degree, pose, eye, camera, width, height, screen, depth, begin,
+    moments, d_means, d_quats, d_scales, d_opacities, d_sh, d_screen,
 ):  # fmt: skip
-    """Carry the rasteriser's `moments` (parts, N, MOMENTS) back to the Gaussians.
+    """Carry the rasteriser's `moments` (pairs, MOMENTS) back to the Gaussians.
+
+    :param begin: (N + 1,) where each Gaussian's pairs begin, and the last one's end.
 
     `d_screen` (N,) gets the summed absolute gradient (x and y) of the centre in px (Ye et al. 2024, AbsGS).
     """
@@ -229,13 +234,14 @@ def project_backward(
         if depth[i] == 0:
             continue
         for k in range(MOMENTS):
-            g[k] = moments[0, i, k]
-            for t in range(1, len(moments)):
-                g[k] += moments[t, i, k]
+            total = _ZERO
+            for t in range(begin[i], begin[i + 1]):
+                total += moments[t, k]
+            g[k] = total
         s, m = screen[i], means[i]
         a, b, c = s[2], s[3], s[4]
         d_screen[i] = g[9]
-        d_opacities[i] = -g[0] / opacities[i]
+        d_opacities[i] = -g[0] / opacities[i] if opacities[i] < _MAX_ALPHA else _ZERO
         # The conic is the covariance's inverse, so its gradient is carried by -Q G Q.
         g_xx, g_xy, g_yy = 0.5 * g[3], 0.5 * g[4], 0.5 * g[5]
         p00, p01, p10, p11 = a * g_xx + b * g_xy, a * g_xy + b * g_yy, b * g_xx + c * g_xy, b * g_xy + c * g_yy
@@ -312,7 +318,7 @@ def _quaternion_backward(q, d_rot, d_q):
 
 
 @_compiled
-def _depth_order(depth):
+def depth_order(depth):
     """Indices of the visible Gaussians from near to far: a radix sort of the depths' bits (all positive)."""
     visible = np.nonzero(depth)[0].astype(np.int32)
     key, swap_key = depth[visible].view(np.uint32), np.empty(len(visible), np.uint32)
@@ -342,82 +348,100 @@ def _tiles(s, columns, rows):
 
 
 @_inlined
-def _touches(s, x0, y0):
-    """Whether the ellipse reaches a tile's pixels: the least exponent over the tile, taken edge by edge."""
-    left, top = x0 + _HALF - s[0], y0 + _HALF - s[1]
-    right, bottom = left + (LANES - 1), top + (ROWS - 1)
-    if left <= 0 <= right and top <= 0 <= bottom:
-        return True
+def _rows(s, x0, height):
+    """First and past-the-end row of the picture in which a Gaussian reaches pixels of the tiles that begin at x0.
+
+    An ellipse's upper bound is concave over x, so over a tile's width it is highest where x is next to the peak's.
+    """
+    left = x0 + _HALF - s[0]
+    right = left + np.float32(LANES - 1)
     a, b, c = s[2], s[3], s[4]
-    x = left if left > 0 else right
-    y = min(max(-b * x / c, top), bottom)
-    least = _HALF * (a * x * x + c * y * y) + b * x * y if left > 0 or right < 0 else np.float32(1e9)
-    if top > 0 or bottom < 0:
-        y = top if top > 0 else bottom
-        x = min(max(-b * y / a, left), right)
-        least = min(least, _HALF * (a * x * x + c * y * y) + b * x * y)
-    return least <= s[9]
+    peak = -b / a * s[11]
+    top, low = min(max(-peak, left), right), min(max(peak, left), right)
+    most, det = _TWO * c * s[9], a * c - b * b
+    above, below = most - det * top * top, most - det * low * low
+    if above < 0 and below < 0:
+        return 0, 0
+    first = s[1] - (b * top + math.sqrt(max(above, _ZERO))) / c
+    last = s[1] - (b * low - math.sqrt(max(below, _ZERO))) / c
+    return max(int(first + _HALF), 0), min(int(last + _HALF), height)
 
 
 @_compiled
-def bin_tiles(screen, depth, width, height):
-    """Which Gaussians each tile draws, near to far.
+def find_pairs(part, parts, screen, depth, width, height, number):
+    """The tiles that each Gaussian of this part touches, one Gaussian after the other; they are numbered row by row.
 
-    :return: `start` (tiles + 1,) into `index`; tiles are numbered row by row.
+    :param number: (N,) gets how many these are.
     """
     columns, rows = (width + LANES - 1) // LANES, (height + ROWS - 1) // ROWS
-    order = _depth_order(depth)
-    count = np.zeros(columns * rows + 1, np.int64)
-    pairs = 0
-    for i in order:
-        tx0, tx1, ty0, ty1 = _tiles(screen[i], columns, rows)
-        pairs += max(tx1 - tx0, 0) * max(ty1 - ty0, 0)
-    tile, who = np.empty(pairs, np.int32), np.empty(pairs, np.int32)
-    found = 0
-    for i in order:
-        s = screen[i]
-        tx0, tx1, ty0, ty1 = _tiles(s, columns, rows)
-        for ty in range(ty0, ty1):
+    first, last = len(depth) * part // parts, len(depth) * (part + 1) // parts
+    room = 0
+    for i in range(first, last):
+        if depth[i] > 0:
+            tx0, tx1, ty0, ty1 = _tiles(screen[i], columns, rows)
+            room += max(tx1 - tx0, 0) * max(ty1 - ty0, 0)
+    tile, found = np.empty(room, np.int32), 0
+    for i in range(first, last):
+        before = found
+        if depth[i] > 0:
+            s = screen[i]
+            tx0, tx1, ty0, ty1 = _tiles(s, columns, rows)
             for tx in range(tx0, tx1):
-                if _touches(s, np.float32(tx * LANES), np.float32(ty * ROWS)):
-                    tile[found], who[found] = ty * columns + tx, i
-                    count[ty * columns + tx + 1] += 1
+                row0, row1 = _rows(s, np.float32(tx * LANES), height)
+                for ty in range(max(row0 // ROWS, ty0), min((row1 + ROWS - 1) // ROWS, ty1)):
+                    tile[found] = ty * columns + tx
                     found += 1
-    start = np.cumsum(count)
-    index, place = np.empty(found, np.int32), start.copy()
-    for k in range(found):
-        index[place[tile[k]]] = who[k]
-        place[tile[k]] += 1
-    return start, index
+        number[i] = found - before
+    return tile[:found]
 
 
-@_inlined
-def _row_hit(half_a, tilt, bdy, cdy, left, dy, reach):
-    """Whether a Gaussian reaches one row of a tile, given the distances to the row and to its first pixel.
+@_compiled
+def count_pairs(part, parts, order, begin, tile, count):
+    """Fill this part's row of `count` (parts, tiles): how many of its Gaussians touch each tile.
 
-    :param tilt: b / a of the conic; the exponent is least at x = -tilt dy.
+    :param order: the visible Gaussians from near to far; a part takes some that follow one another.
+    :param begin: (N + 1,) where each Gaussian's tiles begin in `tile`.
     """
-    x = min(max(-tilt * dy, left), left + np.float32(LANES - 1))
-    return (half_a * x + bdy) * x + cdy <= reach
+    count[part] = 0
+    for i in order[len(order) * part // parts : len(order) * (part + 1) // parts]:
+        for k in range(begin[i], begin[i + 1]):
+            count[part, tile[k]] += 1
 
 
-@_inlined
-def _row_range(s, y0):
-    """First and past-the-end row of a tile that a Gaussian's box touches."""
-    return max(int(s[1] - s[11] - y0 + _HALF), 0), min(int(s[1] + s[11] - y0 + _HALF), ROWS)
+@_compiled
+def sort_pairs(part, parts, order, begin, tile, place, index, pair):
+    """Put this part's pairs of a tile and a Gaussian where the tiles have them.
+
+    :param place: (parts, tiles) where this part's pairs of each tile begin in `index` and `pair`; counted up.
+    :param index: (pairs,) gets the Gaussian of each.
+    :param pair: (pairs,) gets its place in `tile`.
+    """
+    for i in order[len(order) * part // parts : len(order) * (part + 1) // parts]:
+        for k in range(begin[i], begin[i + 1]):
+            at = place[part, tile[k]]
+            index[at], pair[at] = i, k
+            place[part, tile[k]] = at + 1
+
+
+@_compiled
+def _scratch():
+    """The fields of a tile's pixels, of which the places stay as they are."""
+    scratch = np.empty(_FIELDS, np.float32)
+    for k in range(_PIXELS):
+        scratch[_X + k], scratch[_Y + k] = k % LANES, k // LANES
+    return scratch
 
 
 @_compiled
 def _all_opaque(scratch):
-    for row in range(ROWS):
-        for k in range(LANES):
-            if scratch[row, k] > _OPAQUE:
-                return False
+    for k in range(_PIXELS):  # noqa: SIM110 (numba compiles no generators)
+        if scratch[k] > _OPAQUE:
+            return False
     return True
 
 
 @_compiled
-def _draw_tile(screen, index, first, last, x0, y0, scratch):
+def _draw_tile(screen, index, first, last, x0, y0, height, scratch):
     """Composite Gaussians over a tile, near to far; returns how many were drawn before it was opaque."""
     for n in range(first, last):
         if (n - first) % 32 == 31 and _all_opaque(scratch):
@@ -425,25 +449,20 @@ def _draw_tile(screen, index, first, last, x0, y0, scratch):
         s = screen[index[n]]
         half_a, b, half_c, opacity, reach = _HALF * s[2], s[3], _HALF * s[4], s[5], s[9]
         red, green, blue = s[6], s[7], s[8]
-        left, top, tilt = x0 + _HALF - s[0], y0 + _HALF - s[1], s[3] / s[2]
-        row0, row1 = _row_range(s, y0)
-        for row in range(row0, row1):
-            dy = top + np.float32(row)
-            bdy, cdy = b * dy, half_c * dy * dy
-            if not _row_hit(half_a, tilt, bdy, cdy, left, dy, reach):
-                continue
-            line = scratch[row]
-            for k in range(LANES):
-                dx = left + np.float32(k)
-                power = (half_a * dx + bdy) * dx + cdy
-                transmittance = line[k]
-                alpha = min(opacity * _exp(min(power, _FAR)), _MAX_ALPHA)
-                alpha = alpha if power <= reach else _ZERO
-                weight = alpha * transmittance if transmittance > _OPAQUE else _ZERO
-                line[k] = transmittance - weight
-                line[LANES + k] += weight * red
-                line[2 * LANES + k] += weight * green
-                line[3 * LANES + k] += weight * blue
+        left, top = np.float32(x0) + _HALF - s[0], np.float32(y0) + _HALF - s[1]
+        row0, row1 = _rows(s, np.float32(x0), height)
+        begin, end = max(row0 - y0, 0) * LANES, min(row1 - y0, ROWS) * LANES
+        fields = scratch[begin:]
+        for k in range(end - begin):
+            dx, dy = left + fields[_X + k], top + fields[_Y + k]
+            power = (half_a * dx + b * dy) * dx + half_c * dy * dy
+            transmittance = fields[k]
+            alpha = opacity * _exp(min(power, _FAR)) if power <= reach else _ZERO
+            weight = alpha * transmittance if transmittance > _OPAQUE else _ZERO
+            fields[k] = transmittance - weight
+            fields[_RED + k] += weight * red
+            fields[_GREEN + k] += weight * green
+            fields[_BLUE + k] += weight * blue
     return last
 
 
@@ -452,19 +471,19 @@ def draw(part, parts, screen, start, index, background, image, transmittance, dr
     """Fill `image` (H, W, 3), `transmittance` (H, W) and, for the way back, `drawn` (tiles,)."""
     height, width = transmittance.shape
     columns = (width + LANES - 1) // LANES
-    scratch = np.empty((ROWS, _FORWARD_FIELDS * LANES), np.float32)
+    scratch = _scratch()
     for tile in range(part, len(drawn), parts):
         x0, y0 = tile % columns * LANES, tile // columns * ROWS
-        scratch[:] = 0
-        scratch[:, :LANES] = 1
-        drawn[tile] = _draw_tile(screen, index, start[tile], start[tile + 1], np.float32(x0), np.float32(y0), scratch)
+        scratch[:_RED] = 1
+        scratch[_RED:_X] = 0
+        drawn[tile] = _draw_tile(screen, index, start[tile], start[tile + 1], x0, y0, height, scratch)
         for y in range(y0, min(y0 + ROWS, height)):
-            line = scratch[y - y0]
             for x in range(x0, min(x0 + LANES, width)):
-                left = line[x - x0]
+                k = (y - y0) * LANES + x - x0
+                left = scratch[k]
                 transmittance[y, x] = left
                 for c in range(3):
-                    image[y, x, c] = line[(c + 1) * LANES + x - x0] + left * background[c]
+                    image[y, x, c] = scratch[_RED + c * _PIXELS + k] + left * background[c]
 
 
 @_compiled
@@ -495,42 +514,38 @@ def draw_depth(part, parts, screen, depth, slope, start, index, median):
     """Fill `median` (H, W): the depth at which half of the light is gone, 0 where it never is."""
     height, width = median.shape
     columns = (width + LANES - 1) // LANES
-    scratch = np.empty((ROWS, 2 * LANES), np.float32)
+    scratch = _scratch()
     for tile in range(part, len(start) - 1, parts):
         x0, y0 = tile % columns * LANES, tile // columns * ROWS
-        scratch[:, :LANES] = 1
-        scratch[:, LANES:] = 0
+        scratch[:_RED] = 1
+        scratch[_RED:_X] = 0
         for n in range(start[tile], start[tile + 1]):
-            if (n - start[tile]) % 32 == 31 and scratch[:, :LANES].max() <= _HALF:
+            if (n - start[tile]) % 32 == 31 and scratch[:_RED].max() <= _HALF:
                 break
             i = index[n]
             s = screen[i]
             half_a, b, half_c, opacity, reach = _HALF * s[2], s[3], _HALF * s[4], s[5], s[9]
-            left, top, tilt = np.float32(x0) + _HALF - s[0], np.float32(y0) + _HALF - s[1], s[3] / s[2]
-            row0, row1 = _row_range(s, np.float32(y0))
-            for row in range(row0, row1):
-                dy = top + np.float32(row)
-                bdy, cdy = b * dy, half_c * dy * dy
-                if not _row_hit(half_a, tilt, bdy, cdy, left, dy, reach):
-                    continue
-                line, here = scratch[row], depth[i] + slope[i, 1] * dy
-                for k in range(LANES):
-                    dx = left + np.float32(k)
-                    power = (half_a * dx + bdy) * dx + cdy
-                    alpha = min(opacity * _exp(min(power, _FAR)), _MAX_ALPHA)
-                    alpha = alpha if power <= reach else _ZERO
-                    before, left_over = line[k], line[k] - alpha * line[k]
-                    halfway = before > _HALF and left_over <= _HALF
-                    line[k] = left_over
-                    line[LANES + k] = here + slope[i, 0] * dx if halfway else line[LANES + k]
+            left, top = np.float32(x0) + _HALF - s[0], np.float32(y0) + _HALF - s[1]
+            row0, row1 = _rows(s, np.float32(x0), height)
+            begin, end = max(row0 - y0, 0) * LANES, min(row1 - y0, ROWS) * LANES
+            fields = scratch[begin:]
+            for k in range(end - begin):
+                dx, dy = left + fields[_X + k], top + fields[_Y + k]
+                power = (half_a * dx + b * dy) * dx + half_c * dy * dy
+                alpha = opacity * _exp(min(power, _FAR)) if power <= reach else _ZERO
+                before, left_over = fields[k], fields[k] - alpha * fields[k]
+                halfway = before > _HALF and left_over <= _HALF
+                fields[k] = left_over
+                here = depth[i] + slope[i, 0] * dx + slope[i, 1] * dy
+                fields[_RED + k] = here if halfway else fields[_RED + k]
         for y in range(y0, min(y0 + ROWS, height)):
             for x in range(x0, min(x0 + LANES, width)):
-                median[y, x] = scratch[y - y0, LANES + x - x0]
+                median[y, x] = scratch[_RED + (y - y0) * LANES + x - x0]
 
 
 @_compiled
-def _undraw_tile(screen, index, first, last, x0, y0, scratch, moments):
-    """Go over a tile's Gaussians again, near to far, and add up each one's gradient.
+def _undraw_tile(screen, index, pair, first, last, x0, y0, height, scratch, moments):
+    """Go over a tile's Gaussians again, near to far, and add up the gradient of each pair.
 
     What lies behind a Gaussian is the stored colour minus what was composited so far, so nothing is kept per pixel
     and Gaussian; only its product with the upstream gradient matters.
@@ -540,74 +555,61 @@ def _undraw_tile(screen, index, first, last, x0, y0, scratch, moments):
         a, b, c, opacity, reach = s[2], s[3], s[4], s[5], s[9]
         half_a, half_c = _HALF * a, _HALF * c
         red, green, blue = s[6], s[7], s[8]
-        left, top, tilt = x0 + _HALF - s[0], y0 + _HALF - s[1], s[3] / s[2]
-        row0, row1 = _row_range(s, y0)
+        left, top = np.float32(x0) + _HALF - s[0], np.float32(y0) + _HALF - s[1]
+        row0, row1 = _rows(s, np.float32(x0), height)
         s_1, s_x, s_y, s_xx, s_xy, s_yy = _ZERO, _ZERO, _ZERO, _ZERO, _ZERO, _ZERO
         s_red, s_green, s_blue, s_abs = _ZERO, _ZERO, _ZERO, _ZERO
-        for row in range(row0, row1):
-            dy = top + np.float32(row)
-            bdy, cdy, c_dy = b * dy, half_c * dy * dy, c * dy
-            if not _row_hit(half_a, tilt, bdy, cdy, left, dy, reach):
-                continue
-            line = scratch[row]
-            r_1, r_x, r_xx = _ZERO, _ZERO, _ZERO
-            for k in range(LANES):
-                dx = left + np.float32(k)
-                power = (half_a * dx + bdy) * dx + cdy
-                transmittance, behind = line[k], line[LANES + k]
-                g_red, g_green, g_blue = line[2 * LANES + k], line[3 * LANES + k], line[4 * LANES + k]
-                raw = opacity * _exp(min(power, _FAR))
-                alpha = min(raw, _MAX_ALPHA)
-                alpha = alpha if power <= reach else _ZERO
-                alpha = alpha if transmittance > _OPAQUE else _ZERO
-                weight = alpha * transmittance
-                upstream = g_red * red + g_green * green + g_blue * blue
-                behind -= weight * upstream
-                line[k] = transmittance - weight
-                line[LANES + k] = behind
-                s_red += weight * g_red
-                s_green += weight * g_green
-                s_blue += weight * g_blue
-                slope = alpha * behind / (_ONE - alpha) - weight * upstream
-                slope = slope if raw < _MAX_ALPHA else _ZERO
-                r_1 += slope
-                r_x += slope * dx
-                r_xx += slope * dx * dx
-                s_abs += abs(slope) * (abs(a * dx + bdy) + abs(b * dx + c_dy))
-            s_1 += r_1
-            s_x += r_x
-            s_xx += r_xx
-            s_y += r_1 * dy
-            s_xy += r_x * dy
-            s_yy += r_1 * dy * dy
-        g = moments[index[n]]
-        g[0] += s_1
-        g[1] += s_x
-        g[2] += s_y
-        g[3] += s_xx
-        g[4] += s_xy
-        g[5] += s_yy
-        g[6] += s_red
-        g[7] += s_green
-        g[8] += s_blue
-        g[9] += s_abs
+        begin, end = max(row0 - y0, 0) * LANES, min(row1 - y0, ROWS) * LANES
+        fields = scratch[begin:]
+        for k in range(end - begin):
+            dx, dy = left + fields[_X + k], top + fields[_Y + k]
+            power = (half_a * dx + b * dy) * dx + half_c * dy * dy
+            transmittance = fields[k]
+            alpha = opacity * _exp(min(power, _FAR)) if power <= reach else _ZERO
+            alpha = alpha if transmittance > _OPAQUE else _ZERO
+            g_red, g_green, g_blue = fields[_RED + k], fields[_GREEN + k], fields[_BLUE + k]
+            weight = alpha * transmittance
+            drawn = weight * (g_red * red + g_green * green + g_blue * blue)
+            behind = fields[_BEHIND + k] - drawn
+            fields[k] = transmittance - weight
+            fields[_BEHIND + k] = behind
+            fields[_SLOPE + k] = alpha * behind / (_ONE - alpha) - drawn
+            s_red += weight * g_red
+            s_green += weight * g_green
+            s_blue += weight * g_blue
+        # A loop of its own: all sums at once would not fit into the registers.
+        for k in range(end - begin):
+            dx, dy, slope = left + fields[_X + k], top + fields[_Y + k], fields[_SLOPE + k]
+            slope_x, slope_y = slope * dx, slope * dy
+            s_1 += slope
+            s_x += slope_x
+            s_y += slope_y
+            s_xx += slope_x * dx
+            s_xy += slope_x * dy
+            s_yy += slope_y * dy
+            s_abs += abs(a * slope_x + b * slope_y) + abs(b * slope_x + c * slope_y)
+        g = moments[pair[n]]
+        g[0], g[1], g[2], g[3], g[4], g[5] = s_1, s_x, s_y, s_xx, s_xy, s_yy
+        g[6], g[7], g[8], g[9] = s_red, s_green, s_blue, s_abs
 
 
 @_compiled
-def draw_backward(part, parts, screen, start, index, drawn, image, d_image, moments):
-    """Fill `moments[part]` (N, MOMENTS) from dL/d(image): one buffer a part, and so no atomics."""
+def draw_backward(part, parts, screen, start, index, pair, drawn, image, d_image, moments):
+    """Fill `moments` (pairs, MOMENTS) from dL/d(image)."""
     height, width = image.shape[:2]
     columns = (width + LANES - 1) // LANES
-    moments[part] = 0
-    scratch = np.empty((ROWS, _BACKWARD_FIELDS * LANES), np.float32)
+    scratch = _scratch()
     for tile in range(part, len(drawn), parts):
         x0, y0 = tile % columns * LANES, tile // columns * ROWS
-        scratch[:] = 0
+        scratch[:_RED] = 1
+        scratch[_RED:_X] = 0
+        scratch[_BEHIND:_SLOPE] = 0
         for y in range(y0, min(y0 + ROWS, height)):
-            line = scratch[y - y0]
             for x in range(x0, min(x0 + LANES, width)):
-                line[x - x0] = 1
+                k = (y - y0) * LANES + x - x0
                 for c in range(3):
-                    line[LANES + x - x0] += image[y, x, c] * d_image[y, x, c]
-                    line[(2 + c) * LANES + x - x0] = d_image[y, x, c]
-        _undraw_tile(screen, index, start[tile], drawn[tile], np.float32(x0), np.float32(y0), scratch, moments[part])
+                    scratch[_BEHIND + k] += image[y, x, c] * d_image[y, x, c]
+                    scratch[_RED + c * _PIXELS + k] = d_image[y, x, c]
+        _undraw_tile(screen, index, pair, start[tile], drawn[tile], x0, y0, height, scratch, moments)
+        for n in range(drawn[tile], start[tile + 1]):
+            moments[pair[n]] = 0

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from e2e3d_stages.splats import quality as metrics
 from e2e3d_stages.splats.camera import Camera
+from e2e3d_stages.splats.cpu import use_threads
 from e2e3d_stages.splats.gaussians import Gaussians
 from e2e3d_stages.splats.params import RenderParams
 from e2e3d_stages.splats.rasterizer import Renderer, render
@@ -155,3 +156,19 @@ def test_a_trained_scene_is_drawn_at_any_size() -> None:
     ).clamp(0, 1)
     assert picture.shape == (30, 40, 3)
     assert np.abs(picture - truth.numpy()).max() < 1e-3
+
+
+@pytest.mark.parametrize("threads", [2, 4])
+def test_picture_and_gradients_do_not_depend_on_the_number_of_threads(threads: int) -> None:
+    weight = torch.randn(HEIGHT, WIDTH, 3, generator=torch.Generator().manual_seed(1))
+
+    def drawn_by(count: int) -> list[Tensor]:
+        use_threads(count)
+        leaves = [t.requires_grad_() for t in random_gaussians(500, 1, 0.2)]
+        result = render(Splats(*leaves), random_camera(WIDTH, HEIGHT), RenderParams(sh_degree=1), BACKGROUND)
+        photometric_loss(result.image, weight, 0.2).backward()
+        use_threads(1)
+        return [result.image.detach(), result.screen_gradient(), *(leaf.grad for leaf in leaves)]
+
+    for one, several in zip(drawn_by(1), drawn_by(threads), strict=True):
+        assert torch.equal(one, several)

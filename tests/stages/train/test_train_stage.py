@@ -123,6 +123,17 @@ def test_the_same_seed_gives_the_same_scene(usual: tuple[FakeJob, dict], make_jo
     assert (job.output / "scene.ply").read_bytes() == (usual[0].output / "scene.ply").read_bytes()
 
 
+@pytest.mark.parametrize("threads", [1, 4])
+def test_the_scene_does_not_depend_on_the_number_of_threads(
+    usual: tuple[FakeJob, dict], make_job: MakeJob, threads: int
+) -> None:
+    job = make_job()
+    assert usual[0].threads == 2
+    job.threads = threads
+    stage.run(job)
+    assert (job.output / "scene.ply").read_bytes() == (usual[0].output / "scene.ply").read_bytes()
+
+
 def test_training_goes_on_from_the_checkpoint(make_job: MakeJob, caplog: pytest.LogCaptureFixture) -> None:
     job = make_job(iterations=60, checkpoint_every=20)
     job.stop_at = 45
