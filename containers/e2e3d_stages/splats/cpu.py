@@ -43,10 +43,10 @@ def render(splats: Splats, camera: Camera, params: RenderParams, background: Ten
     """See `rasterizer.render`."""
     screen_gradient = torch.zeros(len(splats.means))
     # Autograd sees only tensors that are arguments of their own.
-    image, alpha, depth, centres = _Rasterize.apply(  # type: ignore[no-untyped-call]
+    image, alpha, depth = _Rasterize.apply(  # type: ignore[no-untyped-call]
         screen_gradient, camera, params, background, *splats
     )
-    return Render(image=image, alpha=alpha, visible=depth > 0, centres=centres, screen_gradient=lambda: screen_gradient)
+    return Render(image=image, alpha=alpha, visible=depth > 0, screen_gradient=lambda: screen_gradient)
 
 
 def median_depth(splats: Splats, camera: Camera, params: RenderParams) -> Tensor:
@@ -69,7 +69,7 @@ class _Rasterize(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, screen_gradient: Tensor, camera: Camera, params: RenderParams, background: Tensor, *splats: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         gaussians = tuple(each.detach().contiguous().numpy() for each in splats)
         count = len(gaussians[0])
         lens = kernels.lens(camera, params)
@@ -83,9 +83,8 @@ class _Rasterize(torch.autograd.Function):
         _cores.run(kernels.draw, screen, start, index, background.numpy(), image, transmittance, drawn)
         ctx.state = (gaussians, lens, screen, depth, start, index, pair, begin, drawn, image, screen_gradient)
         alpha, depths = torch.from_numpy(1 - transmittance), torch.from_numpy(depth)
-        centres = torch.from_numpy(screen[:, :2])
-        ctx.mark_non_differentiable(alpha, depths, centres)
-        return torch.from_numpy(image), alpha, depths, centres
+        ctx.mark_non_differentiable(alpha, depths)
+        return torch.from_numpy(image), alpha, depths
 
     @staticmethod
     def backward(ctx: Any, d_image: Tensor, *_: Tensor) -> tuple[Any, ...]:

@@ -44,7 +44,6 @@ def render(splats: Splats, camera: Camera, params: RenderParams, background: Ten
         image=image[0],
         alpha=alpha[0, ..., 0].detach(),
         visible=visible[0],
-        centres=centres[0].detach(),
         screen_gradient=lambda: centres.absgrad[0].sum(-1),
     )
 

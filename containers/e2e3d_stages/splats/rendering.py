@@ -33,7 +33,6 @@ class Render:
     :param image: (H, W, 3), differentiable.
     :param alpha: (H, W), how much of each pixel is covered.
     :param visible: (N,) bool, the Gaussians on the screen.
-    :param centres: (N, 2), where in px their centres are, x and y; anything for those that are not visible.
     :param screen_gradient: after `backward()`: (N,), the summed absolute gradient of each Gaussian's centre in px
         (AbsGS, Ye et al. 2024); 0 where it was not visible.
     """
@@ -41,5 +40,4 @@ class Render:
     image: Tensor
     alpha: Tensor
     visible: Tensor
-    centres: Tensor
     screen_gradient: Callable[[], Tensor]

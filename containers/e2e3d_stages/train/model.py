@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from e2e3d_stages.splats.gaussians import Gaussians
 from e2e3d_stages.splats.rendering import Render, Splats
@@ -23,7 +22,6 @@ _LEARNING_RATES = {
 }
 _FINAL_SHARE = {"means": 0.01}
 _MIN_OPACITY = 0.005
-ERROR_CELL = 4  # px, over which the picture's error is averaged
 
 
 class TrainableSplats:
@@ -63,16 +61,9 @@ class TrainableSplats:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
-    def observe(self, result: Render, wrong: Tensor) -> None:
-        """Add a finished backward pass to what `refine` decides by: the loss's pull, where the picture is wrong.
-
-        :param wrong: (H, W), how far the picture is from its photo.
-        """
-        around = functional.avg_pool2d(wrong[None, None], ERROR_CELL, ceil_mode=True, count_include_pad=False)[0, 0]
-        rows, columns = around.shape
-        column, row = (result.centres / ERROR_CELL).long().T
-        error = around[row.clamp(0, rows - 1), column.clamp(0, columns - 1)]
-        self.pull += result.screen_gradient() * wrong.numel() ** 0.5 * error
+    def observe(self, result: Render, pixels: int) -> None:
+        """Add a finished backward pass to what `refine` decides by."""
+        self.pull += result.screen_gradient() * pixels**0.5
         self.times_seen += result.visible
 
     def refine(self, wanted: int) -> int:
@@ -149,7 +140,7 @@ class TrainableSplats:
 
 def rotation_matrices(quats: Tensor) -> Tensor:
     """(N, 3, 3) of (N, 4) quaternions, w first, any length."""
-    w, x, y, z = functional.normalize(quats, dim=-1).unbind(-1)
+    w, x, y, z = torch.nn.functional.normalize(quats, dim=-1).unbind(-1)
     rows = [
         1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y),
         2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x),

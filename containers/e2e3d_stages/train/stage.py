@@ -157,14 +157,12 @@ class Trainer:
         image = result.image if self.light is None else self.light.developed(result.image, view, photo)
         loss = photometric_loss(image, photo, params.ssim_weight, compared)
         loss.backward()  # type: ignore[no-untyped-call]
-        difference = image.detach() - photo
         if share < REFINE_UNTIL:
-            wrong = difference.abs().mean(2)
-            self.model.observe(result, wrong if compared is None else wrong * compared)
+            self.model.observe(result, camera.width * camera.height)
         self.model.step(share)
         if self.light is not None:
             self.light.step(share)
-        squares = difference.square().mean(2)
+        squares = (image.detach() - photo).square().mean(dim=2)
         self.errors[view] = squares.mean() if counted is None else squares.mul(counted).sum() / counted.sum()
         self.step += 1
         return loss.detach()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from e2e3d_stages.splats.rendering import Render
 from e2e3d_stages.train.model import TrainableSplats
 
 
@@ -29,29 +28,3 @@ def test_the_halves_of_a_gaussian_are_together_as_opaque_as_it_was(opacity: floa
     assert torch.equal(model.splats().means.sum(0), torch.zeros(3))
     assert (model.splats().means[:, 0].abs() > 0).all()
     assert not model.splats().means[:, 1:].any()
-
-
-def test_of_two_gaussians_pulled_alike_the_one_where_the_picture_is_wrong_is_split() -> None:
-    tensors = {
-        "means": torch.tensor([[0.0, 0, 0], [1.0, 0, 0], [2.0, 0, 0]]),
-        "scales": torch.zeros(3, 3),
-        "quats": torch.tensor([[1.0, 0, 0, 0]]).repeat(3, 1),
-        "opacities": torch.zeros(3),
-        "sh_dc": torch.zeros(3, 1, 3),
-        "sh_rest": torch.zeros(3, 0, 3),
-    }
-    model = TrainableSplats(tensors, extent=1.0, device=torch.device("cpu"))
-    result = Render(
-        image=torch.zeros(8, 16, 3),
-        alpha=torch.ones(8, 16),
-        visible=torch.tensor([True, True, False]),
-        centres=torch.tensor([[2.0, 2.0], [13.0, 6.0], [torch.nan, 1e30]]),
-        screen_gradient=lambda: torch.tensor([1.0, 1.0, 0.0]),
-    )
-    wrong = torch.full((8, 16), 0.1)
-    wrong[:, 8:] = 0.2
-    model.observe(result, wrong)
-    assert model.pull[1] == pytest.approx(2 * model.pull[0])
-    model.refine(4)
-    assert len(model) == 4
-    assert {0.0, 2.0} < set(model.splats().means[:, 0].tolist())
