@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from e2e3d_stages.contract.messages import StageError
 from e2e3d_stages.mesh.fusion import Volume, box_of
 from e2e3d_stages.mesh.params import Params
 from e2e3d_stages.mesh.picture import draw
@@ -26,9 +24,9 @@ from e2e3d_stages.runtime.context import StageContext
 from e2e3d_stages.splats.camera import Camera, fitted_size
 from e2e3d_stages.splats.gaussians import read_ply
 from e2e3d_stages.splats.rasterizer import Renderer, use_threads
+from e2e3d_stages.splats.views import View, views_and_points
 
 Floats = NDArray[np.float32]
-View = dict[str, Any]
 
 # Of the depths' pictures: a voxel is about a pixel then.
 PIXELS_PER_VOXEL = 2
@@ -47,14 +45,7 @@ def run(context: StageContext) -> dict[str, Any]:
     params: Params = context.params
     use_threads(context.threads)
     sfm = context.inputs["sfm"].folder
-    views = json.loads((sfm / "views.json").read_text(encoding="utf-8"))
-    with np.load(sfm / "points.npz") as stored:
-        points = stored["xyz"]
-    if not views or not len(points):
-        raise StageError(
-            "There is no photo with a known camera, so there is nothing to make a mesh of.",
-            hint="Trigger again with sfm under Re-run stages (force).",
-        )
+    views, points = views_and_points(sfm)
     renderer = Renderer(read_ply(context.inputs["train"].folder / "scene.ply"))
     low, high = box_of(points)
     volume = Volume(low, high, params.voxels)

@@ -16,9 +16,9 @@ from scipy.interpolate import CubicSpline
 from scipy.ndimage import gaussian_filter1d
 
 from e2e3d_stages.splats.camera import Camera
+from e2e3d_stages.splats.views import View
 
 Array = NDArray[np.float64]
-View = dict[str, Any]
 
 SECONDS, FRAMES_PER_SECOND = 10, 24
 WIDTH, HEIGHT = 1280, 720

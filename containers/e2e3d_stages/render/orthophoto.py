@@ -17,9 +17,9 @@ from rasterio.windows import Window
 
 from e2e3d_stages.splats.camera import Camera
 from e2e3d_stages.splats.georeference import Georeference
+from e2e3d_stages.splats.views import View
 
 Points = NDArray[np.floating[Any]]
-View = dict[str, Any]
 
 TILE = 1_024
 # On a side; beyond it pixels become larger.

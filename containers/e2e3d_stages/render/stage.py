@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 from rasterio.windows import Window
 
-from e2e3d_stages.contract.messages import StageError
 from e2e3d_stages.render.flight import path_through, write_film, write_poster
 from e2e3d_stages.render.orthophoto import Map, map_of, write_orthophoto
 from e2e3d_stages.render.params import Params
@@ -19,6 +18,7 @@ from e2e3d_stages.splats.camera import Camera
 from e2e3d_stages.splats.gaussians import read_ply
 from e2e3d_stages.splats.georeference import Georeference
 from e2e3d_stages.splats.rasterizer import Renderer, use_threads
+from e2e3d_stages.splats.views import views_and_points
 
 # The film's frame that stands for it.
 POSTER = 0.4
@@ -34,14 +34,7 @@ def run(context: StageContext) -> dict[str, Any]:
     params: Params = context.params
     use_threads(context.threads)
     sfm = context.inputs["sfm"].folder
-    views = json.loads((sfm / "views.json").read_text(encoding="utf-8"))
-    with np.load(sfm / "points.npz") as stored:
-        points = stored["xyz"]
-    if not views or not len(points):
-        raise StageError(
-            "There is no photo with a known camera, so there is nothing to render.",
-            hint="Trigger again with sfm under Re-run stages (force).",
-        )
+    views, points = views_and_points(sfm)
     renderer = Renderer(read_ply(context.inputs["train"].folder / "scene.ply"))
     found: dict[str, Any] = {"frames": None, "ground_pixel": None, "coordinate_system": None}
     if params.film:

@@ -186,7 +186,7 @@ def test_few_photos_make_a_short_flight(count: int) -> None:
 
 
 def test_without_a_known_camera_it_says_so(tmp_path: Path) -> None:
-    with pytest.raises(StageError, match="nothing to render"):
+    with pytest.raises(StageError, match="no photo with a known camera"):
         rendered(tmp_path, views=[], film=True)
 
 

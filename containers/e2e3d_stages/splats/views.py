@@ -1,0 +1,31 @@
+"""What structure from motion tells later stages: from where photos were taken, and what they show."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from e2e3d_stages.contract.messages import StageError
+
+View = dict[str, Any]
+
+
+def views_and_points(sfm: Path) -> tuple[list[View], NDArray[np.float32]]:
+    """The entries of `views.json`, and the points (N, 3) in the scene's frame; at least one of each.
+
+    :param sfm: the artifact's folder.
+    :raises StageError: when no photo has a known camera.
+    """
+    views: list[View] = json.loads((sfm / "views.json").read_text(encoding="utf-8"))
+    with np.load(sfm / "points.npz") as stored:
+        points: NDArray[np.float32] = stored["xyz"]
+    if not views or not len(points):
+        raise StageError(
+            "There is no photo with a known camera, so there is no scene to show.",
+            hint="Trigger again with sfm under Re-run stages (force).",
+        )
+    return views, points
