@@ -68,9 +68,10 @@ class Params(RenderParams):
     seed: int = Field(0, ge=0, le=2**31 - 1, title="Seed", description="Starting value of all random choices.")
 
     def smaller(self) -> Self | None:
-        """Half the Gaussians; when those are few already, half the size of the photos; at last None."""
+        """Half the Gaussians and half the pixels, which limit them, too; few Gaussians, half the size; at last None."""
         if self.max_gaussians >= 20_000:
-            return self.model_copy(update={"max_gaussians": self.max_gaussians // 2})
+            size = max(32, int(self.long_side * 0.5**0.5))
+            return self.model_copy(update={"max_gaussians": self.max_gaussians // 2, "long_side": size})
         if self.long_side >= 400:
             return self.model_copy(update={"long_side": self.long_side // 2})
         return None

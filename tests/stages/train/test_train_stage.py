@@ -386,13 +386,13 @@ def test_too_few_points_to_start_from_are_named(sfm: Path, tmp_path: Path) -> No
         stage.run(FakeJob(observed(sfm, tmp_path / "sfm", few), tmp_path / "job"))
 
 
-def test_less_memory_means_fewer_gaussians_then_smaller_photos_then_nothing() -> None:
+def test_less_memory_means_fewer_gaussians_and_pixels_then_smaller_photos_then_nothing() -> None:
     params = Params(max_gaussians=30_000, long_side=640)
     steps = []
     while (smaller := params.smaller()) is not None:
         steps.append((smaller.max_gaussians, smaller.long_side))
         params = smaller
-    assert steps == [(15_000, 640), (15_000, 320)]
+    assert steps == [(15_000, 452), (15_000, 226)]
 
 
 def test_unknown_parameters_are_refused() -> None:
