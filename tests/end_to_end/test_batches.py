@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from e2e3d_stages.contract.paths import folder_name
-from e2e3d_stages.registry import STAGES
+from tests.conftest import ALWAYS
 from tests.end_to_end.conftest import Airflow, until
 from tests.provider.conftest import Script
 from tests.web import Web
@@ -78,7 +78,7 @@ def test_what_can_be_made_is_made_once_and_what_cannot_stops_nothing(first: Batc
     assert first.result["counts"] == {"succeeded": 2, "failed": 2}
     assert first.reasons() == {"empty": "unreadable_capture", "fog": "quality_gate"}
     ran = Counter(script.scenes)
-    assert ran == {f"{name}/{stage}": 1 for name in GOOD for stage in STAGES} | {
+    assert ran == {f"{name}/{stage}": 1 for name in GOOD for stage in ALWAYS} | {
         "empty/ingest": 1,
         "fog/ingest": 1,
         "fog/sfm": 1,
@@ -149,7 +149,7 @@ def test_a_batch_without_failures_is_a_success_and_a_mended_capture_is_run(
     mended = Batch(airflow, place, captures=str(bucket))
     assert mended.result["counts"] == {"succeeded": 1, "reused": 2}
     assert mended.state == "success"
-    assert set(script.scenes) == {f"fog/{stage}" for stage in STAGES}
+    assert set(script.scenes) == {f"fog/{stage}" for stage in ALWAYS}
 
 
 def test_a_batch_that_cannot_be_planned_fails_at_once_and_so_does_one_with_unknown_names(

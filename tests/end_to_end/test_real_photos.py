@@ -27,6 +27,7 @@ from tests.backends.aws_api import ACCOUNT, REGION, Aws
 from tests.backends.ecs_api import Ecs
 from tests.backends.kubernetes_api import Cluster
 from tests.backends.sagemaker_api import SageMaker
+from tests.conftest import ALWAYS
 
 pytestmark = pytest.mark.slow
 
@@ -178,14 +179,14 @@ def test_pods_make_what_processes_make(
     try:
         pods = run(profile="kubernetes")
         assert pods.state == "success", pods.log[-5000:]
-        assert len(cluster.created) == len(STAGES)
+        assert len(cluster.created) == len(ALWAYS)
         deadline = time.monotonic() + 30
         while cluster.pods and time.monotonic() < deadline:
             time.sleep(0.1)
         assert not cluster.pods
     finally:
         cluster.close()
-    for stage in STAGES:
+    for stage in ALWAYS:
         assert pods.results[stage]["key"] == processes.results[stage]["key"]
     same_but_for_noise(here, processes, there, pods)
 

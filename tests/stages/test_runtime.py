@@ -139,10 +139,10 @@ def test_an_unknown_stage_is_refused_with_those_that_there_are(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     store = ArtifactStore.open(tmp_path.as_uri())
-    assert run(ask(store, stage="mesh")) == 2
-    assert "There is no stage 'mesh'." in caplog.text
-    with pytest.raises(InvalidRequest, match="stage 'mesh'") as refusal:
-        stage_named("mesh")
+    assert run(ask(store, stage="polish")) == 2
+    assert "There is no stage 'polish'." in caplog.text
+    with pytest.raises(InvalidRequest, match="stage 'polish'") as refusal:
+        stage_named("polish")
     assert "publish" in refusal.value.hint
 
 
