@@ -108,9 +108,9 @@ class StageOperator(AuthoredTemplates):
     def execute(self, context: Context) -> dict[str, Any]:
         """Reuse, reattach or submit; wait; collect."""
         with report_failures(context, self.stage):
-            self.log.info("::group::(1/4) Look for the artifact")
             if not stage_named(self.stage).validate(self.parameters or {}).wanted:
                 raise AirflowSkipException(f"No {self.stage} was asked for.")
+            self.log.info("::group::(1/4) Look for the artifact")
             making = self._making(context)
             store = making.store
             request = making.request(

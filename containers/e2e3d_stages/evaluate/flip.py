@@ -1,4 +1,4 @@
-"""FLIP: how much people would see of two pictures' difference when they flip between them."""
+"""FLIP: how much people would see of two pictures' difference when they flip between them (Andersson et al. 2020)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
+
+from e2e3d_stages.splats.srgb import decoded
 
 # A screen 0.7 m wide with 3,840 px, looked at from 0.7 m.
 PIXELS_PER_DEGREE = 0.7 * 3840 / 0.7 * np.pi / 180
@@ -38,7 +40,7 @@ def flip(image: NDArray[np.floating], photo: NDArray[np.floating], counted: NDAr
     """
     if image.shape != photo.shape:
         raise ValueError(f"cannot compare {image.shape} with {photo.shape}")
-    ours, theirs = (torch.from_numpy(np.ascontiguousarray(each, np.float32)) for each in (image, photo))
+    ours, theirs = (torch.from_numpy(np.ascontiguousarray(decoded(each), np.float32)) for each in (image, photo))
     if counted is not None:
         ours = torch.where(torch.from_numpy(counted)[..., None], ours, theirs)
     ours, theirs = _opponent(ours), _opponent(theirs)
@@ -48,9 +50,8 @@ def flip(image: NDArray[np.floating], photo: NDArray[np.floating], counted: NDAr
     return float((error if counted is None else error[torch.from_numpy(counted)]).double().mean())
 
 
-def _opponent(picture: Tensor) -> Tensor:
-    """Of sRGB (H, W, 3), the planes (3, H, W) of YCxCz: luminance, red against green, blue against yellow."""
-    light = torch.where(picture <= 0.04045, picture / 12.92, ((picture + 0.055) / 1.055) ** 2.4)
+def _opponent(light: Tensor) -> Tensor:
+    """Of linear light (H, W, 3), the planes (3, H, W) of YCxCz: luminance, red against green, blue against yellow."""
     planes: Tensor = torch.tensordot(OPPONENT @ (XYZ / XYZ.sum(1, keepdim=True)), light, dims=([1], [2]))
     planes[0] -= 16
     return planes

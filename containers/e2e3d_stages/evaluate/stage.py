@@ -32,8 +32,8 @@ from e2e3d_stages.splats.gaussians import read_ply
 from e2e3d_stages.splats.masks import read_mask
 from e2e3d_stages.splats.quality import colour_corrected, ms_ssim, psnr, ssim
 from e2e3d_stages.splats.rasterizer import Renderer, use_threads
+from e2e3d_stages.splats.views import View
 
-View = dict[str, Any]
 Render = Callable[[View, int, int], Picture]
 
 COMMON_LONG_SIDE = 400

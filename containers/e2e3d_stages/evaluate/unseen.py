@@ -8,9 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from e2e3d_stages.splats.camera import Camera
-from e2e3d_stages.splats.gaussians import Gaussians
-
-_C0 = 0.28209479177387814
+from e2e3d_stages.splats.gaussians import C0, Gaussians
 
 
 def shown_by(views: list[dict[str, Any]], gaussians: Gaussians) -> Gaussians:
@@ -21,7 +19,7 @@ def shown_by(views: list[dict[str, Any]], gaussians: Gaussians) -> Gaussians:
     shown = np.zeros(len(gaussians), bool)
     for view in views:
         shown[Camera.from_view(view, view["width"], view["height"]).project(gaussians.means)[2]] = True
-    white = np.repeat(((shown - 0.5) / _C0).astype(np.float32)[:, None, None], 3, axis=2)
+    white = np.repeat(((shown - 0.5) / C0).astype(np.float32)[:, None, None], 3, axis=2)
     return Gaussians(gaussians.means, gaussians.scales, gaussians.quats, gaussians.opacities, white)
 
 

@@ -10,11 +10,9 @@ import laspy
 import numpy as np
 from numpy.typing import NDArray
 
-from e2e3d_stages.splats.gaussians import Gaussians
+from e2e3d_stages.splats.gaussians import C0, Gaussians
 from e2e3d_stages.splats.georeference import Georeference
 
-# Of the constant band of spherical harmonics.
-C0 = 0.28209479177387814
 # A Gaussian that lets more light through than it stops is haze, no point.
 LEAST_OPACITY = 0.5
 # In metres: finer than any GPS.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ def run(context: StageContext) -> dict[str, Any]:
     params: Params = context.params
     sfm, scene = context.inputs["sfm"].folder, context.inputs["train"].folder / "scene.ply"
     gaussians = read_ply(scene)
-    georef = sfm / "georef.json"
+    place = Georeference.of(sfm)
     found: dict[str, Any] = {"points": None, "coordinate_system": None, "photos": None}
     steps = [name for name in Params.model_fields if getattr(params, name)]
     for done, step in enumerate(steps):
@@ -39,8 +38,7 @@ def run(context: StageContext) -> dict[str, Any]:
             points = points_of(gaussians)
             write_ply(context.output / "points.ply", points)
             found["points"] = len(points.xyz)
-            if georef.is_file():
-                place = Georeference(json.loads(georef.read_text(encoding="utf-8")))
+            if place:
                 write_laz(context.output / "points.laz", points, place)
                 found["coordinate_system"] = place.crs.name
             else:
@@ -52,7 +50,7 @@ def run(context: StageContext) -> dict[str, Any]:
         elif step == "gltf":
             splat_transform.convert(scene, context.output / "scene.glb", actions=TO_GLTF)
         elif step == "usd":
-            write_usd(context.output / "scene.usdc", gaussians, metric=georef.is_file())
+            write_usd(context.output / "scene.usdc", gaussians, metric=place is not None)
         elif step == "colmap":
             found["photos"] = write_colmap(sfm, context.output / "colmap.zip")
     context.progress(len(steps), len(steps), "formats")

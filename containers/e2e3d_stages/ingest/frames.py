@@ -12,7 +12,7 @@ from av.sidedata.sidedata import Type
 from av.video.reformatter import ColorRange, Colorspace, Interpolation
 from PIL import Image
 
-from e2e3d_stages.ingest.srgb import DISPLAY_P3, P3_TO_SRGB, decoded, encoded
+from e2e3d_stages.splats.srgb import DISPLAY_P3, P3_TO_SRGB, decoded, encoded
 
 # ITU-T H.273, tables 2, 3 and 4.
 UNSPECIFIED = 2

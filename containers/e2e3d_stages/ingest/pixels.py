@@ -24,8 +24,8 @@ from e2e3d_stages.contract.captures import HEAD_BYTES, PHOTO_FORMATS, RAW, RAW_S
 from e2e3d_stages.contract.damage import is_damage
 from e2e3d_stages.contract.formatting import as_size
 from e2e3d_stages.ingest.exif import Exif, read_exif
-from e2e3d_stages.ingest.srgb import ADOBE_GAMMA, ADOBE_TO_SRGB, DISPLAY_P3, P3_TO_SRGB, decoded, encoded
 from e2e3d_stages.ingest.xmp import told_by_xmp
+from e2e3d_stages.splats.srgb import ADOBE_GAMMA, ADOBE_TO_SRGB, DISPLAY_P3, P3_TO_SRGB, decoded, encoded
 
 pi_heif.register_heif_opener()
 # Pillow's own limit knows neither how small a JPEG is decoded nor how many photos are decoded at once; `Memory` does.

@@ -99,9 +99,7 @@ def _coloured(
         picture, depth = renderer.image(view, camera.width, camera.height), renderer.depth(camera)
         pixels, depths, which = camera.project(surface.vertices)
         column, row = pixels.astype(np.int32).T
-        pose = camera.pose.numpy()
-        eye = -pose[:3, :3].T @ pose[:3, 3]
-        towards = eye - surface.vertices[which]
+        towards = camera.eye - surface.vertices[which]
         facing = (normals[which] * towards).sum(1) / np.maximum(np.linalg.norm(towards, axis=1), 1e-12)
         seen = (np.abs(depth[row, column] - depths) < SEEN_VOXELS * step) & (facing > 0)
         share = np.where(seen, facing**2, 0)

@@ -18,6 +18,7 @@ from skimage.measure import marching_cubes
 
 from e2e3d_stages.contract.messages import StageError
 from e2e3d_stages.mesh.fusion import Volume
+from e2e3d_stages.splats.srgb import decoded
 
 Floats = NDArray[np.float32]
 Indices = NDArray[np.int32]
@@ -138,8 +139,7 @@ def write_glb(path: Path, surface: Surface, colours: Floats) -> None:
     :param colours: (V, 3) sRGB in 0 to 1.
     """
     flip = np.array([1, -1, -1], np.float32)
-    linear = np.where(colours <= 0.04045, colours / 12.92, ((colours + 0.055) / 1.055) ** 2.4)
-    rgba = np.concatenate([linear, np.ones((len(linear), 1))], axis=1)
+    rgba = np.concatenate([decoded(colours), np.ones((len(colours), 1))], axis=1)
     positions = surface.vertices * flip
     buffers = [
         (positions.astype("<f4"), 34962),

@@ -16,7 +16,7 @@ from scipy.interpolate import CubicSpline
 from scipy.ndimage import gaussian_filter1d
 
 from e2e3d_stages.splats.camera import Camera
-from e2e3d_stages.splats.views import View
+from e2e3d_stages.splats.views import View, viewing_distance
 
 Array = NDArray[np.float64]
 
@@ -40,7 +40,7 @@ def path_through(views: list[View], points: NDArray[np.floating[Any]]) -> list[C
     poses = np.array([view["world_to_camera"] for view in views])
     rotations = poses[:, :3, :3]
     eyes = -np.einsum("nji,nj->ni", rotations, poses[:, :3, 3])
-    distance = np.array([_distance(pose, points) for pose in poses])
+    distance = np.array([viewing_distance(view, points) for view in views])
     targets = eyes + rotations[:, 2] * distance[:, None]
     way = _spread(eyes[order := _order(eyes)])
     table = np.concatenate([eyes[order][way], targets[order][way], rotations[order][way, 1]], axis=1)
@@ -78,12 +78,6 @@ def _between(table: Array, moments: Array) -> Array:
     if len(table) < 2:
         return np.repeat(table, len(moments), axis=0)
     return np.asarray(CubicSpline(at, table)(moments * at[-1]))
-
-
-def _distance(pose: Array, points: NDArray[np.floating[Any]]) -> float:
-    """How far a camera is from what it looks at: the median depth of the points before it."""
-    depth = points @ pose[2, :3] + pose[2, 3]
-    return float(np.median(depth[depth > 0])) if (depth > 0).any() else 1.0
 
 
 def _camera(eye: Array, target: Array, down: Array, focal: float) -> Camera:

@@ -17,7 +17,7 @@ from rasterio.windows import Window
 
 from e2e3d_stages.splats.camera import Camera
 from e2e3d_stages.splats.georeference import Georeference
-from e2e3d_stages.splats.views import View
+from e2e3d_stages.splats.views import View, viewing_distance
 
 Points = NDArray[np.floating[Any]]
 
@@ -87,7 +87,8 @@ def map_of(views: list[View], points: Points, place: Georeference) -> Map:
     margin = MARGIN * max(east - west, north - south)
     west, south, east, north = west - margin, south - margin, east + margin, north + margin
     longest = max(east - west, north - south)
-    step = max(_pixel_on_the_ground(views, points) * scale, longest / MOST_PIXELS)
+    pixel = float(np.median([viewing_distance(view, points) / view["fx"] for view in views]))
+    step = max(pixel * scale, longest / MOST_PIXELS)
     width, height = int(np.ceil((east - west) / step)), int(np.ceil((north - south) / step))
     above = HEIGHT * longest / scale
     axis = np.array([(west + east) / 2, (south + north) / 2, (low + high) / 2])
@@ -96,17 +97,6 @@ def map_of(views: list[View], points: Points, place: Georeference) -> Map:
     pose[:3, 3] = -pose[:3, :3] @ (middle + turn.T @ (axis - base) / scale) + [0, 0, above]
     centre = ((axis[0] - west) / step, (north - axis[1]) / step)
     return Map(float(west), float(north), step, width, height, pose, above * scale / step, centre)
-
-
-def _pixel_on_the_ground(views: list[View], points: Points) -> float:
-    """The median size, in the scene's unit, of what a photo's pixel shows."""
-    sizes = []
-    for view in views:
-        pose = np.array(view["world_to_camera"])
-        depth = points @ pose[2, :3] + pose[2, 3]
-        if (depth > 0).any():
-            sizes.append(float(np.median(depth[depth > 0])) / view["fx"])
-    return float(np.median(sizes))
 
 
 def write_orthophoto(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -44,8 +43,7 @@ def run(context: StageContext) -> dict[str, Any]:
         write_poster(context.output / "flight.jpg", _eight_bits(renderer.picture(poster)[0]))
         found["frames"] = len(cameras)
     if params.orthophoto:
-        if (sfm / "georef.json").is_file():
-            place = Georeference(json.loads((sfm / "georef.json").read_text(encoding="utf-8")))
+        if place := Georeference.of(sfm):
             grid = map_of(views, points, place)
             write_orthophoto(context.output / "orthophoto.tif", grid, place, _mapped(context, renderer, grid))
             found |= {"ground_pixel": round(grid.step, 4), "coordinate_system": place.crs.name}

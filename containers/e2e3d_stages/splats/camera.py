@@ -43,6 +43,13 @@ class Camera:
             height=height,
         )
 
+    @property
+    def eye(self) -> NDArray[np.float32]:
+        """Where it is in the world, (3,)."""
+        pose = self.pose.numpy()
+        eye: NDArray[np.float32] = -pose[:3, :3].T @ pose[:3, 3]
+        return eye
+
     def resized(self, width: int, height: int) -> Camera:
         """The same camera for a picture of another size."""
         x, y = width / self.width, height / self.height

@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 
+# The constant band of spherical harmonics: a colour is a half and so many times the coefficient.
+C0 = 0.28209479177387814
+
 
 @dataclass(frozen=True)
 class Gaussians:

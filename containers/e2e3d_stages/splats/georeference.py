@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,6 +32,12 @@ class Georeference:
             "+step +inv +proj=cart +ellps=WGS84 "
             f"+step +proj=utm +zone={number} {'+south' if south else ''} +ellps=WGS84"
         )
+
+    @classmethod
+    def of(cls, sfm: Path) -> Georeference | None:
+        """As the artifact in that folder tells it; None where GPS did not."""
+        file = sfm / "georef.json"
+        return cls(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else None
 
     def utm(self, xyz: Coordinates) -> NDArray[np.float64]:
         """East, north and height in metres (N, 3) of points in the scene's frame; heights are those of GPS."""

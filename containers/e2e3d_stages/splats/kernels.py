@@ -28,6 +28,7 @@ import numpy as np
 from numba import njit
 
 from e2e3d_stages.splats.camera import DILATION, NEAR, Camera
+from e2e3d_stages.splats.gaussians import C0
 from e2e3d_stages.splats.params import RenderParams
 
 LANES = 8  # a tile's width
@@ -49,7 +50,6 @@ _E0, _E1, _E2, _E3, _E4 = (
     .convert(kind=np.polynomial.Polynomial)
     .coef.astype(np.float32)
 )
-_C0 = 0.28209479177387814
 _C1 = 0.4886025119029199
 _C2 = (1.0925484305920792, -1.0925484305920792, 0.31539156525252005, -1.0925484305920792, 0.5462742152960396)
 _C3 = (
@@ -69,9 +69,8 @@ _inlined: Any = njit(cache=True, fastmath=True, error_model="numpy", nogil=True,
 def lens(camera: Camera, params: RenderParams) -> tuple[Any, ...]:
     """What `project` and `project_backward` are told of the camera and of how to draw, as they take it."""
     pose = camera.pose.numpy()
-    eye = -pose[:3, :3].T @ pose[:3, 3]
     intrinsics = np.array([*camera.focal, *camera.centre], np.float32)
-    return params.sh_degree, pose, eye, intrinsics, camera.width, camera.height
+    return params.sh_degree, pose, camera.eye, intrinsics, camera.width, camera.height
 
 
 @_inlined
@@ -86,7 +85,7 @@ def _exp(x):
 @_compiled
 def _sh_basis(degree, x, y, z, basis):
     """Real spherical harmonics of a unit direction, in the order of the 3DGS PLY."""
-    basis[0] = _C0
+    basis[0] = C0
     if degree >= 1:
         basis[1], basis[2], basis[3] = -_C1 * y, _C1 * z, -_C1 * x
     if degree >= 2:

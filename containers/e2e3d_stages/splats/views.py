@@ -14,6 +14,13 @@ from e2e3d_stages.contract.messages import StageError
 View = dict[str, Any]
 
 
+def viewing_distance(view: View, points: NDArray[np.floating[Any]]) -> float:
+    """How far what a camera looks at is: the median depth of the points before it, and 1 where there is none."""
+    pose = np.array(view["world_to_camera"])
+    depth = points @ pose[2, :3] + pose[2, 3]
+    return float(np.median(depth[depth > 0])) if (depth > 0).any() else 1.0
+
+
 def views_and_points(sfm: Path) -> tuple[list[View], NDArray[np.float32]]:
     """The entries of `views.json`, and the points (N, 3) in the scene's frame; at least one of each.
 

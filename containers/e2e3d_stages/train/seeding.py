@@ -8,13 +8,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from e2e3d_stages.contract.messages import StageError
+from e2e3d_stages.splats.gaussians import C0
 from e2e3d_stages.train.scene import Points, Scene, View
 
 CELL_SHARE = 50  # a cell of the coverage grid is the picture's long side through this
 _INITIAL_OPACITY = 0.1
 # Of all training photos together; a place is in some ten of them. Below the least, more cost next to nothing.
 PIXELS_PER_GAUSSIAN, FEWEST_GAUSSIANS = 200, 20_000
-_C0 = 0.28209479177387814
 _FEWEST_POINTS = 10
 
 
@@ -58,7 +58,7 @@ def seed(
         "scales": torch.from_numpy(np.log(np.maximum(size, 1e-7)))[:, None].repeat(1, 3),
         "quats": quats,
         "opacities": torch.full((count,), float(np.log(_INITIAL_OPACITY / (1 - _INITIAL_OPACITY)))),
-        "sh_dc": torch.from_numpy((rgb - 0.5) / _C0)[:, None],
+        "sh_dc": torch.from_numpy((rgb - 0.5) / C0)[:, None],
         "sh_rest": torch.zeros(count, (sh_degree + 1) ** 2 - 1, 3),
     }, filled
 
