@@ -18,7 +18,7 @@ UV_INSTALL = $(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt
 # SageMaker takes an image, not an index of an image and what attests it.
 export BUILDX_NO_DEFAULT_ATTESTATIONS := 1
 
-.PHONY: demo ui up down backup restore check test soak bench gpu gpu-wheels reference lint clean constraints images push pushable
+.PHONY: demo ui up down backup restore check test soak bench gpu gpu-wheels reference docs lint clean constraints images push pushable
 
 demo: $(VENV)/installed  ## Take CAPTURE (the sample when not given) through the whole DAG.
 	$(BIN)/python deploy/demo/demo.py run $(if $(CAPTURE),--capture "$(CAPTURE)") $(if $(PRESET),--preset $(PRESET))
@@ -73,6 +73,10 @@ gpu-wheels:  ## What `make gpu` may lack, into .gpu-wheels.
 reference: $(VENV)/installed-dev  ## docs/reference, from what the code declares.
 	$(BIN)/python docs/make_reference.py
 
+docs: $(VENV)/installed-dev  ## The documentation as a site, into site/; every warning is an error.
+	$(BIN)/python -m sphinx -q -W --keep-going docs site
+	@echo "Open site/index.html"
+
 TSC := tests/javascript/node_modules/typescript/bin/tsc
 lint: $(VENV)/installed-dev  ## Style, types, and who may import whom.
 	$(BIN)/ruff check .
@@ -82,7 +86,7 @@ lint: $(VENV)/installed-dev  ## Style, types, and who may import whom.
 	$(BIN)/node $(TSC) -p tests/javascript
 
 clean:
-	rm -rf $(VENV) .demo $(GPU_WHEELS) build dist node_modules containers/compressor/node_modules tests/javascript/node_modules .pytest_cache .mypy_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) .demo $(GPU_WHEELS) build dist site node_modules containers/compressor/node_modules tests/javascript/node_modules .pytest_cache .mypy_cache .ruff_cache *.egg-info
 
 # The very files that images install. PyPI's PyTorch is for CUDA, an index named beside it has the one for CPUs.
 LOCK_CPU = $(BIN)/uv pip compile -q --python-version 3.11 --python-platform x86_64-manylinux_2_28 --generate-hashes \
@@ -91,7 +95,7 @@ LOCK = UV_INDEX= UV_FIND_LINKS= $(LOCK_CPU)
 constraints: $(VENV)/installed-dev  ## Pin everything anew, and lock what goes into images by hashes.
 	$(BIN)/uv pip compile --universal --python-version 3.10 --no-header --no-annotate --no-emit-index-url -q pyproject.toml --all-extras -o constraints.txt
 	sed -i '1i # Exact versions of everything, for containers, the demo and CI; made by `make constraints`.' constraints.txt
-	for name in sfm compressor 3dgs; do $(LOCK) containers/$$name/requirements.txt -o containers/$$name/locked.txt; done
+	for name in sfm compressor 3dgs docs; do $(LOCK) containers/$$name/requirements.txt -o containers/$$name/locked.txt; done
 	$(LOCK_CPU) --no-emit-package torch containers/3dgs/requirements.txt -o containers/3dgs/locked-cpu.txt
 	echo 'cuda-toolkit[nvcc,cccl]' | $(LOCK) - -o containers/3dgs/locked-nvcc.txt
 	$(LOCK) --no-deps containers/airflow/requirements.txt -o containers/airflow/locked.txt
@@ -108,7 +112,7 @@ $(VENV)/installed: $(VENV)/bin/uv pyproject.toml setup.py constraints.txt $(wild
 	touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed tests/requirements.txt tests/javascript/package-lock.json
-	$(UV_INSTALL) -r tests/requirements.txt
+	$(UV_INSTALL) -r tests/requirements.txt -r containers/docs/requirements.txt
 	$(BIN)/npm ci --prefix tests/javascript --ignore-scripts --no-audit --no-fund --silent
 	touch $@
 

@@ -8,12 +8,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from airflow.sdk import RetryAction
 from pydantic import BaseModel
 
 from airflow_provider_e2e3d.backends.base import BackendSettings, ImageSettings
+from airflow_provider_e2e3d.exceptions import stage_failed
 from airflow_provider_e2e3d.get_provider_info import get_provider_info
+from airflow_provider_e2e3d.jobs.retries import RETRIES_OF, RETRIES_OF_ANY_OTHER, retry_policy
 from airflow_provider_e2e3d.profiles.profile import BACKENDS, Profile, backend_class
 from e2e3d_stages.contract.figures import FIGURES, Figure
+from e2e3d_stages.contract.messages import Failure, FailureCode
 from e2e3d_stages.contract.spec import PRESETS, StageSpec
 from e2e3d_stages.registry import STAGES
 
@@ -157,6 +161,32 @@ def _figures(which: Iterable[Figure]) -> str:
     return _table(["name", "label", "measured by", "unit", "better", "note"], rows)
 
 
+def failures() -> str:
+    """How a stage can fail, and what becomes of the task then."""
+    rules = {rule.exception: rule for rule in retry_policy().rules}
+    rows = []
+    for code in FailureCode:
+        raised = type(stage_failed(Failure(code=code, message="", attempt=1)))
+        again = RETRIES_OF.get(raised, RETRIES_OF_ANY_OTHER)
+        rows.append(
+            [
+                f"[`{code.value}`](../troubleshooting.md#{code.value})",
+                (raised.__doc__ or "").splitlines()[0],
+                "never" if rules[raised].action is RetryAction.FAIL else f"{again} times",
+                f"`{code.exit_code}`",
+                f"`{raised.__name__}`",
+            ]
+        )
+    return _page(
+        [
+            "# Failures",
+            "How a stage fails, as `failure.json` of its attempt and `run.json` say it, and what becomes of the task. "
+            "[Troubleshooting](../troubleshooting.md) says what to do.",
+            _table(["code", "meaning", "tried again", "program's exit status", "the task raises"], rows),
+        ]
+    )
+
+
 def _kind(field: Mapping[str, Any]) -> str:
     """A JSON schema as a person reads it: its type, choices and limits."""
     if "anyOf" in field:
@@ -198,6 +228,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "profiles.md": profiles,
     "config.md": config,
     "figures.md": figures,
+    "failures.md": failures,
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import stat
 import subprocess
@@ -20,7 +21,7 @@ import yaml
 
 from airflow_provider_e2e3d.pipelines.form import section_of
 from e2e3d_stages.registry import STAGES
-from tests.browser import colours
+from tests.browser import colours, needed
 from tests.compose.conftest import COMPOSE, Platform, clean_environment
 from tests.conftest import ALWAYS, ROOT, until
 from tests.stages.publish.test_viewer_in_browser import settled
@@ -280,6 +281,35 @@ def test_a_scheduler_killed_with_the_task_that_waits_in_it_finds_the_training_ag
     assert platform.state(run) == "success"
     assert len(trainings_of(platform, run, started)) == 1, started
     assert platform.stages() == []
+
+
+def test_the_tutorials_commands_bring_photos_into_the_bucket_and_trigger_their_run(
+    platform: Platform, first_run: str
+) -> None:
+    needed(shutil.which("aws"), "AWS' command line (apt install awscli)")
+    tutorials = [(ROOT / "docs" / "tutorials" / f"{name}.md").read_text() for name in ("own-bucket", "nightly-batch")]
+    script = "\n".join(re.findall(r"^```sh\n(.*?)^```", tutorials[0], re.MULTILINE | re.DOTALL))
+    script += "\n" + next(line for line in tutorials[1].splitlines() if "pools set" in line).strip()
+    for told, here in {
+        "http://localhost:8080": platform.url,
+        "http://localhost:9000": platform.s3,
+        "path/to/photos": "sample/caliterra/images",
+        # The same photos and parameters as before, which needs no time.
+        '"s3://captures/town-hall"}': json.dumps({"capture": "s3://captures/town-hall", **TINY})[12:],
+        "docker compose exec": f"{' '.join(COMPOSE)} exec -T",
+    }.items():
+        assert told in script
+        script = script.replace(told, here)
+    shell = ["sh", "-euc", script]
+    done = subprocess.run(shell, cwd=platform.folder, env=platform.environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    run = re.search(r'"dag_run_id":"([^"]+)"', done.stdout)
+    assert run, done.stdout
+    until(lambda: platform.ended(run[1]), 300, pause=1)
+    assert platform.state(run[1]) == "success"
+    page = platform.result(run[1], "publish", "page")
+    assert page.startswith(f"{platform.s3}/e2e3d/scenes/town-hall/")
+    assert [stage for stage in ALWAYS[:-1] if not platform.result(run[1], stage)["reused"]] == []
 
 
 def test_workers_come_with_a_profile_and_a_variable(platform: Platform) -> None:
