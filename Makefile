@@ -130,7 +130,7 @@ image-3dgs: BUILD_ARGS = --build-arg 'CUDA_ARCHITECTURES=$(CUDA_ARCHITECTURES)' 
 image-%:
 	docker build --file containers/$*/Dockerfile --tag e2e3d/$*:$(VERSION) --build-arg VERSION=$(VERSION) \
 	  --build-arg 'REVISION=$(REVISION)' --build-arg 'SOURCE=$(SOURCE)' $(BUILD_ARGS) \
-	  $(foreach name,PYTHON_IMAGE AIRFLOW_IMAGE,$(if $($(name)),--build-arg $(name)=$($(name)))) .
+	  $(foreach name,PYTHON_IMAGE AIRFLOW_IMAGE CADDY_IMAGE,$(if $($(name)),--build-arg $(name)=$($(name)))) .
 
 push: pushable $(VENV)/installed images  ## The images into REGISTRY, by version and commit; see docs/images.md.
 	$(BIN)/python deploy/push.py "$(REGISTRY)"
