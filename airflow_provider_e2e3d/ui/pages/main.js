@@ -17,10 +17,19 @@ const pages = {
   task: "./task.js",
 };
 
+async function page() {
+  try {
+    return await import(pages[kind]);
+  } catch (problem) {
+    console.error(problem);
+    throw new Unreachable();
+  }
+}
+
 async function start() {
   try {
-    const [page] = await Promise.all([import(pages[kind]), load()]);
-    await page.open(query, ...names);
+    const [{ open }] = await Promise.all([page(), load()]);
+    await open(query, ...names);
   } catch (problem) {
     console.error(problem);
     show(
