@@ -11,6 +11,7 @@ from e2e3d_stages.export.points import points_of, write_laz, write_ply
 from e2e3d_stages.export.usd import write_usd
 from e2e3d_stages.runtime.context import StageContext
 from e2e3d_stages.splats import splat_transform
+from e2e3d_stages.splats.cropping import published_scene
 from e2e3d_stages.splats.gaussians import read_ply
 from e2e3d_stages.splats.georeference import Georeference
 
@@ -26,7 +27,7 @@ def run(context: StageContext) -> dict[str, Any]:
     :raises StageError: when splat-transform is missing or fails.
     """
     params: Params = context.params
-    sfm, scene = context.inputs["sfm"].folder, context.inputs["train"].folder / "scene.ply"
+    sfm, scene = context.inputs["sfm"].folder, published_scene(context.inputs)
     gaussians = read_ply(scene)
     place = Georeference.of(sfm)
     found: dict[str, Any] = {"points": None, "coordinate_system": None, "photos": None}

@@ -61,6 +61,8 @@ def facts(title: str, inputs: Mapping[str, InputArtifact], warnings: Sequence[Ad
         "curve": training_curve(training["curve"]),
         "resumed_from": training["resumed_from"],
         "plans": plans(inputs["sfm"].folder, set(training["holdout"]), names) if views else None,
+        "metric": (inputs["sfm"].folder / "georef.json").is_file(),
+        "crop": manifests.get("crop"),
         "mesh": _mesh(inputs),
         "files": _files(inputs),
         "others": _others(inputs),
@@ -127,7 +129,11 @@ def _comparisons(
 
 def _files(inputs: Mapping[str, InputArtifact]) -> list[dict[str, Any]]:
     """The scene's formats, smallest first, with the PSNR in dB that each costs where that was measured."""
-    loss = {"scene.sog": inputs["evaluate"].manifest.metrics["compression_loss_db"], "scene.ply": 0.0}
+    loss = {
+        "scene.sog": inputs["evaluate"].manifest.metrics["compression_loss_db"],
+        "scene.ply": 0.0,
+        "cropped.ply": 0.0,
+    }
     found = [
         {"name": file.path, "use": each.use, "file": file, "loss": loss.get(file.path)}
         for artifact in inputs.values()
