@@ -15,6 +15,7 @@ from e2e3d_stages.publish.photos import data_uri, photo_facts, source_names
 from e2e3d_stages.publish.plans import plans
 from e2e3d_stages.publish.spec import SPEC
 from e2e3d_stages.runtime.context import InputArtifact
+from e2e3d_stages.splats.views import in_metres
 
 # A photo that differs more from the mean is named; of many those that differ most.
 NOTABLE_EV, MOST_NOTABLE = 0.5, 8
@@ -61,7 +62,7 @@ def facts(title: str, inputs: Mapping[str, InputArtifact], warnings: Sequence[Ad
         "curve": training_curve(training["curve"]),
         "resumed_from": training["resumed_from"],
         "plans": plans(inputs["sfm"].folder, set(training["holdout"]), names) if views else None,
-        "metric": (inputs["sfm"].folder / "georef.json").is_file(),
+        "metric": in_metres(inputs["sfm"]),
         "crop": manifests.get("crop"),
         "mesh": _mesh(inputs),
         "files": _files(inputs),

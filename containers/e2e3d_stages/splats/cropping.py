@@ -33,8 +33,7 @@ class Box:
 
     def holds(self, points: Points) -> NDArray[np.bool_]:
         """Which of the points (N, 3) lie in it."""
-        inside: NDArray[np.bool_] = ((points >= self.low) & (points <= self.high)).all(1)
-        return inside
+        return np.asarray(((points >= self.low) & (points <= self.high)).all(1))
 
     def write(self, path: Path) -> None:
         """As JSON."""
