@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import TriggerRule
 from airflow.sdk.log import redact  # type: ignore[attr-defined]  # where common.compat has it from
 
 from airflow_provider_e2e3d.exceptions import QualityGateFailed
@@ -111,14 +110,26 @@ class TrainOperator(StageOperator):
         super().__init__(stage="train", inputs={"sfm": sfm}, **kwargs)
 
 
+class CropOperator(StageOperator):
+    """What lies around the subject goes; skipped where the scene stays whole.
+
+    :param sfm: what `SfmOperator` returned. (templated)
+    :param train: what `TrainOperator` returned. (templated)
+    """
+
+    def __init__(self, *, sfm: Any, train: Any, **kwargs: Any) -> None:
+        super().__init__(stage="crop", inputs={"sfm": sfm, "train": train}, **kwargs)
+
+
 class CompressOperator(StageOperator):
     """Gaussians become files small enough for a web page.
 
     :param train: what `TrainOperator` returned. (templated)
+    :param crop: what `CropOperator` returned, where the DAG has one; skipped, it stops nothing. (templated)
     """
 
-    def __init__(self, *, train: Any, **kwargs: Any) -> None:
-        super().__init__(stage="compress", inputs={"train": train}, **kwargs)
+    def __init__(self, *, train: Any, crop: Any = None, **kwargs: Any) -> None:
+        super().__init__(stage="compress", inputs={"train": train, "crop": crop}, **kwargs)
 
 
 class EvaluateOperator(StageOperator):
@@ -127,10 +138,12 @@ class EvaluateOperator(StageOperator):
     :param sfm: what `SfmOperator` returned. (templated)
     :param train: what `TrainOperator` returned. (templated)
     :param compress: what `CompressOperator` returned. (templated)
+    :param crop: what `CropOperator` returned, where the DAG has one. (templated)
     """
 
-    def __init__(self, *, sfm: Any, train: Any, compress: Any, **kwargs: Any) -> None:
-        super().__init__(stage="evaluate", inputs={"sfm": sfm, "train": train, "compress": compress}, **kwargs)
+    def __init__(self, *, sfm: Any, train: Any, compress: Any, crop: Any = None, **kwargs: Any) -> None:
+        inputs = {"sfm": sfm, "train": train, "compress": compress, "crop": crop}
+        super().__init__(stage="evaluate", inputs=inputs, **kwargs)
 
 
 class MeshOperator(StageOperator):
@@ -138,10 +151,11 @@ class MeshOperator(StageOperator):
 
     :param sfm: what `SfmOperator` returned. (templated)
     :param train: what `TrainOperator` returned. (templated)
+    :param crop: what `CropOperator` returned, where the DAG has one. (templated)
     """
 
-    def __init__(self, *, sfm: Any, train: Any, **kwargs: Any) -> None:
-        super().__init__(stage="mesh", inputs={"sfm": sfm, "train": train}, **kwargs)
+    def __init__(self, *, sfm: Any, train: Any, crop: Any = None, **kwargs: Any) -> None:
+        super().__init__(stage="mesh", inputs={"sfm": sfm, "train": train, "crop": crop}, **kwargs)
 
 
 class RenderOperator(StageOperator):
@@ -149,10 +163,11 @@ class RenderOperator(StageOperator):
 
     :param sfm: what `SfmOperator` returned. (templated)
     :param train: what `TrainOperator` returned. (templated)
+    :param crop: what `CropOperator` returned, where the DAG has one. (templated)
     """
 
-    def __init__(self, *, sfm: Any, train: Any, **kwargs: Any) -> None:
-        super().__init__(stage="render", inputs={"sfm": sfm, "train": train}, **kwargs)
+    def __init__(self, *, sfm: Any, train: Any, crop: Any = None, **kwargs: Any) -> None:
+        super().__init__(stage="render", inputs={"sfm": sfm, "train": train, "crop": crop}, **kwargs)
 
 
 class ExportOperator(StageOperator):
@@ -160,10 +175,11 @@ class ExportOperator(StageOperator):
 
     :param sfm: what `SfmOperator` returned. (templated)
     :param train: what `TrainOperator` returned. (templated)
+    :param crop: what `CropOperator` returned, where the DAG has one. (templated)
     """
 
-    def __init__(self, *, sfm: Any, train: Any, **kwargs: Any) -> None:
-        super().__init__(stage="export", inputs={"sfm": sfm, "train": train}, **kwargs)
+    def __init__(self, *, sfm: Any, train: Any, crop: Any = None, **kwargs: Any) -> None:
+        super().__init__(stage="export", inputs={"sfm": sfm, "train": train, "crop": crop}, **kwargs)
 
 
 class PublishOperator(StageOperator):
@@ -171,7 +187,8 @@ class PublishOperator(StageOperator):
 
     :param scene: a slug. (templated)
     :param ingest: what `IngestOperator` returned; so for the other stages. (templated)
-    :param mesh: what `MeshOperator` returned, where the DAG has one; skipped, it stops nothing. (templated)
+    :param crop: what `CropOperator` returned, where the DAG has one; skipped, it stops nothing. (templated)
+    :param mesh: so for `MeshOperator`. (templated)
     :param render: so for `RenderOperator`. (templated)
     :param export: so for `ExportOperator`. (templated)
     :param preset: what filled in the parameters that nobody gave, for the report to tell them apart. (templated)
@@ -189,6 +206,7 @@ class PublishOperator(StageOperator):
         train: Any,
         compress: Any,
         evaluate: Any,
+        crop: Any = None,
         mesh: Any = None,
         render: Any = None,
         export: Any = None,
@@ -196,10 +214,7 @@ class PublishOperator(StageOperator):
         **kwargs: Any,
     ) -> None:
         inputs = {"ingest": ingest, "sfm": sfm, "train": train, "compress": compress, "evaluate": evaluate}
-        optional = {"mesh": mesh, "render": render, "export": export}
-        inputs |= {name: made for name, made in optional.items() if made is not None}
-        if not set(optional).isdisjoint(inputs):
-            kwargs.setdefault("trigger_rule", TriggerRule.NONE_FAILED)
+        inputs |= {"crop": crop, "mesh": mesh, "render": render, "export": export}
         super().__init__(stage="publish", inputs=inputs, **kwargs)
         self.scene = scene
         self.preset = preset

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 from uuid import uuid4
 
-from airflow.sdk import TaskInstanceState
+from airflow.sdk import TaskInstanceState, TriggerRule
 from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowException, AirflowSkipException, AirflowTaskTimeout
 from airflow.sdk.execution_time.context import NEVER_EXPIRE
@@ -65,7 +65,8 @@ class StageOperator(AuthoredTemplates):
 
     :param stage: a stage of the registry; the task is called like it where no `task_id` is given.
     :param parameters: the stage's parameters; names not given keep the stage's defaults. (templated)
-    :param inputs: by stage name, what the operators of those stages returned. (templated)
+    :param inputs: by stage name, what the operators of those stages returned; None for an optional one that the DAG
+        does not have. (templated)
     :param capture: `ingest` only: where the photos are. (templated)
     :param profile: name of the profile that says where the stage runs. (templated)
     :param force: stages to re-run although their artifacts are there; concerns this one when named. (templated)
@@ -95,6 +96,9 @@ class StageOperator(AuthoredTemplates):
         kwargs.setdefault("doc_md", spec.about)
         for name, value in stage_retries().items():
             kwargs.setdefault(name, value)
+        # A stage that nobody asked for is skipped, and stops none of those that would have read what it makes.
+        if any((inputs or {}).get(name) is not None for name in spec.optional_inputs):
+            kwargs.setdefault("trigger_rule", TriggerRule.NONE_FAILED)
         super().__init__(**kwargs)
         self.stage = stage
         self.parameters = parameters

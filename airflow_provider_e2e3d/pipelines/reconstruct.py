@@ -16,6 +16,7 @@ from airflow_provider_e2e3d.jobs.retries import stage_retries
 from airflow_provider_e2e3d.notifications.notifiers import SceneFailed, SceneSucceeded
 from airflow_provider_e2e3d.operators.reconstruction import (
     CompressOperator,
+    CropOperator,
     EvaluateOperator,
     ExportOperator,
     IngestOperator,
@@ -150,19 +151,18 @@ def reconstruct_capture() -> PublishOperator:
         **asked("sfm"),
     )
     train = TrainOperator(sfm=sfm.output, **asked("train", pool=gpu))
-    compress = CompressOperator(train=train.output, **asked("compress"))
-    evaluate = EvaluateOperator(
-        sfm=sfm.output, train=train.output, compress=compress.output, **asked("evaluate", pool=gpu)
-    )
-    mesh = MeshOperator(sfm=sfm.output, train=train.output, **asked("mesh"))
-    render = RenderOperator(sfm=sfm.output, train=train.output, **asked("render", pool=gpu))
-    export = ExportOperator(sfm=sfm.output, train=train.output, **asked("export"))
+    crop = CropOperator(sfm=sfm.output, train=train.output, **asked("crop"))
+    compress = CompressOperator(train=train.output, crop=crop.output, **asked("compress"))
+    scene = {"sfm": sfm.output, "train": train.output, "crop": crop.output}
+    evaluate = EvaluateOperator(compress=compress.output, **scene, **asked("evaluate", pool=gpu))
+    mesh = MeshOperator(**scene, **asked("mesh"))
+    render = RenderOperator(**scene, **asked("render", pool=gpu))
+    export = ExportOperator(**scene, **asked("export"))
     return PublishOperator(
         scene=request["scene"],
         preset=request["preset"],
         ingest=ingest.output,
-        sfm=sfm.output,
-        train=train.output,
+        **scene,
         compress=compress.output,
         evaluate=evaluate.output,
         mesh=mesh.output,

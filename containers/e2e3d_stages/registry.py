@@ -5,6 +5,7 @@ from __future__ import annotations
 from e2e3d_stages.compress.spec import SPEC as COMPRESS
 from e2e3d_stages.contract.messages import InvalidRequest
 from e2e3d_stages.contract.spec import StageSpec
+from e2e3d_stages.crop.spec import SPEC as CROP
 from e2e3d_stages.evaluate.spec import SPEC as EVALUATE
 from e2e3d_stages.export.spec import SPEC as EXPORT
 from e2e3d_stages.ingest.spec import SPEC as INGEST
@@ -15,7 +16,7 @@ from e2e3d_stages.sfm.spec import SPEC as SFM
 from e2e3d_stages.train.spec import SPEC as TRAIN
 
 STAGES: dict[str, StageSpec] = {
-    spec.name: spec for spec in (INGEST, SFM, TRAIN, COMPRESS, EVALUATE, MESH, RENDER, EXPORT, PUBLISH)
+    spec.name: spec for spec in (INGEST, SFM, TRAIN, CROP, COMPRESS, EVALUATE, MESH, RENDER, EXPORT, PUBLISH)
 }
 
 

@@ -41,7 +41,7 @@ def test_each_stage_has_its_own_settings_and_default_stands_for_the_rest(tmp_pat
         (("threads: 3", "threads: none"), "threads"),
         (("backend: local, threads", "backend: locale, threads"), "no backend 'locale'"),
         (("train:", "training:"), "no stage training"),
-        (("default:", "sfm:"), "compress, evaluate, export, ingest, mesh, publish, render is not there"),
+        (("default:", "sfm:"), "compress, crop, evaluate, export, ingest, mesh, publish, render is not there"),
         (("store: file:///srv/store", "stores: x"), "store"),
         (("captures: [", "captures: {["), "not YAML"),
         (("/srv/store", "${STORE}"), "STORE"),

@@ -90,6 +90,21 @@ def test_a_mesh_is_made_only_where_it_is_asked_for_and_of_what_is_there(run: Run
 
 
 @pytest.mark.slow
+def test_a_crop_goes_to_every_stage_that_shows_the_scene_and_nothing_is_trained_anew(run: Run, script: Script) -> None:
+    run("publish")
+    script.forget()
+    outcome = run("publish", crop_keep="subject", export_points=True)
+    assert outcome.state == "success"
+    assert sorted(script.calls) == ["compress", "crop", "evaluate", "export", "publish"]
+    for stage in ("compress", "evaluate", "export", "publish"):
+        assert manifest_of(outcome, stage).inputs["crop"].key == outcome.results["crop"]["key"]
+    script.forget()
+    # Whole again, it is what was there before.
+    assert run("publish").state == "success"
+    assert script.calls == []
+
+
+@pytest.mark.slow
 def test_force_makes_a_stage_and_what_follows_anew_and_keeps_the_older(run: Run, script: Script) -> None:
     first = run("compress")
     script.forget()

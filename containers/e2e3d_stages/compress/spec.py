@@ -32,4 +32,5 @@ SPEC = StageSpec(
         Deliverable("scene.spz", "phones and other viewers", format_of_scene=True),
     ),
     result=SIZE,
+    optional_inputs=("crop",),
 )

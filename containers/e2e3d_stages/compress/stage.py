@@ -15,6 +15,7 @@ from e2e3d_stages.compress.params import Params
 from e2e3d_stages.contract.messages import StageError
 from e2e3d_stages.runtime.context import StageContext
 from e2e3d_stages.splats import sog, splat_transform
+from e2e3d_stages.splats.cropping import published_scene
 from e2e3d_stages.splats.gaussians import Floats, Gaussians, read_ply, write_ply
 
 log = logging.getLogger(__name__)
@@ -29,7 +30,7 @@ NOTABLE_FLOATING = 0.001
 
 
 def run(context: StageContext) -> dict[str, Any]:
-    """Compress `train`'s scene.ply into scene.sog, and scene.spz where asked for; compression.json tells the rest.
+    """Compress the scene into scene.sog, and scene.spz where asked for; compression.json tells the rest.
 
     :raises StageError: when no Gaussian is worth keeping, or splat-transform is missing or fails.
     """
@@ -37,7 +38,7 @@ def run(context: StageContext) -> dict[str, Any]:
     context.progress(0, 1, "scene", phase="cleaning")
     if params.spz:
         splat_transform.command()  # a missing program is worth knowing before the work
-    source = context.inputs["train"].folder / "scene.ply"
+    source = published_scene(context.inputs)
     trained = read_ply(source)
     kept, removals = cleaning.clean(
         limit_sh(trained, params.sh_degree),

@@ -33,4 +33,5 @@ SPEC = StageSpec(
     longest=Limit(seconds=3_600, per_photo=20),
     rough_seconds=rough_seconds,
     result=PSNR,
+    optional_inputs=("crop",),
 )

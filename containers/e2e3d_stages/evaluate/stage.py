@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from e2e3d_stages.contract.messages import StageError
 from e2e3d_stages.contract.paths import inside
+from e2e3d_stages.evaluate.counting import Counting
 from e2e3d_stages.evaluate.flip import flip
 from e2e3d_stages.evaluate.opening import opening_view
 from e2e3d_stages.evaluate.params import Params
@@ -28,8 +29,8 @@ from e2e3d_stages.evaluate.unseen import shown_by, unseen_share
 from e2e3d_stages.runtime.context import StageContext
 from e2e3d_stages.splats import sog
 from e2e3d_stages.splats.camera import fitted_size
+from e2e3d_stages.splats.cropping import published_box, published_scene
 from e2e3d_stages.splats.gaussians import read_ply
-from e2e3d_stages.splats.masks import read_mask
 from e2e3d_stages.splats.quality import colour_corrected, ms_ssim, psnr, ssim
 from e2e3d_stages.splats.rasterizer import Renderer, use_threads
 from e2e3d_stages.splats.views import View
@@ -46,10 +47,11 @@ SUFFIXES = ("", "_400", "_full")
 def run(context: StageContext) -> dict[str, Any]:
     """Measure and draw the views that were held out; without any, only what compression costs.
 
+    Of a cropped scene it is what stayed that is measured, where the photos show it.
+
     :returns: means over the held-out views, None where there are none; `compression_loss_db` over whatever was viewed.
     :raises StageError: when there is no view at all.
     """
-    params: Params = context.params
     use_threads(context.threads)
     views = json.loads((context.inputs["sfm"].folder / "views.json").read_text(encoding="utf-8"))
     training = json.loads((context.inputs["train"].folder / "training.json").read_text(encoding="utf-8"))
@@ -58,16 +60,18 @@ def run(context: StageContext) -> dict[str, Any]:
             "There is no photo with a known camera to compare with.",
             hint="Trigger again with sfm under Re-run stages (force).",
         )
-    held_out = [view for view in views if view["name"] in set(training["holdout"])]
+    counts = Counting(context.inputs)
+    telling = [view for view in views if counts.shows(view, *_common_size(view))] or views
+    held_out = [view for view in telling if view["name"] in set(training["holdout"])]
     if not held_out:
         context.warn(
             "no_held_out_views",
             "Every photo was used for training, so how good the scene is from new places was not measured.",
             "For PSNR and SSIM give at least 8 photos and leave the train stage's parameter holdout above 0.",
         )
-    shown = held_out or _evenly(views, TRAINING_VIEWS)
+    shown = held_out or _evenly(telling, TRAINING_VIEWS)
     context.progress(0, len(shown), "photos", phase="comparing")
-    gaussians = read_ply(context.inputs["train"].folder / "scene.ply")
+    gaussians = read_ply(published_scene(context.inputs))
     trained = Renderer(gaussians).image
     trained_on = set(training["training"])
     shown_before = Renderer(shown_by([view for view in views if view["name"] in trained_on], gaussians)).image
@@ -76,12 +80,13 @@ def run(context: StageContext) -> dict[str, Any]:
     records = []
     for done, view in enumerate(shown, start=1):
         context.check_stop()
-        record = measure(view, context.inputs["sfm"].folder, trained, compressed, training["long_side"])
-        size = fitted_size(view["width"], view["height"], COMMON_LONG_SIDE)
-        counted = read_mask(context.inputs["sfm"].folder, view, *size)
-        records.append({**record, "unseen": unseen_share(shown_before(view, *size), counted)})
+        record = measure(
+            view, context.inputs["sfm"].folder / "images", counts, trained, compressed, training["long_side"]
+        )
+        size = _common_size(view)
+        records.append({**record, "unseen": unseen_share(shown_before(view, *size), counts(view, *size))})
         context.progress(done, len(shown), "photos", phase="comparing")
-    opening = _draw(context, params, views, shown, records, trained, compressed)
+    opening = _draw(context, views, shown, records, counts, trained, compressed)
     report = {
         "basis": "held-out" if held_out else "training",
         "long_side": training["long_side"],
@@ -92,23 +97,25 @@ def run(context: StageContext) -> dict[str, Any]:
     return summary(records, held_out=len(held_out))
 
 
-def measure(view: View, folder: Path, trained: Render, compressed: Render, long_side: int) -> dict[str, Any]:
-    """One view's figures; of a photo with a mask, over what counts of it, whose share is `counted`.
+def measure(
+    view: View, photos: Path, counts: Counting, trained: Render, compressed: Render, long_side: int
+) -> dict[str, Any]:
+    """One view's figures; where not all of the photo counts, over what does, whose share is `counted`.
 
     Each is there twice: of the picture as it is, and as `cc_…` of the colour-corrected one.
 
     :param view: an entry of `views.json`.
-    :param folder: of the `sfm` artifact.
+    :param photos: their folder.
     :param trained: draws the scene as trained: view, width, height → picture.
     :param compressed: draws it as decoded from the compressed file.
     :param long_side: the training size in px.
     """
-    photo = read_photo(inside(folder / "images", view["name"]))
+    photo = read_photo(inside(photos, view["name"]))
     sizes = (fitted_size(*photo.size, long_side), fitted_size(*photo.size, COMMON_LONG_SIDE), photo.size)
     record: dict[str, Any] = {"name": view["name"]}
     scores: dict[tuple[int, int], dict[str, dict[str, float]]] = {}
     for size in dict.fromkeys(sizes):
-        truth, counted = resized(photo, *size), read_mask(folder, view, *size)
+        truth, counted = resized(photo, *size), counts(view, *size)
         pictures = {
             "{metric}{size}": trained(view, *size),
             "{metric}{size}_compressed": compressed(view, *size),
@@ -124,6 +131,10 @@ def measure(view: View, folder: Path, trained: Render, compressed: Render, long_
             for metric, value in values.items():
                 record[name.format(metric=metric, size=suffix)] = round(value, 4)
     return record
+
+
+def _common_size(view: View) -> tuple[int, int]:
+    return fitted_size(view["width"], view["height"], COMMON_LONG_SIDE)
 
 
 def scores_of(picture: Picture, photo: Picture, counted: NDArray[np.bool_] | None) -> dict[str, float]:
@@ -163,14 +174,15 @@ def summary(records: list[dict[str, Any]], held_out: int) -> dict[str, Any]:
 
 def _draw(
     context: StageContext,
-    params: Params,
     views: list[View],
     shown: list[View],
     records: list[dict[str, Any]],
+    counts: Counting,
     trained: Render,
     compressed: Render,
 ) -> dict[str, Any]:
     """Write the pictures and name them in the records; returns where the scene opens."""
+    params: Params = context.params
     folder = context.output / "pictures"
     folder.mkdir()
     ranking = sorted(range(len(shown)), key=lambda i: records[i]["psnr"])
@@ -180,7 +192,7 @@ def _draw(
         photo = read_photo(inside(context.inputs["sfm"].folder / "images", shown[i]["name"]))
         size = fitted_size(*photo.size, params.picture_size)
         truth, render = resized(photo, *size), trained(shown[i], *size)
-        counted = read_mask(context.inputs["sfm"].folder, shown[i], *size)
+        counted = counts(shown[i], *size)
         corrected = colour_corrected(render, truth, counted)
         compared = corrected if counted is None else np.where(counted[..., None], corrected, truth)
         stem = Path(shown[i]["name"]).stem
@@ -190,7 +202,8 @@ def _draw(
         records[i]["pictures"] = {kind: f"pictures/{stem}-{kind}.jpg" for kind in drawn}
     context.progress(len(drawn_views), len(drawn_views) + 1, "pictures", phase="drawing")
     with np.load(context.inputs["sfm"].folder / "points.npz") as points:
-        index, depth = opening_view(views, points["xyz"], points["view"], points["point"])
+        shown_there = published_box(context.inputs).holds(points["xyz"])[points["point"]]
+        index, depth = opening_view(views, points["xyz"], points["view"][shown_there], points["point"][shown_there])
     view = views[index]
     save_thumbnail(compressed(view, view["width"], view["height"]), context.output / "thumbnail.jpg")
     context.progress(len(drawn_views) + 1, len(drawn_views) + 1, "pictures", phase="drawing")

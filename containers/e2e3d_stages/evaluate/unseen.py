@@ -19,7 +19,12 @@ def shown_by(views: list[dict[str, Any]], gaussians: Gaussians) -> Gaussians:
     shown = np.zeros(len(gaussians), bool)
     for view in views:
         shown[Camera.from_view(view, view["width"], view["height"]).project(gaussians.means)[2]] = True
-    white = np.repeat(((shown - 0.5) / C0).astype(np.float32)[:, None, None], 3, axis=2)
+    return in_white(gaussians, shown)
+
+
+def in_white(gaussians: Gaussians, chosen: NDArray[np.bool_]) -> Gaussians:
+    """The scene with the chosen ones (N,) in white and the others in black."""
+    white = np.repeat(((chosen - 0.5) / C0).astype(np.float32)[:, None, None], 3, axis=2)
     return Gaussians(gaussians.means, gaussians.scales, gaussians.quats, gaussians.opacities, white)
 
 

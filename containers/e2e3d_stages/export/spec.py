@@ -34,4 +34,5 @@ SPEC = StageSpec(
         Deliverable("scene.usdc", "Omniverse, Houdini, and what else opens USD"),
         Deliverable("colmap.zip", "training elsewhere: nerfstudio, gsplat, Brush, LichtFeld"),
     ),
+    optional_inputs=("crop",),
 )

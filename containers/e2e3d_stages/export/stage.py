@@ -11,8 +11,10 @@ from e2e3d_stages.export.points import points_of, write_laz, write_ply
 from e2e3d_stages.export.usd import write_usd
 from e2e3d_stages.runtime.context import StageContext
 from e2e3d_stages.splats import splat_transform
+from e2e3d_stages.splats.cropping import published_scene
 from e2e3d_stages.splats.gaussians import read_ply
 from e2e3d_stages.splats.georeference import Georeference
+from e2e3d_stages.splats.views import in_metres
 
 # splat-transform makes glTF's y up by half a turn about z. With one about y before, it is one about x, as of mesh.glb.
 TO_GLTF = ("--rotate", "0,180,0")
@@ -26,7 +28,7 @@ def run(context: StageContext) -> dict[str, Any]:
     :raises StageError: when splat-transform is missing or fails.
     """
     params: Params = context.params
-    sfm, scene = context.inputs["sfm"].folder, context.inputs["train"].folder / "scene.ply"
+    sfm, scene = context.inputs["sfm"].folder, published_scene(context.inputs)
     gaussians = read_ply(scene)
     place = Georeference.of(sfm)
     found: dict[str, Any] = {"points": None, "coordinate_system": None, "photos": None}
@@ -50,7 +52,7 @@ def run(context: StageContext) -> dict[str, Any]:
         elif step == "gltf":
             splat_transform.convert(scene, context.output / "scene.glb", actions=TO_GLTF)
         elif step == "usd":
-            write_usd(context.output / "scene.usdc", gaussians, metric=place is not None)
+            write_usd(context.output / "scene.usdc", gaussians, metric=in_metres(context.inputs["sfm"]))
         elif step == "colmap":
             found["photos"] = write_colmap(sfm, context.output / "colmap.zip")
     context.progress(len(steps), len(steps), "formats")

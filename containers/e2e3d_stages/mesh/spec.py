@@ -35,4 +35,5 @@ SPEC = StageSpec(
         Deliverable("mesh.obj", "programs that read no glTF"),
     ),
     result=TRIANGLES,
+    optional_inputs=("crop",),
 )

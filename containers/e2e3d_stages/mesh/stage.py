@@ -22,6 +22,7 @@ from e2e3d_stages.mesh.surface import (
 )
 from e2e3d_stages.runtime.context import StageContext
 from e2e3d_stages.splats.camera import Camera, fitted_size
+from e2e3d_stages.splats.cropping import published_box, published_scene
 from e2e3d_stages.splats.gaussians import read_ply
 from e2e3d_stages.splats.rasterizer import Renderer, use_threads
 from e2e3d_stages.splats.views import View, views_and_points
@@ -46,7 +47,8 @@ def run(context: StageContext) -> dict[str, Any]:
     use_threads(context.threads)
     sfm = context.inputs["sfm"].folder
     views, points = views_and_points(sfm)
-    renderer = Renderer(read_ply(context.inputs["train"].folder / "scene.ply"))
+    points = points[published_box(context.inputs).holds(points)]
+    renderer = Renderer(read_ply(published_scene(context.inputs)))
     low, high = box_of(points)
     volume = Volume(low, high, params.voxels)
     work = 2 * len(views) + 1

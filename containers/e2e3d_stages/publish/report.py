@@ -15,6 +15,7 @@ from e2e3d_stages.publish.photos import data_uri, photo_facts, source_names
 from e2e3d_stages.publish.plans import plans
 from e2e3d_stages.publish.spec import SPEC
 from e2e3d_stages.runtime.context import InputArtifact
+from e2e3d_stages.splats.views import in_metres
 
 # A photo that differs more from the mean is named; of many those that differ most.
 NOTABLE_EV, MOST_NOTABLE = 0.5, 8
@@ -61,6 +62,8 @@ def facts(title: str, inputs: Mapping[str, InputArtifact], warnings: Sequence[Ad
         "curve": training_curve(training["curve"]),
         "resumed_from": training["resumed_from"],
         "plans": plans(inputs["sfm"].folder, set(training["holdout"]), names) if views else None,
+        "metric": in_metres(inputs["sfm"]),
+        "crop": manifests.get("crop"),
         "mesh": _mesh(inputs),
         "files": _files(inputs),
         "others": _others(inputs),
@@ -127,7 +130,11 @@ def _comparisons(
 
 def _files(inputs: Mapping[str, InputArtifact]) -> list[dict[str, Any]]:
     """The scene's formats, smallest first, with the PSNR in dB that each costs where that was measured."""
-    loss = {"scene.sog": inputs["evaluate"].manifest.metrics["compression_loss_db"], "scene.ply": 0.0}
+    loss = {
+        "scene.sog": inputs["evaluate"].manifest.metrics["compression_loss_db"],
+        "scene.ply": 0.0,
+        "cropped.ply": 0.0,
+    }
     found = [
         {"name": file.path, "use": each.use, "file": file, "loss": loss.get(file.path)}
         for artifact in inputs.values()

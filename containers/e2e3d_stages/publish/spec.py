@@ -24,5 +24,5 @@ SPEC = StageSpec(
         Deliverable(THUMBNAIL),
     ),
     filled=frozenset({"title"}),
-    optional_inputs=("mesh", "render", "export"),
+    optional_inputs=("crop", "mesh", "render", "export"),
 )

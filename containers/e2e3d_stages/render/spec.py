@@ -35,4 +35,5 @@ SPEC = StageSpec(
         Deliverable("flight.jpg", "a poster for the film"),
         Deliverable("orthophoto.tif", "GIS: the scene from straight above, as a GeoTIFF"),
     ),
+    optional_inputs=("crop",),
 )

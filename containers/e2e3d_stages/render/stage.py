@@ -14,6 +14,7 @@ from e2e3d_stages.render.orthophoto import Map, map_of, write_orthophoto
 from e2e3d_stages.render.params import Params
 from e2e3d_stages.runtime.context import StageContext
 from e2e3d_stages.splats.camera import Camera
+from e2e3d_stages.splats.cropping import published_box, published_scene
 from e2e3d_stages.splats.gaussians import read_ply
 from e2e3d_stages.splats.georeference import Georeference
 from e2e3d_stages.splats.rasterizer import Renderer, use_threads
@@ -34,7 +35,8 @@ def run(context: StageContext) -> dict[str, Any]:
     use_threads(context.threads)
     sfm = context.inputs["sfm"].folder
     views, points = views_and_points(sfm)
-    renderer = Renderer(read_ply(context.inputs["train"].folder / "scene.ply"))
+    points = points[published_box(context.inputs).holds(points)]
+    renderer = Renderer(read_ply(published_scene(context.inputs)))
     found: dict[str, Any] = {"frames": None, "ground_pixel": None, "coordinate_system": None}
     if params.film:
         cameras = path_through(views, points)

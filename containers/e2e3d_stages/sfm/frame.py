@@ -15,6 +15,11 @@ PARALLEL = 0.95
 FAR_METERS = 30.0
 # Median distance from a camera to the points it sees, in scene units, when there is no GPS to give metres.
 VIEWING_DISTANCE = 5.0
+# A ground plane: within so much of the cameras' distance from its points, and tilted by no more against what is up.
+GROUND_THICKNESS, GROUND_TILT_DEGREES = 0.02, 15.0
+GROUND_SAMPLES = 2_000
+# Fewer of the points below the cameras are no ground.
+LEAST_GROUND = 0.1
 # East, north, up to x = east, y = down, z = north.
 WORLD_FROM_ENU = np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])
 
@@ -87,3 +92,27 @@ def georeferenced(enu_from_model: Similarity, points: Array) -> tuple[Similarity
     scene_to_enu[:3, :3] = WORLD_FROM_ENU.T
     scene_to_enu[:3, 3] = center
     return world, scene_to_enu
+
+
+def heights_above_ground(centers: Array, points: Array, up: Array, distance: float, seed: int = 0) -> Array | None:
+    """How high above the ground the cameras are (N,), in the model's unit; None where the points show no ground.
+
+    The ground is the plane, level within some degrees, that the most points below the cameras lie on: by RANSAC.
+
+    :param up: unit vector, in the model's frame.
+    :param distance: median distance between cameras and points.
+    """
+    below = points[points @ up < np.median(centers @ up)]
+    if len(below) < 3:
+        return None
+    corners = below[np.random.default_rng(seed).integers(0, len(below), (GROUND_SAMPLES, 3))]
+    normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    length = np.linalg.norm(normals, axis=1)
+    level = np.abs(normals @ up) > np.cos(np.radians(GROUND_TILT_DEGREES)) * np.maximum(length, 1e-12)
+    best, most = None, LEAST_GROUND * len(below)
+    for corner, normal in zip(corners[level, 0], normals[level], strict=True):
+        upward = _unit(normal) * np.sign(normal @ up)
+        on_it = int((np.abs((below - corner) @ upward) < GROUND_THICKNESS * distance).sum())
+        if on_it > most:
+            best, most = (corner, upward), on_it
+    return None if best is None else (centers - best[0]) @ best[1]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -16,6 +16,8 @@ FULL_ORIENTATIONS = 2
 
 class Params(StageParams):
     """How photos are matched and placed."""
+
+    later: ClassVar[frozenset[str]] = frozenset({"camera_height"})
 
     max_features: int = Field(
         8192,
@@ -63,6 +65,15 @@ class Params(StageParams):
         title="Mapper",
         description="auto places photos one by one and, when some are missing, also all at once; "
         "the result with more well supported photos is kept.",
+    )
+    camera_height: float = Field(
+        0,
+        ge=0,
+        le=1_000,
+        title="Camera height",
+        description="In metres, how high above the ground, or the table, most photos were taken: where neither GPS nor "
+        "positions give the scene metres, this does. 0 where nobody measured it. What is nearer to a camera than "
+        "0.2 m is not drawn then.",
     )
     seed: int = Field(0, ge=0, le=2**31 - 1, title="Seed", description="Seed of all random sampling.")
 

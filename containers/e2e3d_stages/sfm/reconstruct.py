@@ -24,8 +24,17 @@ from PIL import Image, ImageStat
 
 from e2e3d_stages.contract.messages import Failure, UnreadableCapture
 from e2e3d_stages.sfm import export
-from e2e3d_stages.sfm.frame import estimate_up, georeferenced, upright
-from e2e3d_stages.sfm.geodesy import MAX_TILT_DEGREES, USUAL_DEVIATION, Fit, fit_gps, fit_local, to_enu, walked
+from e2e3d_stages.sfm.frame import estimate_up, georeferenced, heights_above_ground, upright
+from e2e3d_stages.sfm.geodesy import (
+    MAX_TILT_DEGREES,
+    USUAL_DEVIATION,
+    Fit,
+    Similarity,
+    fit_gps,
+    fit_local,
+    to_enu,
+    walked,
+)
 from e2e3d_stages.sfm.motion import spread_out, turn_explains
 from e2e3d_stages.sfm.own_poses import place_as_told, read_model, take_over
 from e2e3d_stages.sfm.pairs import Pair, choose_pairs, order_taken
@@ -732,6 +741,7 @@ def place_in_world(task: Task, model: pycolmap.Reconstruction) -> dict[str, Any]
         "gps_problem": "",
         "gps_residual_m": None,
         "gps_inlier_share": None,
+        "metres_from": None,
     }
     if not images or not model.num_points3D():
         return figures
@@ -743,7 +753,7 @@ def place_in_world(task: Task, model: pycolmap.Reconstruction) -> dict[str, Any]
     fit, origin = _fit_gps(task, images, up)
     if fit.similarity is not None and not fit.problem:
         world, scene_to_enu = georeferenced(fit.similarity, points)
-        up_from = "gps"
+        up_from = figures["metres_from"] = "gps"
         lat, lon, alt = origin
         georef = {"scene_to_enu": scene_to_enu.tolist(), "origin": {"lat": lat, "lon": lon, "alt": alt}}
         (task.output / "georef.json").write_text(json.dumps(georef, indent=1) + "\n", encoding="utf-8")
@@ -751,9 +761,17 @@ def place_in_world(task: Task, model: pycolmap.Reconstruction) -> dict[str, Any]
         told = _fit_told(task, images, up, up_from)
         if told and told.similarity is not None and not told.problem:
             world, _ = georeferenced(told.similarity, points)
-            up_from = "positions"
+            up_from = figures["metres_from"] = "positions"
         else:
-            world = upright(up, rotations[0, :, 2], points, _viewing_distance(model, images))
+            distance = _viewing_distance(model, images)
+            world = upright(up, rotations[0, :, 2], points, distance)
+            if task.params.camera_height:
+                heights = heights_above_ground(centers, points, up, distance, task.params.seed)
+                height = 0.0 if heights is None else float(np.median(heights))
+                if height > 0:
+                    larger = task.params.camera_height / (world.scale * height)
+                    world = Similarity(larger * world.scale, world.rotation, larger * world.translation)
+                    figures["metres_from"] = "camera_height"
         if told:
             figures |= {"positions_photos": told.located, "positions_problem": told.problem}
             figures["positions_residual_m"] = None if told.residual is None else round(told.residual, 4)

@@ -13,6 +13,7 @@ from typing import Any
 from e2e3d_stages.contract.messages import Failure, OutOfMemory, StageError, UnreadableCapture
 from e2e3d_stages.contract.paths import safe_path
 from e2e3d_stages.runtime.context import StageContext
+from e2e3d_stages.sfm.params import Params
 
 CHILD = "e2e3d_stages.sfm.reconstruct"
 POLL_SECONDS = 0.2
@@ -163,6 +164,19 @@ def _warn(context: StageContext, metrics: dict[str, Any]) -> None:
             f"The positions that came with the photos give the scene neither scale nor up: "
             f"{metrics['positions_problem']}.",
             "Nothing to do if the scene need not have metres; otherwise export them again, in metres.",
+        )
+    asked: Params = context.params
+    if asked.camera_height and metrics["metres_from"] is None:
+        context.warn(
+            "camera_height_not_used",
+            "The points show no level ground below the cameras, so their height gives the scene no metres.",
+            "Take some photos that show the ground, or give photos with GPS or positions.",
+        )
+    elif asked.camera_height and metrics["metres_from"] != "camera_height":
+        context.warn(
+            "camera_height_not_needed",
+            "The camera height was not used: the photos' GPS or positions give the scene its metres.",
+            "Nothing to do. Photos without GPS or positions are scaled by the camera height.",
         )
     if metrics["gps_problem"] and metrics["gps_photos"]:
         context.warn(

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from e2e3d_stages.contract.messages import StageError
 
+if TYPE_CHECKING:
+    from e2e3d_stages.runtime.context import InputArtifact
+
 View = dict[str, Any]
+
+
+def in_metres(sfm: InputArtifact) -> bool:
+    """Whether the scene's unit is a metre: by GPS, by positions that came along, or by a camera height."""
+    # Artifacts from before that was a metric have it from GPS alone.
+    return bool(sfm.manifest.metrics.get("metres_from")) or (sfm.folder / "georef.json").is_file()
 
 
 def viewing_distance(view: View, points: NDArray[np.floating[Any]]) -> float:

@@ -273,6 +273,37 @@ def test_only_what_counts_of_a_photo_is_measured(job, draws_photos) -> None:
     assert [entry["counted"] for entry in record["views"]] == [0.75, 0.75]
 
 
+def test_of_a_cropped_scene_what_stayed_is_measured_where_photos_show_it(job, monkeypatch) -> None:
+    # The left half of the scene stayed; one held-out photo shows the right half only.
+    hold_out(job, [NAMES[0], NAMES[8]])
+    crop = job.output.parent / "crop"
+    crop.mkdir()
+    write_ply(crop / "cropped.ply", cloud(200))
+    np.save(crop / "kept.npy", np.arange(400) < 200)
+    (crop / "box.json").write_text(json.dumps({"low": [-9, -9, -9], "high": [0, 9, 9]}))
+    job.inputs["crop"] = SimpleNamespace(folder=crop)
+
+    class CroppedRenderer(PhotoRenderer):
+        """Of the scene as trained, in white what stayed; of what stayed the left half of the photo."""
+
+        def __init__(self, gaussians: Gaussians) -> None:
+            self.whole = len(gaussians) == 400 and gaussians.sh.max() < 2
+
+        def image(self, of: dict[str, Any], width: int, height: int) -> np.ndarray:
+            picture = super().image(of, width, height)
+            if self.whole:
+                picture = np.ones_like(picture)
+            picture[:, width // 2 :] = 0
+            return picture * (of["name"] != NAMES[8]) if self.whole else picture
+
+    monkeypatch.setattr(stage, "Renderer", CroppedRenderer)
+    monkeypatch.setattr("e2e3d_stages.evaluate.counting.Renderer", CroppedRenderer)
+    metrics = stage.run(job)
+    record = json.loads((job.output / "evaluation.json").read_text())
+    assert [(entry["name"], entry["counted"]) for entry in record["views"]] == [(NAMES[0], 0.5)]
+    assert (metrics["views"], metrics["psnr"]) == (1, pytest.approx(40, abs=0.01))
+
+
 def test_each_held_out_photo_says_what_no_training_photo_shows_and_the_worst_is_told(job, draws_photos) -> None:
     hold_out(job, NAMES[::8])
     spoilt = NAMES[8]

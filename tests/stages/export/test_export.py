@@ -42,7 +42,9 @@ def scene(count: int = 50, degree: int = 1) -> Gaussians:
     )
 
 
-def exported(tmp_path: Path, *, georef: dict[str, Any] | None = GEOREF, **asked: bool) -> SimpleNamespace:
+def exported(
+    tmp_path: Path, *, georef: dict[str, Any] | None = GEOREF, metres_from: str | None = None, **asked: bool
+) -> SimpleNamespace:
     """The stage's metrics, its folder and its warnings."""
     sfm, train, output = (tmp_path / name for name in ("sfm", "train", "output"))
     for folder in (sfm / "images", sfm / "sparse" / "0", train, output):
@@ -57,7 +59,10 @@ def exported(tmp_path: Path, *, georef: dict[str, Any] | None = GEOREF, **asked:
     warned: list[str] = []
     context = SimpleNamespace(
         params=Params(**asked),
-        inputs={"sfm": SimpleNamespace(folder=sfm), "train": SimpleNamespace(folder=train)},
+        inputs={
+            "sfm": SimpleNamespace(folder=sfm, manifest=SimpleNamespace(metrics={"metres_from": metres_from})),
+            "train": SimpleNamespace(folder=train),
+        },
         output=output,
         check_stop=lambda: None,
         progress=lambda *_, **__: None,
@@ -156,6 +161,9 @@ def test_usd_has_the_gaussians_below_a_frame_with_y_up(tmp_path: Path) -> None:
 def test_without_gps_usd_says_nothing_of_metres(tmp_path: Path) -> None:
     opened = Usd.Stage.Open(str(exported(tmp_path, georef=None, usd=True).folder / "scene.usdc"))
     assert not UsdGeom.StageHasAuthoredMetersPerUnit(opened)
+    (tmp_path / "measured").mkdir()
+    measured = exported(tmp_path / "measured", georef=None, metres_from="camera_height", usd=True)
+    assert UsdGeom.GetStageMetersPerUnit(Usd.Stage.Open(str(measured.folder / "scene.usdc"))) == 1
 
 
 def test_the_zip_for_colmaps_readers_has_photos_and_model(tmp_path: Path) -> None:

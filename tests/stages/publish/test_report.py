@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +21,7 @@ from e2e3d_stages.publish.curve import training_curve
 from e2e3d_stages.publish.params import Params
 from e2e3d_stages.publish.plans import Cloud, drawn
 from e2e3d_stages.publish.report import report_page
+from e2e3d_stages.registry import STAGES
 
 
 class Page(HTMLParser):
@@ -185,6 +187,27 @@ def test_of_photos_with_masks_the_figures_say_of_how_much_they_are(run) -> None:
     )
     words = Page(report_page("Yard", run.inputs)).words
     assert "2 of them have masks: there the figures are of the 30 % of the pixels that count." in words
+
+
+def test_of_a_cropped_scene_it_is_told_what_went_and_what_the_figures_are_of(run) -> None:
+    assert "Crop" not in Page(report_page("Yard", run.inputs)).words
+    sides = {"sides": [2.0, 1.5, 3.25]}
+    counts = {"gaussians_in": 6000, "gaussians": 4500, "removed_outside": 1400, "removed_floating": 100}
+    made = run.inputs["train"]
+    manifest = made.manifest.model_copy(
+        update={"params": {"keep": "subject"}, "metrics": {**counts, **sides, "removed_share": 0.25}}
+    )
+    run.inputs["crop"] = replace(made, manifest=manifest, spec=STAGES["crop"])
+    edit(
+        run,
+        "evaluate",
+        "evaluation.json",
+        lambda record: {**record, "views": [{**record["views"][0], "counted": 0.6}]},
+    )
+    words = Page(report_page("Yard", run.inputs)).words
+    assert "a box of 2.00 × 1.50 × 3.25 units. Of 6,000 Gaussians 1,500 went (25.0 %)" in words
+    assert "1,400 lay outside the box, 100 floated in it" in words
+    assert "the figures are of what stayed, over the 60 % of these photos' pixels that show it" in words
 
 
 def test_what_each_format_costs_is_said_or_that_nobody_measured_it(run) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from e2e3d_stages.sfm.frame import estimate_up, georeferenced, upright
+from e2e3d_stages.sfm.frame import estimate_up, georeferenced, heights_above_ground, upright
 from e2e3d_stages.sfm.geodesy import Similarity, fit_gps, fit_similarity, to_enu, walked
 from e2e3d_stages.sfm.motion import spread_out, turn_explains
 from e2e3d_stages.sfm.pairs import choose_pairs, order_taken, sequential_pairs
@@ -207,6 +207,21 @@ def test_the_upright_frame_has_up_at_minus_y_and_the_subject_at_the_origin() -> 
     assert np.linalg.det(world.rotation) == pytest.approx(1)
     assert world.scale == 2.5
     assert np.allclose(world(np.median(points, axis=0)[None]), 0)
+
+
+def test_cameras_are_as_high_above_the_ground_as_they_were_whatever_else_there_is() -> None:
+    random = np.random.default_rng(3)
+    frame = tilted()
+    ground = random.uniform(-5, 5, (300, 3)) * [1, 0, 1] + random.normal(0, 0.01, (300, 3))
+    # A wall with more points than the ground, and what was seen through a window.
+    wall = random.uniform([-5, -3, 4], [5, 0, 4], (600, 3))
+    far = random.uniform(20, 40, (60, 3))
+    cameras = np.stack([np.linspace(-3, 3, 9), np.full(9, -1.6), np.full(9, -4)], 1) + random.normal(0, 0.05, (9, 3))
+    points = np.concatenate([ground, wall, far])
+    heights = heights_above_ground(cameras @ frame.T, points @ frame.T, frame @ [0, -1, 0], distance=5.0)
+    assert heights is not None
+    assert heights == pytest.approx(-cameras[:, 1], abs=0.03)
+    assert heights_above_ground(cameras, wall, np.array([0, -1.0, 0]), distance=5.0) is None
 
 
 def test_east_north_up_agree_with_the_size_of_a_degree() -> None:

@@ -11,6 +11,7 @@ from PIL import Image
 from sfm_runs import LONG_SIDE, Run
 
 from e2e3d_stages.sfm.geodesy import Similarity, fit_local
+from e2e3d_stages.sfm.params import Params
 
 Pictures = dict[str, Image.Image]
 Sfm = Callable[..., Run]
@@ -89,6 +90,27 @@ def test_positions_in_metres_give_the_scene_its_scale_and_say_what_is_up(
     # Its y is down, as in the scene that they were taken from.
     assert np.ptp((run.centers - SCALE * scene.centers)[:, 1]) < 0.02
     assert not (run.output / "georef.json").exists()
+
+
+@pytest.mark.slow
+def test_a_camera_height_gives_the_scene_metres_where_nothing_else_does(
+    sfm: Sfm, pictures: Pictures, scene: Run
+) -> None:
+    assert scene.metrics["metres_from"] is None
+    run = sfm(pictures, camera_height=42.0)
+    assert run.metrics["metres_from"] == "camera_height"
+    # The flight was level, over a level field.
+    below = np.median(run.points["xyz"][:, 1]) - np.median(run.centers[:, 1])
+    assert below == pytest.approx(42, rel=0.05)
+    ratio = lengths(run.centers) / lengths(scene.centers)
+    assert ratio == pytest.approx(np.median(ratio), rel=0.02)
+    twice = told(scene)
+    assert sfm(pictures, twice, camera_height=42.0).metrics["metres_from"] == "positions"
+
+
+def test_a_camera_height_that_nobody_gave_changes_no_artifact_key() -> None:
+    assert "camera_height" not in Params().keyed()
+    assert Params(camera_height=1.6).keyed()["camera_height"] == 1.6
 
 
 @pytest.mark.slow

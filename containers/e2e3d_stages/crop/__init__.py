@@ -1,0 +1,1 @@
+"""Cropping: of a trained scene stays what it was photographed for."""
