@@ -21,7 +21,7 @@ def get_provider_info() -> dict[str, Any]:
         "name": name,
         "description": "Photos in a bucket become a 3D scene: structure from motion, Gaussian splatting, a web page.",
         "integrations": [{"integration-name": name, "external-doc-url": "", "tags": ["software"]}],
-        "operators": modules("operators.stage", "operators.reconstruction", "operators.scene"),
+        "operators": modules("operators.stage", "operators.reconstruction", "operators.approval", "operators.scene"),
         "hooks": modules("hooks.store"),
         "triggers": modules("triggers.job", "triggers.capture", "triggers.polling"),
         "sensors": modules("sensors.capture", "sensors.artifact"),
@@ -29,6 +29,7 @@ def get_provider_info() -> dict[str, Any]:
         "notifications": [
             "airflow_provider_e2e3d.notifications.notifiers.SceneSucceeded",
             "airflow_provider_e2e3d.notifications.notifiers.SceneFailed",
+            "airflow_provider_e2e3d.notifications.notifiers.SceneWaits",
             "airflow_provider_e2e3d.pipelines.batch.notifier.BatchEnded",
         ],
         "extra-links": [

@@ -24,6 +24,10 @@ As good as it gets, under a name of your own, for no more than 5 US dollars:
 
     {"capture": "s3://captures/town-hall", "scene": "town-hall-2026", "preset": "high", "max_cost": 5}
 
+The same, but a person decides before the training when it may cost more than 2 dollars:
+
+    {"capture": "s3://captures/town-hall", "preset": "high", "ask_above": "2 USD"}
+
 A zip, with a longer training, and training made anew although it is there:
 
     {"capture": "s3://captures/statue.zip", "train_iterations": 20000, "force": ["train"]}

@@ -20,6 +20,7 @@ from airflow.serialization.serialized_objects import DagSerialization
 from airflow.utils.session import create_session
 from sqlalchemy import select
 
+from airflow_provider_e2e3d.scenes.outcome import APPROVE
 from e2e3d_stages.registry import STAGES
 from tests.conftest import ROOT
 
@@ -106,6 +107,7 @@ def run_dag(
         task.retry_delay *= 0
     capfd.readouterr()
     stages = ["plan", *STAGES]
+    stages.insert(stages.index("train"), APPROVE)
     skipped = stages[stages.index(last) + 1 :] if last else []
     with _worked_out_once(dag_id):
         run = dag.test(run_conf=conf, mark_success_pattern="|".join(skipped) or None)

@@ -6,7 +6,7 @@ profile and machine; the median of that corrects it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
 from typing import Any
 
@@ -130,20 +130,52 @@ def estimate(
     most = int(params["ingest"]["max_size"])
     frames = int(params["ingest"]["frames"]) if content.films else 0
     size = CaptureSize(photos=content.photos + frames, long_side=min(content.side or most, most))
-    stages = tuple(
-        _stage_estimate(stage.name, profile, params, size, history)
-        for stage in STAGES.values()
-        if stage.validate(params[stage.name]).wanted
-    )
-    prices = [each.price for each in stages]
+    stages = stage_estimates(profile, params, size, history, STAGES)
+    taken, price = together(stages)
     return Estimate(
         photos=size.photos,
         long_side=size.long_side,
         size=capture.size,
-        seconds=round(sum(each.seconds for each in stages), 1),
-        price=None if None in prices else round(sum(filter(None, prices)), 4),
+        seconds=taken,
+        price=price,
         stages=stages,
     )
+
+
+def stage_estimates(
+    profile: Profile,
+    params: Mapping[str, Any],
+    size: CaptureSize,
+    history: Sequence[Measurement],
+    stages: Iterable[StageName],
+) -> tuple[StageEstimate, ...]:
+    """What each of some stages will take; those that nobody asked for are left out.
+
+    :param params: by stage.
+    :param history: of the profile.
+    """
+    return tuple(
+        _stage_estimate(name, profile, params, size, history)
+        for name in stages
+        if STAGES[name].validate(params[name]).wanted
+    )
+
+
+def together(stages: Sequence[StageEstimate]) -> tuple[float, float | None]:
+    """Seconds of all of them one after another, and US dollars; None when one stage's price is not known."""
+    prices = [each.price for each in stages]
+    seconds = round(sum(each.seconds for each in stages), 1)
+    return seconds, None if None in prices else round(sum(filter(None, prices)), 4)
+
+
+def is_above(limit: str, stages: Sequence[StageEstimate]) -> bool:
+    """Whether some stages may take more than a limit, or nobody knows whether they do.
+
+    :param limit: as `2.50 USD` or `30 min`; see `profiles.profile.ASK_ABOVE`.
+    """
+    amount, unit = limit.split()
+    seconds, price = together(stages)
+    return seconds / 60 > float(amount) if unit == "min" else price is None or price > float(amount)
 
 
 def _stage_estimate(

@@ -1,4 +1,4 @@
-"""What there is to tell when a scene's run or a batch has ended, and the ways it goes: webhook, Slack, e-mail.
+"""What there is to tell when a scene's run or a batch has ended, or waits for a person; and the ways it goes.
 
 A way is used when `[e2e3d]` names its Airflow connection. Addresses and passwords are secrets: no error's own words are
 logged, since they may hold them.
@@ -33,17 +33,19 @@ LIMIT_SECONDS = 10.0
 class Notification(Model):
     """What a webhook is sent, as JSON.
 
-    :param what: has ended.
+    :param what: has ended, or waits.
     :param name: of the scene; of a batch the place of its captures.
     :param run: of the DAG.
     """
 
     what: Literal["scene", "batch"]
-    state: Literal["succeeded", "failed"]
+    state: Literal["succeeded", "failed", "waiting"]
     name: str
     run: str
     headline: str = Field(description="All of it in one line.")
-    page: str | None = Field(default=None, description="Where a person opens the scene, or the batch's page.")
+    page: str | None = Field(
+        default=None, description="Where a person opens the scene, or the batch's page, or answers."
+    )
     airflow: str | None = Field(default=None, description="The run in Airflow; only where [api] base_url is set.")
     thumbnail: str | None = Field(default=None, description="Address of a picture of the scene in the store.")
     figures: dict[str, Any] = Field(default_factory=dict, description="As in run.json; of a batch its counts.")
@@ -162,13 +164,16 @@ def to_slack(conn_id: str, notification: Notification, picture: Picture) -> None
     post(url, slack_message(notification))
 
 
+_COLOURS = {"succeeded": "good", "failed": "danger", "waiting": "warning"}
+
+
 def slack_message(notification: Notification) -> dict[str, Any]:
     """The notification in the format that Slack, Mattermost and Rocket.Chat read."""
     lines = {**notification.lines}
     if notification.reason is not None:
         lines = {"Why": notification.reason.message, "What to do": notification.reason.hint, **lines}
     attachment = {
-        "color": "good" if notification.state == "succeeded" else "danger",
+        "color": _COLOURS[notification.state],
         "fallback": _plain(notification.headline),
         "title": _plain(notification.name),
         "title_link": notification.page or notification.airflow,

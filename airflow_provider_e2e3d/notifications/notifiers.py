@@ -1,4 +1,4 @@
-"""Notifiers: word of a scene's run or a batch that ended, to where `[e2e3d] notify_…` says.
+"""Notifiers: word of a scene's run or a batch that ended or waits for a person, to where `[e2e3d] notify_…` says.
 
 They are callbacks of tasks, and neither tasks nor callbacks of a DAG. A task at the DAG's end would decide the run's
 state. A DAG's callbacks run in the DAG processor, which may not reach the store, and whose log nobody reads. A task's
@@ -50,6 +50,26 @@ class EndNotifier(BaseNotifier):
     def picture(self, context: Context) -> Picture:
         """Reads a picture of it."""
         return lambda: None
+
+
+class SceneWaits(EndNotifier):
+    """Notifier of `ApproveTrainingOperator`: somebody is to answer before the scene is trained."""
+
+    def notification(self, context: Context) -> Notification:
+        """The question, what each answer leads to, and where to answer."""
+        task: Any = context["task"]
+        ti = context["ti"]
+        page = f"{run_address(ti.dag_id, context['run_id'])}/tasks/{ti.task_id}/required_actions"
+        return Notification(
+            what="scene",
+            state="waiting",
+            name=task.plan["scene"],
+            run=context["run_id"],
+            headline=f"{task.subject} {', '.join(task.choices)}: the run waits for your answer.",
+            page=page if is_on_the_web(page) else None,
+            airflow=run_on_the_web(context),
+            lines={choice.capitalize(): ahead for choice, ahead in task.choices.items()},
+        )
 
 
 class SceneSucceeded(EndNotifier):

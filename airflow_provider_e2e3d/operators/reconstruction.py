@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk.log import redact  # type: ignore[attr-defined]  # where common.compat has it from
 
 from airflow_provider_e2e3d.exceptions import QualityGateFailed
+from airflow_provider_e2e3d.operators.approval import Approval
 from airflow_provider_e2e3d.operators.links import ReportLink, SceneLink, is_on_the_web, scene_address
 from airflow_provider_e2e3d.operators.stage import StageOperator, owner_of
 from airflow_provider_e2e3d.profiles.file import profile_named
@@ -104,10 +105,23 @@ class TrainOperator(StageOperator):
     """Poses and points become Gaussians.
 
     :param sfm: what `SfmOperator` returned. (templated)
+    :param approval: what `ApproveTrainingOperator` returned, where the DAG has one: its parameters are trained with; it
+        is skipped where nobody was asked. (templated)
     """
 
-    def __init__(self, *, sfm: Any, **kwargs: Any) -> None:
+    template_fields: Sequence[str] = (*StageOperator.template_fields, "approval")
+
+    def __init__(self, *, sfm: Any, approval: Any = None, **kwargs: Any) -> None:
+        if approval is not None:
+            kwargs.setdefault("trigger_rule", TriggerRule.NONE_FAILED)
         super().__init__(stage="train", inputs={"sfm": sfm}, **kwargs)
+        self.approval = approval
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """See `StageOperator.execute`."""
+        if self.approval is not None:
+            self.parameters = Approval.model_validate(self.approval).train
+        return super().execute(context)
 
 
 class CropOperator(StageOperator):
@@ -191,10 +205,11 @@ class PublishOperator(StageOperator):
     :param mesh: so for `MeshOperator`. (templated)
     :param render: so for `RenderOperator`. (templated)
     :param export: so for `ExportOperator`. (templated)
+    :param approval: what `ApproveTrainingOperator` returned, where the DAG has one, for the run's record. (templated)
     :param preset: what filled in the parameters that nobody gave, for the report to tell them apart. (templated)
     """
 
-    template_fields: Sequence[str] = (*StageOperator.template_fields, "scene", "preset")
+    template_fields: Sequence[str] = (*StageOperator.template_fields, "scene", "preset", "approval")
     operator_extra_links = (SceneLink(), ReportLink(), *StageOperator.operator_extra_links)
 
     def __init__(
@@ -210,6 +225,7 @@ class PublishOperator(StageOperator):
         mesh: Any = None,
         render: Any = None,
         export: Any = None,
+        approval: Any = None,
         preset: Any = None,
         **kwargs: Any,
     ) -> None:
@@ -217,6 +233,7 @@ class PublishOperator(StageOperator):
         inputs |= {"crop": crop, "mesh": mesh, "render": render, "export": export}
         super().__init__(stage="publish", inputs=inputs, **kwargs)
         self.scene = scene
+        self.approval = approval
         self.preset = preset
 
     def after_collect(self, context: Context, store: ArtifactStore, manifest: Manifest, reference: Reference) -> None:
@@ -257,6 +274,7 @@ class PublishOperator(StageOperator):
             profile=self.profile,
             preset=self.preset,
             conf=conf,
+            approval=Approval.model_validate(self.approval).told if self.approval else None,
             capture=self._capture(asked),
             reused=[stage for stage, each in references.items() if each.reused],
         )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.sdk import BaseOperatorLink, DagRunState
-from airflow.sdk.exceptions import AirflowFailException, DagRunTriggerException
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, DagRunTriggerException
 
 from airflow_provider_e2e3d.operators.links import run_address
 from airflow_provider_e2e3d.scenes.outcome import DAG_ID, outcome_of
@@ -34,6 +34,8 @@ class SceneRunLink(BaseOperatorLink):
 
 class ReconstructSceneOperator(AuthoredTemplates):
     """Starts a run of `reconstruct` and waits for its end without a worker; fails with the scene's own reason.
+
+    Where a person stopped the scene, it is skipped.
 
     A run of the same id that an earlier try started is waited for: a worker that dies costs no second run.
 
@@ -87,6 +89,8 @@ class ReconstructSceneOperator(AuthoredTemplates):
             self._wait()
         outcome = outcome_of(context, self.run_id, seconds=(now() - ti.start_date).total_seconds())
         ti.xcom_push(key=OUTCOME, value=outcome.model_dump())
+        if outcome.state == "stopped":
+            raise AirflowSkipException(str(outcome.reason))
         if outcome.reason is not None:
             raise AirflowFailException(str(outcome.reason))
         self.log.info("The scene is at %s", outcome.page)

@@ -8,6 +8,7 @@ from typing import Any
 from airflow.sdk import Param
 
 from airflow_provider_e2e3d.profiles.file import load_profiles
+from airflow_provider_e2e3d.profiles.profile import ASK_ABOVE
 from airflow_provider_e2e3d.scenes.names import SLUG
 from e2e3d_stages.contract.spec import PRESETS, StageSpec
 from e2e3d_stages.registry import STAGES
@@ -71,6 +72,15 @@ def reconstruction_params() -> dict[str, Param]:
             title="Cost limit (USD)",
             description="0 or more: a run that may cost more by the profile's prices is refused before it "
             "begins. Empty: no limit.",
+            section=_AROUND,
+        ),
+        "ask_above": Param(
+            None,
+            type=["null", "string"],
+            pattern=ASK_ABOVE,
+            title="Ask before training",
+            description="`2.50 USD` or `30 min`: where more is estimated for what follows structure from motion, the "
+            "run waits there for a person's word: train, train as draft, or stop. Empty: what the profile says.",
             section=_AROUND,
         ),
         "notify": Param(

@@ -13,7 +13,8 @@ from airflow_provider_e2e3d.costs.budget import reserve
 from airflow_provider_e2e3d.costs.estimate import estimate
 from airflow_provider_e2e3d.costs.history import remembered
 from airflow_provider_e2e3d.jobs.retries import stage_retries
-from airflow_provider_e2e3d.notifications.notifiers import SceneFailed, SceneSucceeded
+from airflow_provider_e2e3d.notifications.notifiers import SceneFailed, SceneSucceeded, SceneWaits
+from airflow_provider_e2e3d.operators.approval import ApproveTrainingOperator
 from airflow_provider_e2e3d.operators.reconstruction import (
     CompressOperator,
     CropOperator,
@@ -150,7 +151,15 @@ def reconstruct_capture() -> PublishOperator:
         min_points_per_photo="{{ params.min_points_per_photo }}",
         **asked("sfm"),
     )
-    train = TrainOperator(sfm=sfm.output, **asked("train", pool=gpu))
+    approve = ApproveTrainingOperator(
+        ingest=ingest.output,
+        sfm=sfm.output,
+        plan=request,
+        ask_above="{{ params.ask_above or '' }}",
+        notifiers=SceneWaits(),
+        on_failure_callback=SceneFailed(),
+    )
+    train = TrainOperator(sfm=sfm.output, approval=approve.output, **asked("train", pool=gpu))
     crop = CropOperator(sfm=sfm.output, train=train.output, **asked("crop"))
     compress = CompressOperator(train=train.output, crop=crop.output, **asked("compress"))
     scene = {"sfm": sfm.output, "train": train.output, "crop": crop.output}
@@ -168,6 +177,7 @@ def reconstruct_capture() -> PublishOperator:
         mesh=mesh.output,
         render=render.output,
         export=export.output,
+        approval=approve.output,
         on_success_callback=SceneSucceeded(),
         **asked("publish"),
     )

@@ -37,6 +37,9 @@ BACKENDS = {
 
 ANY_STAGE = "default"
 
+# An amount of an estimate, in US dollars or minutes.
+ASK_ABOVE = r"^\d{1,9}(\.\d{1,9})? (USD|min)$"
+
 # Where in the file, by names from the top, and what is wrong there.
 Problem = tuple[tuple[str | int, ...], str]
 
@@ -103,6 +106,15 @@ class Profile(Model):
     )
     max_cost_per_day: float | None = Field(
         default=None, ge=0, description="US dollars that all runs of a day (UTC) may cost, by their estimates."
+    )
+    ask_above: str | None = Field(
+        default=None,
+        pattern=ASK_ABOVE,
+        description="`2.50 USD` or `30 min`: a run that may take more after structure from motion waits there for a "
+        "person's word; a run's own ask_above only asks sooner.",
+    )
+    ask_hours: float = Field(
+        default=24, gt=0, le=24 * 365, description="How long such a run waits; then it stops before training."
     )
     stages: dict[str, dict[str, Any]] = Field(
         default_factory=lambda: {ANY_STAGE: {"backend": "local"}},

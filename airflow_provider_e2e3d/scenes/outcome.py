@@ -23,16 +23,18 @@ DAG_ID = "reconstruct"
 # XComs of a run's tasks: why one failed; where the page is, the figures of `key_metrics`, and the folder
 # below the store's root that the results lie in.
 FAILURE, PAGE, METRICS, FOLDER = "failure", "page", "metrics", "folder"
+# The task that asks a person, and its XCom, a `Reason`, when nothing was to follow.
+APPROVE, STOPPED = "approve", "stopped"
 QUALITY_GATE, UNKNOWN = "quality_gate", "unknown"
 # A quality gate names every photo that was left out.
 LONGEST_MESSAGE = 2000
 
 
 class Reason(Model):
-    """Why a run failed.
+    """Why a run left no scene.
 
-    :param stage: the task that failed.
-    :param code: a `FailureCode`, `quality_gate`, or `unknown` when nobody told.
+    :param stage: the task that ended it.
+    :param code: a `FailureCode`, `quality_gate`, `stopped` by a person, or `unknown` when nobody told.
     """
 
     stage: str
@@ -70,7 +72,7 @@ class Outcome(Model):
     """
 
     run: str
-    state: Literal["succeeded", "failed"]
+    state: Literal["succeeded", "failed", "stopped"]
     seconds: float | None = None
     page: str | None = Field(default=None, description="Where a person opens the scene.")
     metrics: dict[str, Any] = Field(default_factory=dict)
@@ -108,6 +110,9 @@ def outcome_of(context: Context, run: str, *, seconds: float | None = None) -> O
     def told(task: str, key: str) -> Any:
         return ti.xcom_pull(dag_id=DAG_ID, run_id=run, task_ids=task, key=key, map_indexes=-1)
 
+    stopped = told(APPROVE, STOPPED) if state == "success" else None
+    if stopped is not None:
+        return Outcome(run=run, state="stopped", seconds=seconds, reason=Reason.model_validate(stopped))
     if state == "success":
         return Outcome(
             run=run,

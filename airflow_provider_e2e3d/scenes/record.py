@@ -40,6 +40,7 @@ class Run:
     :param profile: where its stages were to run.
     :param preset: what filled in the parameters that nobody gave, where the DAG has presets.
     :param conf: what it was triggered with, without what the DAG itself suggests.
+    :param approval: what a person answered before training: `choice`, `by` and `at`; None where nobody was asked.
     :param capture: its photos' address, where the run was asked for one; a reused artifact was made of equal photos,
         which may have lain elsewhere.
     :param reused: stages whose artifacts were there before this run.
@@ -54,6 +55,7 @@ class Run:
     profile: str
     preset: str | None = None
     conf: Mapping[str, Any] = field(default_factory=dict)
+    approval: Mapping[str, Any] | None = None
     capture: str | None = None
     reused: Collection[str] = ()
 
@@ -78,6 +80,7 @@ def record_of(
         "preset": run.preset,
         "capture": run.capture or (manifests["ingest"].capture if "ingest" in manifests else None),
         "conf": dict(run.conf),
+        "approval": run.approval and dict(run.approval),
         "command": _command(run),
         "started": _utc(run.started),
         "ended": _utc(run.ended),

@@ -18,7 +18,7 @@ from sqlalchemy import Text, and_, cast, func, or_, select
 from sqlalchemy.orm import Session
 
 from airflow_provider_e2e3d.operators.stage import ARTIFACT
-from airflow_provider_e2e3d.scenes.outcome import DAG_ID, FAILURE, FOLDER
+from airflow_provider_e2e3d.scenes.outcome import DAG_ID, FAILURE, FOLDER, STOPPED
 from airflow_provider_e2e3d.ui.gallery import run_record, scene_asked
 from airflow_provider_e2e3d.ui.stores import ProfileStore, refuse_link, side_by_side, store_of
 from e2e3d_stages.contract.messages import Manifest, StageError
@@ -126,14 +126,14 @@ def read_run(dag_id: str, run_id: str, task_id: str | None = None) -> Run:
 
 
 def _add_told(session: Session, run: int, tasks: list[Task]) -> None:
-    """What tasks told: of any task why it failed, of stages and of the plan what they returned."""
+    """What tasks told: of any task why it failed or stopped the run, of stages and of the plan what they returned."""
     by_place = {(task.task_id, task.map_index): task for task in tasks}
     returned = {task.task_id for task in tasks if task.stage} | {PLAN}
     told = XComModel
     query = select(told.task_id, told.map_index, told.key, told.value).where(
         told.dag_run_id == run,
         told.task_id.in_({task.task_id for task in tasks}),
-        or_(told.key.in_((FAILURE, FOLDER)), and_(told.key == RESULT, told.task_id.in_(returned))),
+        or_(told.key.in_((FAILURE, FOLDER, STOPPED)), and_(told.key == RESULT, told.task_id.in_(returned))),
         # Of the site's own operators some return whole tables.
         func.length(cast(told.value, Text)) <= MOST_TOLD,
     )
@@ -194,6 +194,11 @@ def run_view(run: Run) -> dict[str, Any]:
         "estimate": plan.get("estimate"),
         "stages": views,
         "failures": [_reason(task) for task in failed],
+        # What waits for a person, in whichever task.
+        "questions": [
+            {"task_id": task.task_id, "name": task.name} for task in run.tasks if task.state == "awaiting_input"
+        ],
+        "stopped": next((_reason(task, STOPPED) for task in run.tasks if STOPPED in task.told), None),
         "training": next(filter(None, map(_training, stages)), None),
         "result": _result(run.tasks),
     }
@@ -257,9 +262,9 @@ def _metrics(source: ProfileStore, manifest: Manifest) -> dict[str, Any]:
     return {manifest.stage: manifest.metrics} | {name: made.metrics for name, made in inputs.items() if made}
 
 
-def _reason(task: Task) -> dict[str, Any]:
-    """Why a task failed, as it told; what to do where it told nothing."""
-    told = task.told.get(FAILURE)
+def _reason(task: Task, key: str = FAILURE) -> dict[str, Any]:
+    """Why a task failed, or stopped the run, as it told; what to do where it told nothing."""
+    told = task.told.get(key)
     word = told if isinstance(told, dict) else {}
     return {
         "task_id": task.task_id,

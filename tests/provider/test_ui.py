@@ -793,6 +793,19 @@ def test_a_task_that_waits_for_another_run_shows_how_far_that_is(
     assert stage["progress"]["done"] == 30
 
 
+def test_a_run_that_waits_for_a_person_or_was_stopped_says_so(
+    viewer: Browser, own_store: ArtifactStore, runs: None
+) -> None:
+    reason = {"stage": "approve", "code": "stopped", "message": "ann stopped it before training.", "hint": "Clear it."}
+    put_run("asks", "running", Row("approve", "awaiting_input", "ApproveTrainingOperator"))
+    put_run("stopped", "success", Row("approve", "success", told={"stopped": reason}), train_row("skipped"))
+    asks = viewer.json("/api/run?dag_id=reconstruct&run_id=asks")
+    assert (asks["questions"], asks["stopped"]) == ([{"task_id": "approve", "name": "approve"}], None)
+    stopped = viewer.json("/api/run?dag_id=reconstruct&run_id=stopped")
+    assert stopped["stopped"]["message"] == "ann stopped it before training."
+    assert (stopped["questions"], stopped["failures"]) == ([], [])
+
+
 def test_a_failed_run_tells_the_reason_and_what_to_do(viewer: Browser, own_store: ArtifactStore, runs: None) -> None:
     reason = {"stage": "train", "code": "quality_gate", "message": "Only 2 photos.", "hint": "Take more photos."}
     put_run("told", "failed", train_row("failed", failure=reason))

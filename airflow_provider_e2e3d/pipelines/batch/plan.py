@@ -57,11 +57,17 @@ class State(str, Enum):
     RUN = "run"
     SUCCEEDED = "succeeded"
     FAILED = "failed"
+    STOPPED = "stopped"
     REUSED = "reused"
     FAILING = "failing"
     REFUSED = "refused"
     ARRIVING = "arriving"
     WAITING = "waiting"
+
+    @classmethod
+    def of(cls, outcome: Outcome) -> State:
+        """What a run's end makes of its scene."""
+        return cls(outcome.state)
 
     @property
     def is_failure(self) -> bool:
@@ -304,7 +310,7 @@ class _Planner:
     def _judged(self, row: Row, capture: Capture, asked: str) -> tuple[State, Outcome | None]:
         record = self.ledger.scenes.get(row.scene)
         if record is not None and record.batch == self.batch:
-            return (State.FAILED if record.outcome.reason else State.SUCCEEDED), record.outcome
+            return State.of(record.outcome), record.outcome
         if not self.complete.holds(capture, self.at):
             return State.ARRIVING, None
         known = (row.capture, capture.fingerprint, asked)
@@ -314,7 +320,7 @@ class _Planner:
             return State.REUSED, record.outcome
         if record.outcome.reason.may_pass or self.request.force == "failed":
             return State.RUN, None
-        return State.FAILING, record.outcome
+        return (State.STOPPED if record.outcome.state == "stopped" else State.FAILING), record.outcome
 
     def page(self, rows: list[Row], page_size: int) -> Plan:
         """As many runs as one page and the limit allow; what never failed goes first, so that all have their turn."""

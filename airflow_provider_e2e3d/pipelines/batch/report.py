@@ -20,6 +20,7 @@ WORDS = {
     State.FAILED: "failed",
     State.REFUSED: "cannot be run",
     State.FAILING: "failed before, unchanged since",
+    State.STOPPED: "stopped by a person",
     State.SUCCEEDED: "succeeded",
     State.REUSED: "unchanged, made before",
     State.ARRIVING: "still arriving",
@@ -39,8 +40,7 @@ def ended(plan: Plan, outcomes: Mapping[str, Outcome], ask: Callable[[str], Outc
         if row.state is not State.RUN or row.run is None:
             return row
         outcome = outcomes.get(row.run) or ask(row.run)
-        state = State.FAILED if outcome.reason else State.SUCCEEDED
-        return row.model_copy(update={"state": state, "outcome": outcome})
+        return row.model_copy(update={"state": State.of(outcome), "outcome": outcome})
 
     return plan.model_copy(update={"rows": tuple(map(now, plan.rows))})
 

@@ -37,6 +37,18 @@ export const failure = (reason, extra) =>
     extra,
   );
 
+// What a person is asked, and where they answer.
+export const question = (asked, run) =>
+  h(
+    "section",
+    { class: "notice", role: "status" },
+    h("h2", {}, `${asked.name}: it waits for your answer`),
+    h("p", {}, airflowLink(`${runPath(run.dag_id, run.run_id)}/tasks/${encodeURIComponent(asked.task_id)}/required_actions`, "Look at what was found, and answer")),
+  );
+
+export const stopped = (reason) =>
+  h("section", { class: "notice", role: "status" }, h("h2", {}, "Stopped before training"), h("p", { class: "message" }, reason.message), h("p", {}, reason.hint));
+
 export const warning = (each) =>
   h("li", { class: "warning" }, h("b", {}, each.message), each.advice && h("span", {}, ` ${each.advice}`));
 

@@ -3,7 +3,7 @@
 import { address, ask, watch } from "./api.js";
 import { curve } from "./curve.js";
 import { h, replace, say, show } from "./dom.js";
-import { airflowLink, chip, failure, sign } from "./parts.js";
+import { airflowLink, chip, failure, question, sign, stopped } from "./parts.js";
 import { result } from "./result.js";
 import { date, duration, isRunning, left, money, number, since, state } from "./words.js";
 
@@ -14,7 +14,7 @@ function stageWords(each) {
   if (each.problem) return each.problem;
   if (each.state === "success") return [each.result, each.reused && "reused, nothing ran"].filter(Boolean).join(" · ");
   if (each.state === "failed") return "failed: see above";
-  if (each.state === "skipped") return "not asked for";
+  if (each.state === "skipped") return each.stopped ? "" : "not asked for";
   if (each.state === "up_for_retry") return each.failure ? `${each.failure.message} It is tried again.` : "It is tried again.";
   if (!isRunning(each.state)) return "";
   if (each.waits_for_another && !progress) return "Waiting for another run that makes the same.";
@@ -100,14 +100,15 @@ export async function open(query) {
       h("h1", {}, found.scene ?? "Scene", " ", chip(found.state)),
       h("p", { class: "quiet" }, date(found.started), " · ", ended ? duration(since(found.started, found.ended)) : found.started ? `${duration(Math.round(since(found.started)))} so far${guess}` : "not started yet",
         found.result && [" · ", airflowLink(`plugin/scenes${new URL(document.baseURI).pathname}scenes/${found.result.scene}`, "all runs of this scene")])));
-    replace(notices, h("div", {}, found.failures.map((each) => failure(each))));
+    const asked = found.questions.map((each) => question(each, run));
+    replace(notices, h("div", {}, found.failures.map((each) => failure(each)), asked, found.stopped && stopped(found.stopped)));
     for (const each of found.stages) {
       const name = `${each.task_id}/${each.map_index}`;
       if (!rows.has(name)) {
         rows.set(name, new StageRow(each));
         list.append(rows.get(name).row);
       }
-      rows.get(name).update(each);
+      rows.get(name).update({ ...each, stopped: found.stopped });
     }
     if (found.training && !found.result) replace(picture, training(found, run));
     else picture.replaceChildren();
@@ -117,7 +118,7 @@ export async function open(query) {
       place.replaceChildren(...result(found.result).flat(Infinity).filter(Boolean));
       list.hidden = true;
     }
-    const words = found.failures.length ? `Failed: ${found.failures[0].message}` : ended ? "The run is done." : `${done} of ${found.stages.length} stages done. ${found.stages.filter((each) => isRunning(each.state)).map((each) => each.name).join(", ")}`;
+    const words = found.questions.length ? "The run waits for your answer." : found.stopped ? found.stopped.message : found.failures.length ? `Failed: ${found.failures[0].message}` : ended ? "The run is done." : `${done} of ${found.stages.length} stages done. ${found.stages.filter((each) => isRunning(each.state)).map((each) => each.name).join(", ")}`;
     if (words !== spoken) say(spoken = words);
     return !ended;
   }

@@ -80,6 +80,7 @@ const STATES = {
   upstream_failed: "not started",
   skipped: "skipped",
   removed: "removed",
+  awaiting_input: "waiting for an answer",
   restarting: "starting anew",
 };
 export const state = (name) => STATES[name] ?? "not started";
