@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from airflow_provider_e2e3d.backends.base import BackendSettings, ImageSettings
 from airflow_provider_e2e3d.get_provider_info import get_provider_info
+from airflow_provider_e2e3d.metrics import METRICS
 from airflow_provider_e2e3d.profiles.profile import BACKENDS, Profile, backend_class
 from e2e3d_stages.contract.figures import FIGURES, Figure
 from e2e3d_stages.contract.spec import PRESETS, StageSpec
@@ -157,6 +158,28 @@ def _figures(which: Iterable[Figure]) -> str:
     return _table(["name", "label", "measured by", "unit", "better", "note"], rows)
 
 
+def metrics() -> str:
+    """What the provider tells whoever monitors the platform."""
+    rows = [
+        [
+            *(f"`{metric.prometheus}`", metric.kind, metric.meaning),
+            "; ".join(f"`{name}`: {says}" for name, says in metric.labels.items()),
+        ]
+        for metric in METRICS
+    ]
+    return _page(
+        [
+            "# Metrics",
+            "What this provider tells beside [Airflow's own metrics]"
+            "(https://airflow.apache.org/docs/apache-airflow/stable/administration-and-deployment/logging-monitoring/"
+            "metrics.html), as Prometheus has it; [Monitoring](../monitoring.md) says how to switch it on. A duration "
+            "is a histogram in seconds. Airflow tells a metric as `airflow.e2e3d.<name>`, without the last part of a "
+            "counter's or a duration's name, and counts durations in milliseconds.",
+            _table(["name", "kind", "what", "labels"], rows),
+        ]
+    )
+
+
 def _kind(field: Mapping[str, Any]) -> str:
     """A JSON schema as a person reads it: its type, choices and limits."""
     if "anyOf" in field:
@@ -198,6 +221,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "profiles.md": profiles,
     "config.md": config,
     "figures.md": figures,
+    "metrics.md": metrics,
 }
 
 
