@@ -15,6 +15,7 @@ from airflow_provider_e2e3d.backends.base import BackendSettings, ImageSettings
 from airflow_provider_e2e3d.exceptions import stage_failed
 from airflow_provider_e2e3d.get_provider_info import get_provider_info
 from airflow_provider_e2e3d.jobs.retries import RETRIES_OF, RETRIES_OF_ANY_OTHER, retry_policy
+from airflow_provider_e2e3d.metrics import METRICS
 from airflow_provider_e2e3d.profiles.profile import BACKENDS, Profile, backend_class
 from e2e3d_stages.contract.figures import FIGURES, Figure
 from e2e3d_stages.contract.messages import Failure, FailureCode
@@ -187,6 +188,28 @@ def failures() -> str:
     )
 
 
+def metrics() -> str:
+    """What the provider tells whoever monitors the platform."""
+    rows = [
+        [
+            *(f"`{metric.prometheus}`", metric.kind, metric.meaning),
+            "; ".join(f"`{name}`: {says}" for name, says in metric.labels.items()),
+        ]
+        for metric in METRICS
+    ]
+    return _page(
+        [
+            "# Metrics",
+            "What this provider tells beside [Airflow's own metrics]"
+            "(https://airflow.apache.org/docs/apache-airflow/stable/administration-and-deployment/logging-monitoring/"
+            "metrics.html), as Prometheus has it; [Monitoring](../monitoring.md) says how to switch it on. A duration "
+            "is a histogram in seconds. Airflow tells a metric as `airflow.e2e3d.<name>`, without the last part of a "
+            "counter's or a duration's name, and counts durations in milliseconds.",
+            _table(["name", "kind", "what", "labels"], rows),
+        ]
+    )
+
+
 def _kind(field: Mapping[str, Any]) -> str:
     """A JSON schema as a person reads it: its type, choices and limits."""
     if "anyOf" in field:
@@ -229,6 +252,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "config.md": config,
     "figures.md": figures,
     "failures.md": failures,
+    "metrics.md": metrics,
 }
 
 

@@ -7,9 +7,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from itertools import count
 from typing import Any, TypeVar
 
+from airflow_provider_e2e3d import metrics
 from airflow_provider_e2e3d.backends.base import Backend, Cursor, Handle, JobStatus, Unavailable
 from airflow_provider_e2e3d.costs.estimate import measured
 from airflow_provider_e2e3d.costs.history import remember
@@ -25,9 +27,11 @@ from e2e3d_stages.contract.messages import (
     Manifest,
     Model,
     Overtaken,
+    Progress,
     StageError,
     StageName,
 )
+from e2e3d_stages.registry import STAGES
 from e2e3d_stages.store.artifacts import ArtifactStore
 
 log = logging.getLogger(__name__)
@@ -132,7 +136,12 @@ class Attempt:
             if status.running and time.monotonic() >= self._next_heartbeat:
                 self.store.heartbeat(self.state.stage, self.state.key, self.state.claim)
                 self._next_heartbeat = time.monotonic() + HEARTBEAT_SECONDS
+                if metrics.is_on():
+                    self._time.count(self.store.progress(self.state.stage, self.state.key, self.state.claim.attempt))
+            if metrics.is_on() and not status.running:
+                self._time.end()
         except Infrastructure as error:
+            metrics.UNANSWERED.tell(by="backend" if isinstance(error, Unavailable) else "store")
             if time.monotonic() - self._answered > FOLLOW_PATIENCE_SECONDS:
                 raise
             log.warning("The job is taken to run on: %s", error.message)
@@ -143,6 +152,10 @@ class Attempt:
             raise
         self._answered = time.monotonic()
         return status
+
+    @cached_property
+    def _time(self) -> _JobTime:
+        return _JobTime(self.state.stage, self.backend.settings.backend)
 
     def _look(self, write_line: Callable[[str], object]) -> JobStatus:
         status = self.backend.poll(self.state.handle)
@@ -208,6 +221,20 @@ class Attempt:
             # The work is done; only the next estimate is a little worse.
             log.warning("What the job took could not be remembered: %s", error.message)
 
+    def tell(self, manifest: Manifest | None, failure: Failure | None, record: JobRecord) -> None:
+        """Tell what the ended job made, took and cost, as metrics."""
+        where = {"stage": self.state.stage, "backend": record.backend}
+        metrics.TRIES.tell(**where, result=failure.code.value if failure else "made")
+        metrics.BILLED_SECONDS.tell(record.billable_seconds or 0, **where)
+        metrics.COST.tell(record.price or 0, **where)
+        # Another attempt, of a run that this one met, has told of its own.
+        if manifest is not None and manifest.attempt == self.state.claim.attempt:
+            metrics.STAGE_DURATION.tell(manifest.usage.wall_seconds, **where)
+            waited = (manifest.usage.started - self.state.claim.claimed).total_seconds()
+            # Two machines' clocks: for people, and nothing is decided by it.
+            metrics.QUEUE_DURATION.tell(max(0.0, waited), **where)
+            metrics.STORED.tell(manifest.total_bytes, **where)
+
     def failure(self, status: JobStatus) -> Failure:
         """Why the job ended without an artifact; written down for others where the program did not know.
 
@@ -222,6 +249,34 @@ class Attempt:
         failure = failure.model_copy(update={"attempt": number})
         self.store.write_failure(stage, key, failure)
         return failure
+
+
+class _JobTime:
+    """Counts a followed job's seconds by what it does, by this process's own clock."""
+
+    def __init__(self, stage: str, backend: str) -> None:
+        self._where = {"stage": stage, "backend": backend}
+        # Its own program ends it after twice as long; nobody does where no program has begun.
+        self._patience = STAGES[stage].longest.silent / 2
+        self._counted = self._moved = time.monotonic()
+        self._mark: tuple[str, float] | None = None
+
+    def count(self, progress: Progress | None) -> None:
+        """The seconds since the last time, for what the job is seen to do now."""
+        moment = time.monotonic()
+        mark = (progress.phase, progress.done) if progress else None
+        if mark != self._mark:
+            self._mark, self._moved = mark, moment
+        stuck = moment - self._moved >= self._patience
+        self._tell(moment, "stuck" if stuck else "running" if progress else "waiting")
+
+    def end(self) -> None:
+        """The job has ended, so it has run."""
+        self._tell(time.monotonic(), "running")
+
+    def _tell(self, moment: float, state: str) -> None:
+        metrics.JOB_SECONDS.tell(moment - self._counted, **self._where, state=state)
+        self._counted = moment
 
 
 def _failure_of_exit(stage: str, exit_code: int | None) -> Failure:

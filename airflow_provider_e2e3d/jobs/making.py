@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_e2e3d import metrics
 from airflow_provider_e2e3d.backends.base import Backend, Handle, JobSpec, Unavailable
 from airflow_provider_e2e3d.jobs.attempt import Attempt, AttemptState, kept_alive, retry_while_unavailable
 from airflow_provider_e2e3d.profiles.profile import CaptureSize, Profile
@@ -161,6 +162,7 @@ class Making:
         self.log.info(
             "Attempt %d on backend %s of profile %s", claim.attempt, backend.settings.backend, self.profile_name
         )
+        metrics.begin_attempt(self.stage, backend.settings.backend)
         longest = STAGES[self.stage].longest_seconds(request.params, size.photos if size else 0)
         request = request.model_copy(update={"attempt": claim.attempt, "longest_seconds": longest})
         handle = self._submit(backend, request, claim)

@@ -11,9 +11,11 @@ from airflow.sdk import ExceptionRetryPolicy, RetryAction, RetryRule
 from airflow.sdk.definitions.retry_policy import RetryDecision
 from airflow.sdk.execution_time.context import NEVER_EXPIRE
 
+from airflow_provider_e2e3d import metrics
 from airflow_provider_e2e3d.exceptions import (
     StageCaptureChanged,
     StageCrashed,
+    StageFailed,
     StageInfrastructureFailed,
     StageInterrupted,
     StageOutOfMemory,
@@ -56,6 +58,9 @@ class StageRetryPolicy(ExceptionRetryPolicy):
         failures = _count(context, type(exception).__name__, try_number, max_tries)
         if failures > RETRIES_OF.get(type(exception), RETRIES_OF_ANY_OTHER):
             return RetryDecision.fail(f"it failed like this {failures} times")
+        if metrics.is_on():
+            code = exception.failure.code.value if isinstance(exception, StageFailed) else "unknown"
+            metrics.RETRIES.tell(stage=getattr(context["task"], "stage", context["task"].task_id), code=code)
         if isinstance(exception, StageInfrastructureFailed) and decision.retry_delay:
             return replace(decision, retry_delay=min(decision.retry_delay * 2 ** (failures - 1), LONGEST_DELAY))
         return decision

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseNotifier
 
+from airflow_provider_e2e3d import metrics
 from airflow_provider_e2e3d.notifications.channels import Notification, Picture, configured_channels, notify
 from airflow_provider_e2e3d.operators.links import is_on_the_web, run_address, scene_address
 from airflow_provider_e2e3d.profiles.file import profile_named
@@ -34,6 +35,8 @@ class EndNotifier(BaseNotifier):
 
     def notify(self, context: Context) -> None:
         """See `BaseNotifier.notify`."""
+        if metrics.is_on():
+            self.count(context)
         if not configured_channels() or not context["params"].get("notify", True):
             return
         try:
@@ -42,6 +45,9 @@ class EndNotifier(BaseNotifier):
                 notify(notification, self.picture(context))
         except Exception:
             self.log.warning("There is no notification", exc_info=True)
+
+    def count(self, context: Context) -> None:
+        """Tell of it as metrics."""
 
     @abstractmethod
     def notification(self, context: Context) -> Notification | None:
@@ -74,6 +80,11 @@ class SceneWaits(EndNotifier):
 
 class SceneSucceeded(EndNotifier):
     """`on_success_callback` of the task that publishes: the scene is there."""
+
+    def count(self, context: Context) -> None:
+        """A scene more, its figures, and its time."""
+        record = _record(context)
+        metrics.scene_succeeded(record["metrics"] or {}, record["seconds"])
 
     def notification(self, context: Context) -> Notification:
         """The scene, its figures, and where it is."""
@@ -110,6 +121,10 @@ class SceneSucceeded(EndNotifier):
 
 class SceneFailed(EndNotifier):
     """`on_failure_callback` of every task of a scene's run: why there is no scene, and what to do."""
+
+    def count(self, context: Context) -> None:
+        """A failed run more."""
+        metrics.scene_failed(reason_of(context).code)
 
     def notification(self, context: Context) -> Notification:
         """The reason as the task told it."""

@@ -13,6 +13,7 @@ from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowException, AirflowSkipException, AirflowTaskTimeout
 from airflow.sdk.execution_time.context import NEVER_EXPIRE
 
+from airflow_provider_e2e3d import metrics
 from airflow_provider_e2e3d.backends.base import JobStatus
 from airflow_provider_e2e3d.exceptions import stage_failed
 from airflow_provider_e2e3d.jobs.attempt import Attempt
@@ -149,6 +150,7 @@ class StageOperator(AuthoredTemplates):
                 raise stage_failed(Failure.model_validate(event["failure"]))
             attempt = Attempt.deserialize(event["attempt"])
             if event.get("timed_out"):
+                metrics.TRIES.tell(stage=self.stage, backend=attempt.backend.settings.backend, result="timed_out")
                 raise AirflowException(
                     f"The {self.stage} job took longer than {self.execution_timeout}; it was stopped."
                 )
@@ -235,15 +237,16 @@ class StageOperator(AuthoredTemplates):
         """The artifact that the job left, or the reason why there is none."""
         reference = attempt.store.reference(self.stage, attempt.state.key)
         failure = attempt.failure(status) if reference is None else None
-        metrics = reference.metrics if reference else {}
-        record = attempt.record(profile_named(attempt.state.profile), status, metrics)
+        measured = reference.metrics if reference else {}
+        record = attempt.record(profile_named(attempt.state.profile), status, measured)
         if record.price:
             self.log.info("About %.2f USD for %.0f s on %s", record.price, record.billable_seconds, record.machine)
+        manifest = attempt.store.manifest(self.stage, reference.key) if reference else None
+        attempt.tell(manifest, failure, record)
         attempt.clean_up(succeeded=failure is None)
         if reference is None:
             assert failure is not None
             raise stage_failed(failure)
-        manifest = attempt.store.manifest(self.stage, reference.key)
         if manifest is not None:
             attempt.remember(manifest, record)
         return self._collect(context, attempt.store, reference)
@@ -257,6 +260,7 @@ class StageOperator(AuthoredTemplates):
         claim = store.read_claim(self.stage, reference.key, manifest.attempt)
         reused = claim is None or claim.owner != owner_of(context)
         if reused:
+            metrics.TRIES.tell(stage=self.stage, backend="none", result="reused")
             self.log.info("Reused: made before by %s, nothing ran", claim.owner if claim else "another run")
         for warning in manifest.warnings:
             self.log.warning("%s %s", warning.message, warning.advice)

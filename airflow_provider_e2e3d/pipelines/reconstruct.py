@@ -9,6 +9,7 @@ from typing import Any
 from airflow.sdk import get_current_context, task
 from airflow.sdk.configuration import conf
 
+from airflow_provider_e2e3d import metrics
 from airflow_provider_e2e3d.costs.budget import reserve
 from airflow_provider_e2e3d.costs.estimate import estimate
 from airflow_provider_e2e3d.costs.history import remembered
@@ -124,6 +125,7 @@ def plan_task() -> dict[str, Any]:
     """Check everything that was asked, and tell what it will take, before anything is spent."""
     context = get_current_context()
     values, run = dict(context["params"]), context["dag_run"]
+    metrics.begin_run()
     with report_failures(context, "plan"):
         request = plan(values, run.conf or {})
         return {**request, "estimate": estimate_run(request, run.run_id, values["max_cost"], context["task"].log.info)}

@@ -1,14 +1,24 @@
 #!/bin/sh
 # `make up`: the secrets into .env once, the images that are missing, everything started, and a wait until it works.
-# $COMPOSE is `docker compose` or `docker-compose`; $WORKERS is how many Celery workers, none when it is empty.
+# $COMPOSE is `docker compose` or `docker-compose`; $WORKERS is how many Celery workers, none when it is empty; with
+# $MONITORING Prometheus and Grafana are started as well.
 set -eu
 cd "$(dirname "$0")/../.."
 what=up
 . deploy/compose/prepare.sh
 
+also() { export COMPOSE_PROFILES="${COMPOSE_PROFILES:+$COMPOSE_PROFILES,}$1"; }
+
 start() {
+    if [ "${MONITORING:-0}" -gt 0 ]; then
+        also monitoring
+        export E2E3D_METRICS=True
+    elif [ "$(setting E2E3D_METRICS)" != True ]; then
+        COMPOSE_PROFILES=monitoring $COMPOSE rm --stop --force grafana prometheus node-exporter statsd-exporter
+    fi
     if [ "${WORKERS:-0}" -gt 0 ]; then
-        export COMPOSE_PROFILES=distributed E2E3D_EXECUTOR=CeleryExecutor
+        also distributed
+        export E2E3D_EXECUTOR=CeleryExecutor
         set -- --scale "worker=$WORKERS"
     elif [ "$(setting E2E3D_EXECUTOR)" != CeleryExecutor ]; then
         # Workers of an earlier `make up WORKERS=2` would wait for nothing.
@@ -27,8 +37,14 @@ wait_until_healthy
 
 host=$(setting E2E3D_HOST) ui=$(setting E2E3D_UI_PORT) console=$(setting E2E3D_S3_CONSOLE_PORT)
 store=$(setting E2E3D_S3_ENDPOINT)
+grafana=$(setting E2E3D_GRAFANA_PORT) prometheus=$(setting E2E3D_PROMETHEUS_PORT)
 cat <<END
 Airflow:  http://${host:-localhost}:${ui:-8080}/dags/reconstruct   user admin, password ADMIN_PASSWORD in .env
 Store:    ${store:-http://${host:-localhost}:${console:-9001}}   user MINIO_ROOT_USER, password MINIO_ROOT_PASSWORD in .env
+END
+[ "${MONITORING:-0}" -eq 0 ] || cat <<END
+Grafana:  http://${host:-localhost}:${grafana:-3000}   user admin, the same password; Prometheus beside it at port ${prometheus:-9090}
+END
+cat <<END
 Press Trigger and give the capture: s3://captures/caliterra is the sample; your own go beside it, into the bucket captures.
 END
