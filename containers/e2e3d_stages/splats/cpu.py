@@ -151,16 +151,14 @@ class _PhotometricLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, image: Tensor, photo: Tensor, ssim_weight: float) -> Tensor:
         ours, theirs = (t.detach().contiguous().numpy().reshape(len(image), -1) for t in (image, photo))
-        blurred, slope = np.empty((5, *ours.shape), np.float32), np.empty((3, *ours.shape), np.float32)
-        _cores.run(ssim_kernels.moments, ours, theirs, blurred)
-        similarity = sum(_cores.run(ssim_kernels.similarity, blurred, slope)) / ours.size
         l1, dssim = np.float32((1 - ssim_weight) / ours.size), np.float32(ssim_weight / ours.size)
         gradient = np.empty_like(ours)
-        difference = sum(_cores.run(ssim_kernels.gradient, ours, theirs, slope, l1, dssim, gradient)) / ours.size
-        ctx.save_for_backward(torch.from_numpy(gradient.reshape(image.shape)))
-        return torch.tensor((1 - ssim_weight) * difference + ssim_weight * (1 - similarity), dtype=torch.float32)
+        difference, similarity = np.empty(len(ours)), np.empty(len(ours))
+        _cores.run(ssim_kernels.loss, ours, theirs, l1, dssim, difference, similarity, gradient)
+        ctx.gradient = torch.from_numpy(gradient.reshape(image.shape))
+        loss = (1 - ssim_weight) * difference.mean() + ssim_weight * (ours.shape[1] - similarity.mean())
+        return torch.tensor(loss / ours.shape[1], dtype=torch.float32)
 
     @staticmethod
     def backward(ctx: Any, d_loss: Tensor) -> tuple[Tensor, None, None]:
-        (gradient,) = ctx.saved_tensors
-        return gradient * d_loss, None, None
+        return ctx.gradient.mul_(d_loss), None, None

@@ -86,10 +86,11 @@ def test_the_same_picture_comes_out_every_time() -> None:
 
 
 @pytest.mark.parametrize("ours", [photometric_loss, torch_loss], ids=["kernels of the CPU", "torch as on a GPU"])
-def test_loss_and_its_gradient_equal_autograds(ours: Callable[..., Tensor]) -> None:
+@pytest.mark.parametrize("width", [3, 53, 700], ids=["narrower than the window", "one strip", "several strips"])
+def test_loss_and_its_gradient_equal_autograds(ours: Callable[..., Tensor], width: int) -> None:
     rng = torch.Generator().manual_seed(0)
-    photo = torch.rand(37, 53, 3, generator=rng)
-    image = (photo + 0.2 * torch.randn(37, 53, 3, generator=rng)).requires_grad_()
+    photo = torch.rand(37, width, 3, generator=rng)
+    image = (photo + 0.2 * torch.randn(37, width, 3, generator=rng)).requires_grad_()
     exact = image.detach().double().requires_grad_()
     loss = ours(image, photo, 0.3)
     truth = 0.7 * (exact - photo).abs().mean() + 0.3 * (1 - reference.structural_similarity(exact, photo.double()))
@@ -156,9 +157,10 @@ def test_picture_and_gradients_do_not_depend_on_the_number_of_threads(threads: i
         use_threads(count)
         leaves = [t.requires_grad_() for t in random_gaussians(500, 1, 0.2)]
         result = render(Splats(*leaves), random_camera(WIDTH, HEIGHT), RenderParams(sh_degree=1), BACKGROUND)
-        photometric_loss(result.image, weight, 0.2).backward()
+        loss = photometric_loss(result.image, weight, 0.2)
+        loss.backward()
         use_threads(1)
-        return [result.image.detach(), result.screen_gradient(), *(leaf.grad for leaf in leaves)]
+        return [loss.detach(), result.image.detach(), result.screen_gradient(), *(leaf.grad for leaf in leaves)]
 
     for one, several in zip(drawn_by(1), drawn_by(threads), strict=True):
         assert torch.equal(one, several)
