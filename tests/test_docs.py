@@ -66,6 +66,7 @@ COMMANDS = {
     "curl": BUCKET,
     "aws ": "needs an AWS account",
     "kubectl": "needs a cluster",
+    "python deploy/monitoring/kubernetes.py": "needs a cluster",
     "helm": "needs a cluster",
     "cosign": "needs a release",
     "gh ": "needs a release",

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from airflow.sdk import TriggerRule
 from airflow.sdk.log import redact  # type: ignore[attr-defined]  # where common.compat has it from
 
 from airflow_provider_e2e3d.exceptions import QualityGateFailed
