@@ -26,7 +26,7 @@ demo: $(VENV)/installed  ## Take CAPTURE (the sample when not given) through the
 ui: $(VENV)/installed  ## Airflow's own UI with the DAGs in it, on http://localhost:8080, for CAPTURE.
 	$(BIN)/python deploy/demo/demo.py ui $(if $(CAPTURE),--capture "$(CAPTURE)")
 
-up:  ## The whole platform in containers; WORKERS=2 for Celery with two workers, MONITORING=1 for Grafana.
+up:  ## The whole platform in containers; WORKERS=2 for Celery with two workers, MONITORING=1 for Grafana, DOCS=1 for these docs.
 	@COMPOSE="$(COMPOSE)" sh deploy/compose/up.sh
 
 down:  ## Stop it; the data stay in their volumes.

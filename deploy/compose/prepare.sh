@@ -55,7 +55,7 @@ write_version() {
 }
 
 build_missing_images() {
-    for name in airflow sfm 3dgs compressor; do
+    for name in "$@"; do
         if ! docker image inspect "e2e3d/$name:$version" >/dev/null 2>&1; then
             echo "Building e2e3d/$name:$version; the first time takes a while."
             make "image-$name"
@@ -77,7 +77,7 @@ prepare() {
     write_secrets
     write_limits
     write_version
-    build_missing_images
+    build_missing_images airflow sfm 3dgs compressor
     write_socket_group
 }
 

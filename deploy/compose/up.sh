@@ -1,7 +1,7 @@
 #!/bin/sh
 # `make up`: the secrets into .env once, the images that are missing, everything started, and a wait until it works.
 # $COMPOSE is `docker compose` or `docker-compose`; $WORKERS is how many Celery workers, none when it is empty; with
-# $MONITORING Prometheus and Grafana are started as well.
+# $MONITORING Prometheus and Grafana are started as well, with $DOCS the documentation.
 set -eu
 cd "$(dirname "$0")/../.."
 what=up
@@ -15,6 +15,10 @@ start() {
         export E2E3D_METRICS=True
     elif [ "$(setting E2E3D_METRICS)" != True ]; then
         COMPOSE_PROFILES=monitoring $COMPOSE rm --stop --force grafana prometheus node-exporter statsd-exporter
+    fi
+    if [ "${DOCS:-0}" -gt 0 ]; then
+        also docs
+        build_missing_images docs
     fi
     if [ "${WORKERS:-0}" -gt 0 ]; then
         also distributed
@@ -38,6 +42,7 @@ wait_until_healthy
 host=$(setting E2E3D_HOST) ui=$(setting E2E3D_UI_PORT) console=$(setting E2E3D_S3_CONSOLE_PORT)
 store=$(setting E2E3D_S3_ENDPOINT)
 grafana=$(setting E2E3D_GRAFANA_PORT) prometheus=$(setting E2E3D_PROMETHEUS_PORT)
+docs=$(setting E2E3D_DOCS_PORT)
 cat <<END
 Airflow:  http://${host:-localhost}:${ui:-8080}/dags/reconstruct   user admin, password ADMIN_PASSWORD in .env
 Store:    ${store:-http://${host:-localhost}:${console:-9001}}   user MINIO_ROOT_USER, password MINIO_ROOT_PASSWORD in .env
@@ -45,6 +50,7 @@ END
 [ "${MONITORING:-0}" -eq 0 ] || cat <<END
 Grafana:  http://${host:-localhost}:${grafana:-3000}   user admin, the same password; Prometheus beside it at port ${prometheus:-9090}
 END
+[ "${DOCS:-0}" -eq 0 ] || echo "Docs:     http://${host:-localhost}:${docs:-8000}"
 cat <<END
 Press Trigger and give the capture: s3://captures/caliterra is the sample; your own go beside it, into the bucket captures.
 END

@@ -45,10 +45,10 @@ class Platform(Airflow):
     """
 
     def __init__(self, folder: Path, engine: docker.APIClient) -> None:
-        ui, s3, console = (free_port() for _ in range(3))
+        ui, s3, console, docs = (free_port() for _ in range(4))
         super().__init__(f"http://localhost:{ui}")
         self.folder, self.engine = folder, engine
-        self.s3 = f"http://localhost:{s3}"
+        self.s3, self.docs = f"http://localhost:{s3}", f"http://localhost:{docs}"
         self.project = f"e2e3d-test-{uuid.uuid4().hex[:8]}"
         self.inspected: dict[str, Any] = {}
         self.environment = {
@@ -57,6 +57,7 @@ class Platform(Airflow):
             "E2E3D_UI_PORT": str(ui),
             "E2E3D_S3_PORT": str(s3),
             "E2E3D_S3_CONSOLE_PORT": str(console),
+            "E2E3D_DOCS_PORT": str(docs),
         }
 
     def override(self, environment: dict[str, str]) -> None:
@@ -158,7 +159,7 @@ def platform(
             print(f"What the platform's services logged: {folder / 'platform.log'}")
         for container in made.stages():
             engine.remove_container(container["Id"], v=True, force=True)
-        made.compose("down", "--volumes", "--timeout", "5", COMPOSE_PROFILES="distributed")
+        made.compose("down", "--volumes", "--timeout", "5", COMPOSE_PROFILES="distributed,docs")
 
 
 @pytest.fixture

@@ -312,6 +312,15 @@ def test_the_tutorials_commands_bring_photos_into_the_bucket_and_trigger_their_r
     assert [stage for stage in ALWAYS[:-1] if not platform.result(run[1], stage)["reused"]] == []
 
 
+def test_the_documentation_is_served_where_it_is_asked_for(platform: Platform) -> None:
+    try:
+        assert f"Docs:     {platform.docs}" in platform.make("up", "DOCS=1")
+        with urllib.request.urlopen(f"{platform.docs}/tutorials/first-scene.html", timeout=30) as answer:
+            assert "<h1>Your first scene" in answer.read().decode()
+    finally:
+        platform.compose("rm", "--stop", "--force", "docs", COMPOSE_PROFILES="docs")
+
+
 def test_workers_come_with_a_profile_and_a_variable(platform: Platform) -> None:
     config = yaml.safe_load(platform.compose("config", COMPOSE_PROFILES="distributed", E2E3D_EXECUTOR="CeleryExecutor"))
     assert {"redis", "worker"} <= set(config["services"])
