@@ -34,6 +34,15 @@ def resized(photo: Image.Image, width: int, height: int) -> Picture:
     return picture
 
 
+def scaled(picture: Picture, width: int, height: int) -> Picture:
+    """A render, float32 in 0 to 1, scaled as `resized` does with photos."""
+    if picture.shape[:2] == (height, width):
+        return picture
+    planes = [Image.fromarray(np.ascontiguousarray(plane)) for plane in picture.transpose(2, 0, 1)]
+    smaller = [np.asarray(plane.resize((width, height), Image.Resampling.LANCZOS)) for plane in planes]
+    return np.stack(smaller, axis=2).clip(0, 1)
+
+
 def blurred(photo: Picture) -> Picture:
     """The photo scaled to a quarter of its size and back: a picture without detail that scores well all the same."""
     image = _image(photo)

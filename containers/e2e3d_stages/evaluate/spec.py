@@ -27,7 +27,7 @@ SPEC = StageSpec(
     "compression costs.",
     inputs=("sfm", "train", "compress"),
     container="3dgs",
-    version=3,
+    version=4,
     params=Params,
     presets=PRESETS,
     longest=Limit(seconds=3_600, per_photo=20),

@@ -24,6 +24,7 @@ from e2e3d_stages.evaluate.pictures import (
     resized,
     save,
     save_thumbnail,
+    scaled,
 )
 from e2e3d_stages.evaluate.unseen import shown_by, unseen_share
 from e2e3d_stages.runtime.context import StageContext
@@ -40,7 +41,8 @@ Render = Callable[[View, int, int], Picture]
 COMMON_LONG_SIDE = 400
 TRAINING_VIEWS = 4
 
-# Sizes at which every view is compared, as they end the metrics' names: as trained, 400 px, the photo's own.
+# Sizes at which every view is compared, as they end the metrics' names: as trained, 400 px, the photo's own. Nothing is
+# drawn smaller than it was trained.
 SUFFIXES = ("", "_400", "_full")
 
 
@@ -116,9 +118,11 @@ def measure(
     scores: dict[tuple[int, int], dict[str, dict[str, float]]] = {}
     for size in dict.fromkeys(sizes):
         truth, counted = resized(photo, *size), counts(view, *size)
+        # Made smaller as the photo is: drawn small, what is finer than a pixel would be sampled, and not averaged.
+        drawn_at = max(size, sizes[0])
         pictures = {
-            "{metric}{size}": trained(view, *size),
-            "{metric}{size}_compressed": compressed(view, *size),
+            "{metric}{size}": scaled(trained(view, *drawn_at), *size),
+            "{metric}{size}_compressed": scaled(compressed(view, *drawn_at), *size),
             "baseline_{metric}{size}": blurred(truth),
         }
         scores[size] = {name: scores_of(picture, truth, counted) for name, picture in pictures.items()}

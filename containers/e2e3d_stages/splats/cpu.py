@@ -8,14 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from e2e3d_stages.splats import kernels, light_kernels, ssim_kernels
+from e2e3d_stages.splats.quality import SSIM_TAPS
 from e2e3d_stages.splats.rendering import Render, Splats
 
 if TYPE_CHECKING:
     from e2e3d_stages.splats.camera import Camera
     from e2e3d_stages.splats.params import RenderParams
+
+Picture = NDArray[np.float32]
 
 
 class _Cores:
@@ -162,3 +166,13 @@ class _PhotometricLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, d_loss: Tensor) -> tuple[Tensor, None, None]:
         return ctx.gradient.mul_(d_loss), None, None
+
+
+def ssim_factors(image: Picture, photo: Picture) -> tuple[Picture, Picture]:
+    """SSIM's luminance, and its contrast with structure, of each window inside two (H, W, 3) pictures."""
+    height, width, channels = image.shape
+    ours, theirs = (np.ascontiguousarray(each).reshape(height, -1) for each in (image, photo))
+    inside = (height - SSIM_TAPS + 1, width - SSIM_TAPS + 1, channels)
+    luminance, contrast = np.empty((inside[0], inside[1] * channels), np.float32), np.empty(inside, np.float32)
+    _cores.run(ssim_kernels.factors, ours, theirs, luminance, contrast.reshape(luminance.shape))
+    return luminance.reshape(inside), contrast

@@ -99,31 +99,16 @@ def _similarities(
     x: NDArray[np.float32], y: NDArray[np.float32], counted: NDArray[np.bool_] | None
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """SSIM's two factors, luminance and contrast with structure, (P, 3) each: of the windows that count."""
-    mean_x, mean_y = _blur(x), _blur(y)
-    var_x, var_y = _blur(x * x) - mean_x * mean_x, _blur(y * y) - mean_y * mean_y
-    covariance = _blur(x * y) - mean_x * mean_y
-    luminance = (2 * mean_x * mean_y + SSIM_C1) / (mean_x * mean_x + mean_y * mean_y + SSIM_C1)
-    contrast = (2 * covariance + SSIM_C2) / (var_x + var_y + SSIM_C2)
+    from e2e3d_stages.splats import cpu  # the kernels read this module's constants
+
+    luminance, contrast = cpu.ssim_factors(x, y)
     half, chosen = SSIM_TAPS // 2, np.ones(luminance.shape[:2], bool)
     if counted is not None and (around := counted[half:-half, half:-half]).any():
         chosen = around
-    return luminance[chosen].astype(np.float32), contrast[chosen].astype(np.float32)
+    return luminance[chosen], contrast[chosen]
 
 
 def _halved(picture: NDArray[np.float32]) -> NDArray[np.float32]:
     """Means of 2 x 2 pixels; an odd last row or column is left out."""
     even = picture[: len(picture) // 2 * 2, : picture.shape[1] // 2 * 2]
     return ((even[::2, ::2] + even[1::2, ::2] + even[::2, 1::2] + even[1::2, 1::2]) / 4).astype(np.float32)
-
-
-def _blur(picture: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Both passes of the window, without padding."""
-    taps = ssim_window()
-    height, width = (side - SSIM_TAPS + 1 for side in picture.shape[:2])
-    down = np.zeros((height, *picture.shape[1:]), np.float32)
-    for i, tap in enumerate(taps):
-        down += tap * picture[i : i + height]
-    out = np.zeros((height, width, picture.shape[2]), np.float32)
-    for i, tap in enumerate(taps):
-        out += tap * down[:, i : i + width]
-    return out

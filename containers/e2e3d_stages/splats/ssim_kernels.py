@@ -1,10 +1,10 @@
-"""The image loss of the CPU path, value and gradient, compiled by numba.
+"""SSIM, and the image loss of the CPU path with its gradient, compiled by numba.
 
 Rows are taken flat, 3 W values of interleaved colours, so that both passes of the window run along the vectoriser's
-lanes. Value and gradient are made in one walk down the picture, in strips that are narrow enough for what the window
-still needs of them to stay in the processor's cache: nothing of the picture's size is written but the gradient. `part`
-of `parts` is a thread's share of the rows; each row has sums of its own, so that they don't depend on the number of
-threads. Beyond the picture everything counts as 0, as in the original 3D Gaussian splatting.
+lanes. The loss and its gradient are made in one walk down the picture, in strips that are narrow enough for what the
+window still needs of them to stay in the processor's cache: nothing of the picture's size is written but the gradient.
+`part` of `parts` is a thread's share of the rows; each row has sums of its own, so that they don't depend on the number
+of threads. Beyond the picture everything counts as 0 in the loss, as in the original 3D Gaussian splatting.
 """
 
 # Types are what numba infers.
@@ -155,3 +155,30 @@ def loss(part, parts, image, photo, l1_weight, ssim_weight, difference, similari
                 difference[done] += _gradient(
                     ours, theirs, blurred[0], blurred[1], blurred[2], l1_weight, ssim_weight, out
                 )
+
+
+@_compiled
+def _factors(mean, other_mean, squares, product, luminance, contrast):
+    for i in range(len(mean)):
+        both = mean[i] * other_mean[i]
+        each = mean[i] * mean[i] + other_mean[i] * other_mean[i]
+        luminance[i] = (_TWO * both + _C1) / (each + _C1)
+        contrast[i] = (_TWO * (product[i] - both) + _C2) / (squares[i] - each + _C2)
+
+
+@_compiled
+def factors(part, parts, image, photo, luminance, contrast):
+    """SSIM's two factors, luminance and contrast with structure, (H - 10, 3 W - 30): of the windows in the picture."""
+    width = luminance.shape[1]
+    first, last = len(luminance) * part // parts, len(luminance) * (part + 1) // parts
+    line = np.empty((_MOMENTS, image.shape[1]), np.float32)
+    moments, moment = np.empty((_MOMENTS, SSIM_TAPS, width), np.float32), np.empty((_MOMENTS, width), np.float32)
+    for newest in range(first, last + 2 * _HALF):
+        place, row = newest % SSIM_TAPS, newest - 2 * _HALF
+        _products(image[newest], photo[newest], line, 0)
+        for k in range(_MOMENTS):
+            _along(line[k], moments[k, place])
+        if row >= first:
+            for k in range(_MOMENTS):
+                _across(moments[k], _TURNED[place], moment[k])
+            _factors(moment[0], moment[1], moment[2], moment[3], luminance[row], contrast[row])

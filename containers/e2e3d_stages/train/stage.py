@@ -162,8 +162,10 @@ class Trainer:
         self.model.step(share)
         if self.light is not None:
             self.light.step(share)
-        squares = (image.detach() - photo).square().mean(dim=2)
-        self.errors[view] = squares.mean() if counted is None else squares.mul(counted).sum() / counted.sum()
+        squares = (image.detach() - photo).square_()
+        if counted is not None:
+            squares *= counted[..., None] / counted.float().mean()
+        self.errors[view] = squares.mean()
         self.step += 1
         return loss.detach()
 

@@ -129,6 +129,16 @@ def test_quality_is_measured_on_the_held_out_photos_only(job, draws_photos) -> N
     ]
 
 
+def test_a_render_is_made_smaller_as_its_photo_is(job, draws_photos, monkeypatch) -> None:
+    def sampled(self: PhotoRenderer, of: dict[str, Any], width: int, height: int) -> np.ndarray:
+        with Image.open(self.photos / of["name"]) as photo:
+            return np.asarray(photo.resize((width, height), Image.Resampling.NEAREST), np.float32) / 255
+
+    monkeypatch.setattr(PhotoRenderer, "image", sampled)
+    hold_out(job, NAMES[::8], long_side=SIZE[0])
+    assert stage.run(job)["psnr_400"] > 45
+
+
 def test_wrong_light_costs_as_drawn_and_nothing_once_the_colours_are_corrected(job, draws_photos, monkeypatch) -> None:
     draw = PhotoRenderer.image
     warm = np.array([[0.6, 0.1, 0], [0, 0.5, 0.05], [0, 0, 0.4]], np.float32)
