@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -11,6 +11,8 @@ from e2e3d_stages.contract.messages import StageParams
 
 class Params(StageParams):
     """What is exported; without any of it the stage is skipped."""
+
+    later: ClassVar[frozenset[str]] = frozenset({"tiles"})
 
     points: bool = Field(
         False,
@@ -33,10 +35,17 @@ class Params(StageParams):
         description="Write colmap.zip: the straightened photos, poses and points, for nerfstudio and gsplat's trainer.",
     )
 
+    tiles: bool = Field(
+        False,
+        title="Write 3D Tiles",
+        description="Write tiles/tileset.json and tiles/scene.glb, the Gaussians where they lie on the globe; "
+        "needs GPS.",
+    )
+
     @property
     def wanted(self) -> bool:
         """Whether anything is to be written."""
-        return self.points or self.gltf or self.usd or self.colmap
+        return self.points or self.gltf or self.usd or self.colmap or self.tiles
 
 
 PRESETS: dict[str, dict[str, Any]] = {"draft": {}, "standard": {}, "high": {}}

@@ -32,6 +32,7 @@ SPEC = StageSpec(
         Deliverable("points.laz", "GIS and surveying: points with coordinates in UTM"),
         Deliverable("scene.glb", "glTF viewers and engines that know Gaussians"),
         Deliverable("scene.usdc", "Omniverse, Houdini, and what else opens USD"),
+        Deliverable("tiles/", "3D Tiles for a globe: Gaussians with coordinates"),
         Deliverable("colmap.zip", "training elsewhere: nerfstudio, gsplat, Brush, LichtFeld"),
     ),
     optional_inputs=("crop",),

@@ -1,4 +1,4 @@
-"""From a scene's frame to coordinates on maps: UTM on WGS 84."""
+"""From a scene's frame to coordinates on maps and globes: UTM, and earth-centred x, y, z, both on WGS 84."""
 
 from __future__ import annotations
 
@@ -26,10 +26,13 @@ class Georeference:
         number = int((origin["lon"] + 180) // 6) % 60 + 1
         south = origin["lat"] < 0
         self.crs: CRS = CRS.from_epsg((32700 if south else 32600) + number)
-        self._to_utm = Transformer.from_pipeline(
+        to_ecef = (
             "+proj=pipeline +step +inv +proj=topocentric +ellps=WGS84 "
             f"+lat_0={origin['lat']} +lon_0={origin['lon']} +h_0={origin['alt']} "
-            "+step +inv +proj=cart +ellps=WGS84 "
+        )
+        self._to_ecef = Transformer.from_pipeline(to_ecef)
+        self._to_utm = Transformer.from_pipeline(
+            f"{to_ecef}+step +inv +proj=cart +ellps=WGS84 "
             f"+step +proj=utm +zone={number} {'+south' if south else ''} +ellps=WGS84"
         )
 
@@ -41,5 +44,11 @@ class Georeference:
 
     def utm(self, xyz: Coordinates) -> NDArray[np.float64]:
         """East, north and height in metres (N, 3) of points in the scene's frame; heights are those of GPS."""
-        enu = xyz @ self._to_enu[:3, :3].T + self._to_enu[:3, 3]
-        return np.stack(self._to_utm.transform(*enu.T), axis=1)
+        return np.stack(self._to_utm.transform(*self._enu(xyz).T), axis=1)
+
+    def ecef(self, xyz: Coordinates) -> NDArray[np.float64]:
+        """Earth-centred x, y and z in metres (N, 3) of points in the scene's frame."""
+        return np.stack(self._to_ecef.transform(*self._enu(xyz).T), axis=1)
+
+    def _enu(self, xyz: Coordinates) -> NDArray[np.float64]:
+        return np.asarray(xyz @ self._to_enu[:3, :3].T + self._to_enu[:3, 3])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,8 +12,9 @@ import numpy as np
 import pytest
 
 from e2e3d_stages.crop import stage
-from e2e3d_stages.crop.finding import subject_of
+from e2e3d_stages.crop.finding import environment_of, subject_of
 from e2e3d_stages.crop.params import Params
+from e2e3d_stages.registry import STAGES
 from e2e3d_stages.splats.cropping import published_box, published_scene
 from e2e3d_stages.splats.gaussians import Gaussians, read_ply, write_ply
 
@@ -111,6 +113,47 @@ def test_the_environment_has_its_walls_but_no_sky_and_nothing_that_floats(tmp_pa
     assert len(means) > 2950
     assert made.metrics["removed_outside"] == len(SKY)
     assert made.metrics["removed_floating"] >= len(FLOATER)
+
+
+def test_whoever_took_the_photos_stood_in_the_environment() -> None:
+    assert environment_of(AROUND, 0.1 * vase()).holds(np.array(EYES)).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "asked"),
+    [
+        ("compress", {"spz": False}),
+        ("evaluate", {}),
+        ("mesh", {"voxels": 64}),
+        ("render", {"film": True}),
+        ("export", {"points": True}),
+    ],
+)
+def test_whatever_shows_the_scene_shows_what_stayed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, asked: dict[str, Any]
+) -> None:
+    made = cropped(tmp_path, "subject")
+    (made.inputs["train"].folder / "training.json").write_text('{"holdout": [], "training": []}')
+    program = import_module(f"e2e3d_stages.{name}.stage")
+    read: list[Path] = []
+
+    def noted(path: Path) -> Gaussians:
+        read.append(path)
+        raise InterruptedError
+
+    monkeypatch.setattr(program, "read_ply", noted)
+    nothing = lambda *_args, **_more: None  # noqa: E731
+    context: Any = SimpleNamespace(
+        params=STAGES[name].resolve("draft", asked),
+        inputs=made.inputs,
+        threads=1,
+        output=tmp_path,
+        **dict.fromkeys(("check_stop", "progress", "warn"), nothing),
+    )
+    with pytest.raises(InterruptedError):
+        program.run(context)
+    assert read == [made.folder / "cropped.ply"]
 
 
 def test_the_top_of_a_thing_that_no_photo_has_whole_stays() -> None:

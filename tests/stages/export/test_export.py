@@ -140,6 +140,34 @@ def test_gltf_has_the_gaussians_with_y_up(tmp_path: Path) -> None:
     assert np.allclose(np.abs((values("KHR_gaussian_splatting:ROTATION") * turned).sum(1)), 1, atol=1e-5)
 
 
+def test_3d_tiles_put_every_gaussian_where_it_lies_on_the_globe(tmp_path: Path) -> None:
+    folder = exported(tmp_path, tiles=True).folder / "tiles"
+    tileset = json.loads((folder / "tileset.json").read_text())
+    assert tileset["asset"]["version"] == "1.1"
+    root = tileset["root"]
+    file = GLTF2().load(folder / root["content"]["uri"])
+    accessor = file.accessors[file.meshes[0].primitives[0].attributes.POSITION]
+    start = (file.bufferViews[accessor.bufferView].byteOffset or 0) + (accessor.byteOffset or 0)
+    x, y, z = np.frombuffer(file.binary_blob(), "<f4", 3 * accessor.count, start).reshape(-1, 3).astype(np.float64).T
+    # As every reader of 3D Tiles does: glTF's y becomes z, then the tile's transform, whose columns follow one another.
+    in_tile = np.stack([x, -z, y, np.ones_like(x)], 1)
+    on_earth = in_tile @ np.array(root["transform"]).reshape(4, 4)
+    assert np.allclose(on_earth[:, 3], 1)
+    found = np.stack(Transformer.from_crs("EPSG:4978", "EPSG:32632").transform(*on_earth[:, :3].T), 1)
+    truth = Georeference(GEOREF).utm(scene().means)
+    assert np.allclose(found, truth, atol=2e-3)
+    box = np.array(root["boundingVolume"]["box"])
+    assert (np.abs(in_tile[:, :3] - box[:3]) <= np.diag(box[3:].reshape(3, 3))).all()
+    assert tileset["geometricError"] > root["geometricError"] == 0
+
+
+def test_without_gps_there_are_no_3d_tiles_and_it_says_so(tmp_path: Path) -> None:
+    found = exported(tmp_path, georef=None, tiles=True)
+    assert found.warned == ["no_tiles"]
+    assert not (found.folder / "tiles").exists()
+    assert "tiles" not in Params(points=True).keyed()
+
+
 def test_usd_has_the_gaussians_below_a_frame_with_y_up(tmp_path: Path) -> None:
     opened = Usd.Stage.Open(str(exported(tmp_path, usd=True).folder / "scene.usdc"))
     assert UsdGeom.GetStageUpAxis(opened) == "Y"
