@@ -45,7 +45,7 @@ def tell_job(
     from opentelemetry import trace
 
     tracer = trace.get_tracer(__name__)
-    attributes = {
+    attributes: dict[str, str | int] = {
         "e2e3d.stage": stage,
         "e2e3d.key": key,
         "e2e3d.attempt": claim.attempt,

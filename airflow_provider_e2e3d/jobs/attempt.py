@@ -228,7 +228,7 @@ class Attempt:
             progress = self.store.progress(stage, key, claim.attempt)
             traces.tell_job(stage, key, claim, record, progress.phases if progress else (), failure)
         where = {"stage": self.state.stage, "backend": record.backend}
-        metrics.TRIES.tell(**where, result=failure.code.value if failure else "made")
+        metrics.TRIES.tell(1, **where, result=failure.code.value if failure else "made")
         metrics.BILLED_SECONDS.tell(record.billable_seconds or 0, **where)
         metrics.COST.tell(record.price or 0, **where)
         # Another attempt, of a run that this one met, has told of its own.
