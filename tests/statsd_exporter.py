@@ -22,7 +22,7 @@ Labels = tuple[tuple[str, str], ...]
 
 
 class StatsdExporter:
-    """Hears StatsD at `statsd_port`, and is scraped at `port`.
+    """Hears StatsD at `statsd_port`, and is scraped at `port`; a disk of `free_share` is free there.
 
     :param mapping: the exporter's configuration.
     """
@@ -32,6 +32,7 @@ class StatsdExporter:
         self.samples: dict[str, dict[Labels, float]] = defaultdict(lambda: defaultdict(float))
         self.kinds: dict[str, str] = {}
         self.refused: list[str] = []
+        self.free_share = 0.5
         self._lock = threading.Lock()
         self._ear = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._ear.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 * 2**20)
@@ -92,7 +93,7 @@ class StatsdExporter:
             seconds = float(value) / 1000
             for bucket in buckets:
                 le = "+Inf" if bucket == float("inf") else f"{bucket:g}"
-                self.samples[f"{name}_bucket"][(*labels, ("le", le))] += seconds <= bucket
+                self.samples[f"{name}_bucket"][labels + (("le", le),)] += seconds <= bucket
             self.samples[f"{name}_sum"][labels] += seconds
             self.samples[f"{name}_count"][labels] += 1
 
@@ -106,7 +107,7 @@ class StatsdExporter:
         return re.sub(r"[^a-zA-Z0-9_]", "_", stat), []
 
     def page(self) -> str:
-        """What a scrape reads: with this machine's disks, memory and cores, as the node exporter tells them."""
+        """What a scrape reads: with a disk, and this machine's memory and cores, as the node exporter tells them."""
         lines = []
         with self._lock:
             for name, samples in self.samples.items():
@@ -117,11 +118,11 @@ class StatsdExporter:
                 elif name.endswith("_sum"):
                     lines.append(f"# TYPE {base} {'histogram' if f'{base}_bucket' in self.samples else 'summary'}")
                 lines += [f"{name}{_written(labels)} {value}" for labels, value in samples.items()]
-        disk, memory, cores = psutil.disk_usage("/"), psutil.virtual_memory(), psutil.cpu_times()
+        memory, cores = psutil.virtual_memory(), psutil.cpu_times()
         root = '{mountpoint="/", fstype="ext4", device="/dev/sda1"}'
         lines += [
-            f"node_filesystem_avail_bytes{root} {disk.free}",
-            f"node_filesystem_size_bytes{root} {disk.total}",
+            f"node_filesystem_avail_bytes{root} {self.free_share * 1e12}",
+            f"node_filesystem_size_bytes{root} {1e12}",
             f"node_memory_MemAvailable_bytes {memory.available}",
             f"node_memory_MemTotal_bytes {memory.total}",
             f'node_cpu_seconds_total{{cpu="0", mode="user"}} {cores.user}',

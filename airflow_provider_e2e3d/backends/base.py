@@ -161,6 +161,7 @@ class JobSpec:
     :param capture: what the request asks ingest to read; a backend may have to bring it within reach.
     :param longest_seconds: a job that takes longer hangs; for backends that end what they bill for.
     :param environment: the store's address and credentials; never logged, never part of the handle.
+    :param told: what else the program is told by its environment; no secret in it.
     """
 
     stage: StageName
@@ -170,6 +171,7 @@ class JobSpec:
     capture: str | None = None
     longest_seconds: float = 86_400.0
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    told: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def store_uri(self) -> str:
@@ -280,7 +282,7 @@ class Backend(ABC):
     def environment(self, job: JobSpec) -> dict[str, str]:
         """Everything that a program is told by its environment; holds secrets."""
         threads = {"E2E3D_THREADS": str(self.settings.threads)} if self.settings.threads else {}
-        return {**threads, **job.environment}
+        return {**threads, **job.told, **job.environment}
 
 
 def start_apart(module: str, *arguments: str) -> None:

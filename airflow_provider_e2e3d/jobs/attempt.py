@@ -11,7 +11,7 @@ from functools import cached_property
 from itertools import count
 from typing import Any, TypeVar
 
-from airflow_provider_e2e3d import metrics
+from airflow_provider_e2e3d import metrics, traces
 from airflow_provider_e2e3d.backends.base import Backend, Cursor, Handle, JobStatus, Unavailable
 from airflow_provider_e2e3d.costs.estimate import measured
 from airflow_provider_e2e3d.costs.history import remember
@@ -222,9 +222,13 @@ class Attempt:
             log.warning("What the job took could not be remembered: %s", error.message)
 
     def tell(self, manifest: Manifest | None, failure: Failure | None, record: JobRecord) -> None:
-        """Tell what the ended job made, took and cost, as metrics."""
+        """Tell what the ended job made, took and cost, as metrics and in the run's trace."""
+        if traces.is_on():
+            stage, key, claim = self.state.stage, self.state.key, self.state.claim
+            progress = self.store.progress(stage, key, claim.attempt)
+            traces.tell_job(stage, key, claim, record, progress.phases if progress else (), failure)
         where = {"stage": self.state.stage, "backend": record.backend}
-        metrics.TRIES.tell(**where, result=failure.code.value if failure else "made")
+        metrics.TRIES.tell(1, **where, result=failure.code.value if failure else "made")
         metrics.BILLED_SECONDS.tell(record.billable_seconds or 0, **where)
         metrics.COST.tell(record.price or 0, **where)
         # Another attempt, of a run that this one met, has told of its own.

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_e2e3d import metrics
+from airflow_provider_e2e3d import metrics, traces
 from airflow_provider_e2e3d.backends.base import Backend, Handle, JobSpec, Unavailable
 from airflow_provider_e2e3d.jobs.attempt import Attempt, AttemptState, kept_alive, retry_while_unavailable
 from airflow_provider_e2e3d.profiles.profile import CaptureSize, Profile
 from e2e3d_stages.contract.formatting import as_size
+from e2e3d_stages.contract.logs import LOG_FORMAT, LOG_RUN
 from e2e3d_stages.contract.messages import (
     CaptureListing,
     Claim,
@@ -235,4 +237,12 @@ class Making:
             capture=request.capture,
             longest_seconds=request.longest_seconds,
             environment=dict(self.environment if environment is None else environment),
+            told={**traces.carrier(), **_of_logs(claim)},
         )
+
+
+def _of_logs(claim: Claim) -> dict[str, str]:
+    """How a program writes its log: as the worker's environment says, and with the run that it is for."""
+    asked = os.environ.get(LOG_FORMAT)
+    # The owner is the DAG, its run, and the task; see `owner_of`.
+    return {LOG_FORMAT: asked, LOG_RUN: "/".join(claim.owner.split("/")[:2])} if asked else {}

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 
 from e2e3d_stages import sagemaker
+from e2e3d_stages.contract.logs import write_log
 from e2e3d_stages.contract.messages import Failure, FailureCode, InvalidRequest, StageError
 from e2e3d_stages.registry import STAGES
 
@@ -45,7 +46,7 @@ def main() -> int:
         )
     if options.command == "check-store":
         return _check_store(options.store_uri)
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stdout)
+    write_log()
     if options.command == "train":
         try:
             return _run(sagemaker.request_uri(), ends=sagemaker.ends)
@@ -57,6 +58,7 @@ def main() -> int:
 
 
 def _run(request_uri: str, **options: Callable[[Failure], bool]) -> int:
+    write_log(request_uri)
     from e2e3d_stages.program import run
     from e2e3d_stages.runtime.context import thread_count
 

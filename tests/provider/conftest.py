@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from airflow.sdk._shared.observability.metrics import stats
 
 from tests.airflow_runs import Outcome, run_dag
+from tests.conftest import ROOT
+from tests.statsd_exporter import StatsdExporter
 
 
 class Script:
@@ -105,3 +108,16 @@ def run(
         return run_dag("reconstruct", {"capture": str(captures / "statue"), **conf}, capfd, last=last)
 
     return go
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> Iterator[StatsdExporter]:
+    """What Prometheus would scrape; Airflow tells its metrics to it."""
+    exporter = StatsdExporter(ROOT / "deploy" / "monitoring" / "statsd.yml")
+    settings = {"STATSD_ON": "True", "STATSD_INFLUXDB_ENABLED": "True", "STATSD_HOST": "127.0.0.1"}
+    for name, value in {**settings, "STATSD_PORT": str(exporter.statsd_port), "LEGACY_NAMES_ON": "False"}.items():
+        monkeypatch.setenv(f"AIRFLOW__METRICS__{name}", value)
+    for name in ("_factory", "_backend"):
+        monkeypatch.setattr(stats, name, None)
+    yield exporter
+    exporter.close()

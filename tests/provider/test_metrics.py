@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,22 +17,9 @@ from airflow_provider_e2e3d.jobs import attempt as attempts
 from airflow_provider_e2e3d.jobs.attempt import Attempt
 from e2e3d_stages.contract.messages import Infrastructure, Progress, now
 from tests.airflow_runs import Outcome
-from tests.conftest import ALWAYS, ROOT
+from tests.conftest import ALWAYS
 from tests.provider.conftest import Script
 from tests.statsd_exporter import StatsdExporter
-
-
-@pytest.fixture
-def told(monkeypatch: pytest.MonkeyPatch) -> Iterator[StatsdExporter]:
-    """What Prometheus would scrape; Airflow tells its metrics to it."""
-    exporter = StatsdExporter(ROOT / "deploy" / "monitoring" / "statsd.yml")
-    settings = {"STATSD_ON": "True", "STATSD_INFLUXDB_ENABLED": "True", "STATSD_HOST": "127.0.0.1"}
-    for name, value in {**settings, "STATSD_PORT": str(exporter.statsd_port), "LEGACY_NAMES_ON": "False"}.items():
-        monkeypatch.setenv(f"AIRFLOW__METRICS__{name}", value)
-    for name in ("_factory", "_backend"):
-        monkeypatch.setattr(stats, name, None)
-    yield exporter
-    exporter.close()
 
 
 def counted(exporter: StatsdExporter, metric: metrics.Metric, **labels: str) -> float:

@@ -14,6 +14,7 @@ import time
 import types
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -330,6 +331,10 @@ def test_every_part_of_the_work_tells_how_far_it_is(
     assert last["preparing photos"] == (1, 1, "photos")
     assert last["storing"] == (0.5, 0.5, "MB")
     assert last["fetching photos"][1:] == (1.2, "MB")
+    phases = told[-1].phases
+    assert [phase.name for phase in phases] == list(last)
+    assert all(before.finished <= after.started for before, after in pairwise(phases))
+    assert all(phase.started <= phase.finished for phase in phases)
 
 
 def test_what_a_stage_shows_lies_beside_its_progress_and_is_no_part_of_the_artifact(

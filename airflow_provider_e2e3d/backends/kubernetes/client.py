@@ -70,7 +70,12 @@ class Cluster:
                 "arguments": ["run", job.request_uri],
                 "labels": given.get("labels", {}) | self._labels(job),
                 "annotations": given.get("annotations", {}) | _annotations(job),
-                "env_vars": [*_env_vars(given.get("env_vars", [])), self._threads, _env("E2E3D_IMAGE", image)],
+                "env_vars": [
+                    *_env_vars(given.get("env_vars", [])),
+                    *_env_vars(job.told),
+                    self._threads,
+                    _env("E2E3D_IMAGE", image),
+                ],
                 "env_from": [*given.get("env_from", []), *_from_secrets(self._settings.credentials_secret, secret)],
             }
         )
@@ -286,7 +291,7 @@ def _env(name: str, value: str) -> k8s.V1EnvVar:
 
 
 def _env_vars(given: Any) -> list[k8s.V1EnvVar]:
-    return [_env(name, str(value)) for name, value in given.items()] if isinstance(given, dict) else given
+    return [_env(name, str(value)) for name, value in given.items()] if isinstance(given, Mapping) else given
 
 
 def _from_secrets(*names: str | None) -> list[k8s.V1EnvFromSource]:

@@ -345,6 +345,14 @@ class Failure(Model):
         )
 
 
+class Phase(Model):
+    """One part of a stage's work, by the clock of the machine where it runs."""
+
+    name: str
+    started: AwareDatetime
+    finished: AwareDatetime
+
+
 class Progress(Model):
     """How far an attempt is. `done` never goes back."""
 
@@ -357,6 +365,7 @@ class Progress(Model):
     rate: float | None = Field(default=None, description="Units a second.")
     eta_seconds: float | None = None
     figures: dict[str, float] = Field(default_factory=dict)
+    phases: tuple[Phase, ...] = Field(default=(), description="The parts of the work so far; the last one goes on.")
     updated: AwareDatetime
 
     def __str__(self) -> str:

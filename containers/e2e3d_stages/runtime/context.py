@@ -19,6 +19,7 @@ from e2e3d_stages.contract.messages import (
     Interrupted,
     Manifest,
     Overtaken,
+    Phase,
     Progress,
     Request,
     StageParams,
@@ -33,6 +34,8 @@ log = logging.getLogger("e2e3d")
 PROGRESS_EVERY_SECONDS = 2.0
 # How often a program looks whether a later attempt has taken over.
 LOOK_EVERY_SECONDS = 15.0
+# Of the parts of a stage's work that are told; some go to and fro between two.
+MOST_PHASES = 64
 # What is measured to tell the rate.
 RATE_SECONDS = 30.0
 
@@ -170,6 +173,7 @@ class _Reporter:
         self._lock = threading.Lock()
         self._latest: Progress | None = None
         self._phase = ""
+        self._phases: tuple[Phase, ...] = ()
         self._marks: deque[tuple[float, float]] = deque()
         self._closed = threading.Event()
         self._logged: Progress | None = None
@@ -188,6 +192,7 @@ class _Reporter:
                 self._log()
                 self._phase = phase
                 self._marks.clear()
+                self._begin_phase(phase)
             else:
                 done = max(done, self._latest.done)
             rate = self._rate(moment, done)
@@ -201,8 +206,19 @@ class _Reporter:
                 rate=rate,
                 eta_seconds=(total - done) / rate if rate else None,
                 figures=figures,
+                phases=self._phases_so_far(),
                 updated=now(),
             )
+
+    def _begin_phase(self, name: str) -> None:
+        self._phases = self._phases_so_far()
+        if len(self._phases) < MOST_PHASES:
+            self._phases += (Phase(name=name, started=now(), finished=now()),)
+
+    def _phases_so_far(self) -> tuple[Phase, ...]:
+        """With the last one going on until now."""
+        *before, last = self._phases or (None,)
+        return () if last is None else (*before, last.model_copy(update={"finished": now()}))
 
     def _rate(self, moment: float, done: float) -> float | None:
         """Units a second of late: work that becomes slower, as training does, would never end on time by the mean."""
@@ -256,7 +272,8 @@ class _Reporter:
     def _store_progress(self, latest: Progress | None) -> None:
         if latest is not None:
             # Also without news: it tells others that this attempt is alive.
-            self._store.write_progress(self._request.key, latest.model_copy(update={"updated": now()}))
+            told = {"updated": now(), "phases": self._phases_so_far()}
+            self._store.write_progress(self._request.key, latest.model_copy(update=told))
 
 
 def thread_count() -> int:
