@@ -5,11 +5,11 @@ Airflow mounts a plugin's app as it is: nothing is checked for it.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity
 from airflow.api_fastapi.core_api.security import GetUserDep, requires_access_dag
-from fastapi import Depends, Request
+from fastapi import Depends, HTTPException, Request
 
 from airflow_provider_e2e3d.scenes.outcome import DAG_ID
 
@@ -30,5 +30,19 @@ def _of_task(request: Request, user: GetUserDep, dag_id: str) -> None:
     requires_access_dag("GET", DagAccessEntity.XCOM, param_dag_id=dag_id)(request, user)
 
 
+def _what_may_be_done(request: Request, user: GetUserDep, dag_id: str) -> dict[str, bool]:
+    """Whether Airflow's API lets the user start a run of the DAG, and end one."""
+
+    def may(method: Literal["POST", "PUT"]) -> bool:
+        try:
+            requires_access_dag(method, DagAccessEntity.RUN, param_dag_id=dag_id)(request, user)
+        except HTTPException:
+            return False
+        return True
+
+    return {"start": may("POST"), "cancel": may("PUT")}
+
+
 of_run: Any = Depends(_of_run)
+what_may_be_done: Any = Depends(_what_may_be_done)
 of_task: Any = Depends(_of_task)

@@ -12,7 +12,7 @@ from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from airflow_provider_e2e3d.ui import gallery, runs
-from airflow_provider_e2e3d.ui.access import of_any_dag, of_run, of_scenes, of_task
+from airflow_provider_e2e3d.ui.access import of_any_dag, of_run, of_scenes, of_task, what_may_be_done
 from airflow_provider_e2e3d.ui.files import answer, cached
 from airflow_provider_e2e3d.ui.stores import below, in_thread, scene_folder, stores
 from e2e3d_stages.contract.figures import SHOWN
@@ -188,8 +188,8 @@ def _add_scenes(app: FastAPI) -> None:
 
 def _add_runs(app: FastAPI) -> None:
     @app.get("/api/run", dependencies=[of_task])
-    async def run(dag_id: str, run_id: str) -> Any:
-        return await in_thread(lambda: runs.run_view(runs.read_run(dag_id, run_id)))
+    async def run(dag_id: str, run_id: str, may: dict[str, bool] = what_may_be_done) -> Any:
+        return {**await in_thread(lambda: runs.run_view(runs.read_run(dag_id, run_id))), "may": may}
 
     @app.get("/api/task", dependencies=[of_task])
     async def task(dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> Any:

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import os
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
+from urllib.parse import quote, unquote
 
 import pytest
+import uvicorn
 from airflow.api_fastapi import app as airflow_app
 from airflow.jobs.job import Job
 from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
+from airflow.models.dagrun import DagRun
 from airflow.models.hitl import HITLDetail
 from airflow.models.taskinstance import TaskInstance
 from airflow.sdk.definitions import dag as dag_module
@@ -27,7 +33,8 @@ from airflow_provider_e2e3d.operators.approval import as_draft
 from e2e3d_stages.contract.messages import now
 from e2e3d_stages.registry import STAGES
 from tests.airflow_runs import Outcome
-from tests.conftest import ALWAYS
+from tests.browser import chromium
+from tests.conftest import ALWAYS, free_port, until
 from tests.provider.conftest import Script
 from tests.provider.test_data_is_no_template import CANARY, nowhere
 from tests.provider.test_reconstruct_runs import manifest_of
@@ -68,6 +75,45 @@ def api(airflow_home: Path) -> TestClient:
     app = airflow_app.create_app(apps="core")
     token = airflow_app.get_auth_manager().generate_jwt(user("user", "ann"))
     return TestClient(app, headers={"Authorization": f"Bearer {token}"})
+
+
+@pytest.fixture(scope="module")
+def site(api: TestClient) -> Iterator[str]:
+    """The address at which Airflow's pages are to be had."""
+    server = uvicorn.Server(uvicorn.Config(api.app, port=free_port(), log_level="warning"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    until(lambda: server.started)
+    yield f"http://127.0.0.1:{server.config.port}"
+    server.should_exit = True
+    thread.join(30)
+
+
+def in_browser(site: str, act: Callable[[Any], object]) -> None:
+    """Do something in a tab of a person who is logged in; in a thread, whose loop of events is nobody else's."""
+
+    def go() -> None:
+        with chromium() as browser:
+            tab = browser.new_page()
+            tab.set_default_timeout(150_000)
+            token = airflow_app.get_auth_manager().generate_jwt(user("user", "ann"))
+            tab.context.add_cookies([{"name": "_token", "value": token, "url": site}])
+            act(tab)
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(go).result()
+
+
+def scene_tab(tab: Any, site: str, run_id: str) -> Any:
+    """Of a run, opened."""
+    tab.goto(f"{site}/dags/reconstruct/runs/{quote(run_id)}/plugin/scene")
+    return tab.frame_locator("iframe[title=Scene]")
+
+
+def state_and_conf(run_id: str) -> tuple[str, dict[str, Any]]:
+    """Of a run."""
+    with create_session() as session:
+        return tuple(session.execute(select(DagRun.state, DagRun.conf).where(DagRun.run_id == run_id)).one())
 
 
 @pytest.fixture
@@ -139,6 +185,51 @@ def test_a_person_trains_a_draft_by_rest_and_the_record_says_so(
         "ann",
     )
     assert record["stages"]["train"]["changed"]["iterations"] == 15_000
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+def test_a_person_answers_in_airflows_pages_then_runs_a_stage_again_and_cancels_that(
+    run: Run, script: Script, person: Person, site: str
+) -> None:
+    def answer(run_id: str) -> None:
+        def act(tab: Any) -> None:
+            scene_tab(tab, site, run_id).get_by_role("link", name="Look at what was found").click()
+            tab.get_by_text("12,345 points").wait_for()
+            keep_picture(tab, "asked.png")
+            tab.get_by_role("button", name="train as draft").click()
+            until(lambda: state_of_approve() != "awaiting_input")
+
+        in_browser(site, act)
+
+    person.answer = answer
+    outcome = run("train", preset="standard", ask_above=ALWAYS_ASK)
+    assert outcome.state == "success", outcome.log[-3000:]
+    assert manifest_of(outcome, "train").params["iterations"] == 2_500
+
+    def again_and_cancel(tab: Any) -> None:
+        scene = scene_tab(tab, site, outcome.run_id)
+        scene.get_by_text("Run again with").click()
+        scene.get_by_label("Make anew").select_option("train")
+        keep_picture(tab, "again.png")
+        scene.get_by_role("button", name="Run again").click()
+        scene.get_by_role("link", name="It has started").click()
+        scene.get_by_role("button", name="Cancel the run").click()
+        second = unquote(tab.url.split("/runs/")[1].split("/")[0])
+        assert second != outcome.run_id
+        state, conf = state_and_conf(second)
+        assert state == "queued"
+        assert (conf["force"], conf["preset"]) == (["train"], "standard")
+        scene.get_by_role("button", name="Yes, end it").click()
+        until(lambda: state_and_conf(second)[0] == "failed")
+
+    in_browser(site, again_and_cancel)
+
+
+def keep_picture(tab: Any, name: str) -> None:
+    """For a person who wants to look: `E2E3D_PICTURES` names the folder."""
+    if folder := os.environ.get("E2E3D_PICTURES"):
+        tab.screenshot(path=Path(folder) / name)
 
 
 @pytest.mark.slow

@@ -806,6 +806,15 @@ def test_a_run_that_waits_for_a_person_or_was_stopped_says_so(
     assert (stopped["questions"], stopped["failures"]) == ([], [])
 
 
+@pytest.mark.parametrize(("role", "may"), [("viewer", False), ("user", True)])
+def test_who_may_start_or_end_runs_by_airflows_api_is_offered_it(
+    role: str, may: bool, api: FastAPI, own_store: ArtifactStore, runs: None
+) -> None:
+    put_run(RUN, "running", train_row())
+    found = Browser(api, user(role)).json(f"/api/run?{RUN_QUERY}")
+    assert found["may"] == {"start": may, "cancel": may}
+
+
 def test_a_failed_run_tells_the_reason_and_what_to_do(viewer: Browser, own_store: ArtifactStore, runs: None) -> None:
     reason = {"stage": "train", "code": "quality_gate", "message": "Only 2 photos.", "hint": "Take more photos."}
     put_run("told", "failed", train_row("failed", failure=reason))

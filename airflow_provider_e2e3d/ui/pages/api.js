@@ -21,10 +21,16 @@ export function address(path, query = {}) {
   return text ? `${path}?${text}` : path;
 }
 
-export async function ask(path, query) {
+export const ask = (path, query) => request(address(path, query), {});
+
+// What changes something is Airflow's own API's, with its own permissions.
+export const tell = (method, path, content) =>
+  request(new URL(`../api/v2/${path}`, document.baseURI), { method, body: JSON.stringify(content) });
+
+async function request(place, how) {
   let answer;
   try {
-    answer = await fetch(address(path, query), { headers: { accept: "application/json" } });
+    answer = await fetch(place, { ...how, headers: { accept: "application/json", "content-type": "application/json" } });
   } catch {
     throw new Unreachable();
   }
@@ -32,10 +38,10 @@ export async function ask(path, query) {
   if (answer.ok) return told;
   const words = {
     401: ["Your login has ended.", "Load the page again to log in."],
-    403: ["You may not see this.", "Ask whoever runs Airflow for the right to read this DAG."],
+    403: ["You may not do this.", "Ask whoever runs Airflow for the right to this DAG."],
     404: ["That is not there.", "It may have been removed."],
   }[answer.status];
-  throw new Refusal(answer.status, words?.[0] ?? told.message ?? "That did not work.", words?.[1] ?? told.hint ?? "");
+  throw new Refusal(answer.status, words?.[0] ?? told.message ?? (typeof told.detail === "string" ? told.detail : "That did not work."), words?.[1] ?? told.hint ?? "");
 }
 
 // Look again and again while somebody can see it, until `look` says that nothing more will change.

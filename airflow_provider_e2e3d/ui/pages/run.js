@@ -1,5 +1,6 @@
 // The *Scene* tab of a DAG run: how far it is, why it failed, or what came of it.
 
+import { againForm, cancelButton } from "./again.js";
 import { address, ask, watch } from "./api.js";
 import { curve } from "./curve.js";
 import { h, replace, say, show } from "./dom.js";
@@ -80,6 +81,8 @@ export async function open(query) {
   const list = h("ol", { class: "stages", "aria-label": "Stages" });
   const picture = h("div");
   const place = h("div");
+  const actions = h("div");
+  let offered = "";
   let spoken = "";
   let finished = "";
 
@@ -91,7 +94,7 @@ export async function open(query) {
         h("p", {}, h("a", { href: "scenes" }, "See all scenes"))));
       return false;
     }
-    if (!head.isConnected) show(head, notices, place, h("div", { class: "work" }, list, picture));
+    if (!head.isConnected) show(head, notices, place, h("div", { class: "work" }, list, picture), actions);
     document.title = `${found.scene ?? "Scene"} · E2E3D`;
     const ended = ENDED.includes(found.state);
     const done = found.stages.filter((each) => each.state === "success").length;
@@ -117,6 +120,12 @@ export async function open(query) {
       // What came of it says more than how it was made.
       place.replaceChildren(...result(found.result).flat(Infinity).filter(Boolean));
       list.hidden = true;
+    }
+    // Made once, so that what a person writes into it stays.
+    const offer = ended ? found.may.start && "again" : found.may.cancel && "cancel";
+    if (offer !== offered) {
+      offered = offer;
+      actions.replaceChildren(...(offer ? [offer === "again" ? againForm(run, found.conf) : cancelButton(run)] : []));
     }
     const words = found.questions.length ? "The run waits for your answer." : found.stopped ? found.stopped.message : found.failures.length ? `Failed: ${found.failures[0].message}` : ended ? "The run is done." : `${done} of ${found.stages.length} stages done. ${found.stages.filter((each) => isRunning(each.state)).map((each) => each.name).join(", ")}`;
     if (words !== spoken) say(spoken = words);
