@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from airflow.providers.standard.operators.hitl import HITLOperator
 from airflow.sdk.bases.skipmixin import SkipMixin
+from airflow.sdk.definitions.param import ParamsDict
 from airflow.sdk.exceptions import AirflowSkipException
 from pydantic import AwareDatetime
 
@@ -75,12 +76,22 @@ class ApproveTrainingOperator(AuthoredTemplates, HITLOperator, SkipMixin):
         kwargs = {"task_id": APPROVE, "task_display_name": "Ask before training", **stage_retries(), **kwargs}
         choices: list[str] = [TRAIN, DRAFT, STOP]
         super().__init__(subject="Train this scene?", options=choices, defaults=STOP, **kwargs)
+        # Airflow leaves a task that asks no Params of the DAG, and would write a run's conf into the DAG's own.
+        self.params = ParamsDict(kwargs.get("params") or {})
         self.ingest = ingest
         self.sfm = sfm
         self.plan = plan
         self.ask_above = ask_above
         # Of each choice what is ahead then, in words; for whoever is told of the question.
         self.choices: dict[str, str] = {}
+
+    @property
+    def serialized_params(self) -> dict[str, dict[str, Any]]:
+        """Fields of the question's form: a person only chooses."""
+        return {}
+
+    def validate_params_input(self, params_input: Mapping[str, Any]) -> None:
+        """See `HITLOperator`; what nobody asked for is passed over."""
 
     def execute(self, context: Context) -> None:
         """Find out whether to ask; ask, and wait."""

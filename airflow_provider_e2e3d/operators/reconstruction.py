@@ -15,9 +15,10 @@ from airflow_provider_e2e3d.operators.approval import Approval
 from airflow_provider_e2e3d.operators.links import ReportLink, SceneLink, is_on_the_web, scene_address
 from airflow_provider_e2e3d.operators.stage import StageOperator, owner_of
 from airflow_provider_e2e3d.profiles.file import profile_named
+from airflow_provider_e2e3d.scenes.assets import OUTLETS, announce
 from airflow_provider_e2e3d.scenes.layout import lay_out
 from airflow_provider_e2e3d.scenes.outcome import FOLDER, METRICS, PAGE
-from airflow_provider_e2e3d.scenes.record import Run
+from airflow_provider_e2e3d.scenes.record import Run, read_record
 from e2e3d_stages.contract.figures import PLACED, UPLOADED, key_metrics
 from e2e3d_stages.contract.messages import InvalidRequest, Manifest, Reference, StageName, now
 from e2e3d_stages.store.artifacts import ArtifactStore
@@ -200,6 +201,8 @@ class ExportOperator(StageOperator):
 class PublishOperator(StageOperator):
     """Everything becomes a page, laid out under the scene's name in every run, also when the page was there before.
 
+    Its success is an event of the assets `e2e3d_scene` and `e2e3d_scene/<scene>`, with the scene's figures.
+
     :param scene: a slug. (templated)
     :param ingest: what `IngestOperator` returned; so for the other stages. (templated)
     :param crop: what `CropOperator` returned, where the DAG has one; skipped, it stops nothing. (templated)
@@ -232,6 +235,7 @@ class PublishOperator(StageOperator):
     ) -> None:
         inputs = {"ingest": ingest, "sfm": sfm, "train": train, "compress": compress, "evaluate": evaluate}
         inputs |= {"crop": crop, "mesh": mesh, "render": render, "export": export}
+        kwargs["outlets"] = [*OUTLETS, *kwargs.get("outlets", ())]
         super().__init__(stage="publish", inputs=inputs, **kwargs)
         self.scene = scene
         self.approval = approval
@@ -256,10 +260,13 @@ class PublishOperator(StageOperator):
         }
         for key, value in told.items():
             context["ti"].xcom_push(key=key, value=value)
+        announce(context, read_record(store.storage, f"{told[FOLDER]}/run.json"), page)
 
     def _run(self, context: Context, references: Mapping[StageName, Reference]) -> Run:
         """What Airflow knows of this run."""
         run = context["dag_run"]
+        # `airflow dags test` has none.
+        bundle = getattr(context["ti"], "bundle_instance", None)
         usual = context["dag"].params
         # Airflow's form sends every field: what it suggests itself was not asked for.
         asked = {k: v for k, v in (run.conf or {}).items() if k not in usual or v != usual.get_param(k).value}
@@ -272,6 +279,7 @@ class PublishOperator(StageOperator):
             started=run.start_date or run.run_after,
             ended=now(),
             dag_id=run.dag_id,
+            bundle=bundle and {"name": bundle.name, "version": bundle.version},
             profile=self.profile,
             preset=self.preset,
             conf=conf,

@@ -37,6 +37,7 @@ class Run:
     :param started: with a time zone.
     :param ended: when everything but its layout was done.
     :param dag_id: the DAG that ran.
+    :param bundle: name and version of the bundle that the DAG came in; most bundles have no version.
     :param profile: where its stages were to run.
     :param preset: what filled in the parameters that nobody gave, where the DAG has presets.
     :param conf: what it was triggered with, without what the DAG itself suggests.
@@ -54,6 +55,7 @@ class Run:
     dag_id: str
     profile: str
     preset: str | None = None
+    bundle: Mapping[str, str | None] | None = None
     conf: Mapping[str, Any] = field(default_factory=dict)
     approval: Mapping[str, Any] | None = None
     capture: str | None = None
@@ -76,6 +78,7 @@ def record_of(
         "uri": store.storage.uri_of(folder),
         "dag_id": run.dag_id,
         "run_id": run.id,
+        "bundle": run.bundle and dict(run.bundle),
         "profile": run.profile,
         "preset": run.preset,
         "capture": run.capture or (manifests["ingest"].capture if "ingest" in manifests else None),

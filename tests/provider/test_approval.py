@@ -23,6 +23,7 @@ from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
 from airflow.models.dagrun import DagRun
 from airflow.models.hitl import HITLDetail
 from airflow.models.taskinstance import TaskInstance
+from airflow.models.xcom import XComModel
 from airflow.sdk.definitions import dag as dag_module
 from airflow.utils.session import create_session
 from sqlalchemy import select
@@ -30,6 +31,7 @@ from starlette.testclient import TestClient
 
 from airflow_provider_e2e3d.costs.estimate import StageEstimate, is_above
 from airflow_provider_e2e3d.operators.approval import as_draft
+from airflow_provider_e2e3d.scenes.outcome import outcome_of
 from e2e3d_stages.contract.messages import now
 from e2e3d_stages.registry import STAGES
 from tests.airflow_runs import Outcome
@@ -242,6 +244,25 @@ def test_a_run_that_is_stopped_ends_without_a_failure_and_says_who_stopped_it(
     assert outcome.state == "success"
     assert {outcome.states[stage] for stage in ALWAYS[2:]} == {"skipped"}
     assert not (tmp_path / "store/scenes/statue/latest.json").exists()
+    ended = outcome_of({"ti": Waiter()}, outcome.run_id)  # type: ignore[typeddict-item]
+    assert (ended.state, ended.page) == ("stopped", None)
+    assert "ann stopped it before training." in str(ended.reason)
+
+
+class Waiter:
+    """A task of another run that asks how one ended, as far as `outcome_of` needs it."""
+
+    def get_dr_count(self, **_: Any) -> int:
+        return 1
+
+    def get_dagrun_state(self, **_: Any) -> str:
+        return "success"
+
+    def xcom_pull(self, *, run_id: str, task_ids: str, key: str, **_: Any) -> Any:
+        query = select(XComModel).where(XComModel.run_id == run_id, XComModel.task_id == task_ids, XComModel.key == key)
+        with create_session() as session:
+            found = session.scalars(query).first()
+            return XComModel.deserialize_value(found) if found else None
 
 
 @pytest.mark.slow

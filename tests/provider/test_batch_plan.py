@@ -65,7 +65,8 @@ class Batches:
             code = codes.get(run.split("__")[0].replace("-", "_"))
             if code is None:
                 return Outcome(run=run, state="succeeded", page=f"{self.root}/store/scenes/x/{run}/index.html")
-            return Outcome(run=run, state="failed", reason=Reason(stage="sfm", code=code, message="It is too dark."))
+            state: Any = "stopped" if code == "stopped" else "failed"
+            return Outcome(run=run, state=state, reason=Reason(stage="sfm", code=code, message="It is too dark."))
 
         result = ended(plan, {}, outcome)
         # As the store would give it back.
@@ -135,6 +136,16 @@ def test_what_failed_by_itself_is_told_again_and_not_run_until_it_changes_or_is_
     assert failed_scenes(told) == ["statue (quality_gate)"]
     assert states(batches.plan(force="failed")) == {"statue": "run", "tower": "reused"}
     assert states(batches.plan(force="all")) == {"statue": "run", "tower": "run"}
+    batches.put("statue/2.jpg")
+    assert states(batches.plan()) == {"statue": "run", "tower": "reused"}
+
+
+def test_what_a_person_stopped_is_no_failure_and_not_run_until_it_changes_or_is_forced(batches: Batches) -> None:
+    batches.end(batches.plan(), statue="stopped")
+    told = batches.plan()
+    assert states(told) == {"statue": "stopped", "tower": "reused"}
+    assert failed_scenes(told) == []
+    assert states(batches.plan(force="failed")) == {"statue": "run", "tower": "reused"}
     batches.put("statue/2.jpg")
     assert states(batches.plan()) == {"statue": "run", "tower": "reused"}
 

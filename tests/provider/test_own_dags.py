@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import runpy
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from airflow.models import DagModel
+from airflow.models.asset import AssetDagRunQueue, AssetEvent, AssetModel
 from airflow.sdk import BaseSensorOperator
+from airflow.utils.session import create_session
+from sqlalchemy import select, update
 
 from e2e3d_stages.contract.messages import Request
 from tests.airflow_runs import Outcome, run_dag
@@ -25,12 +31,13 @@ def example(
     airflow_home: Path, profiles: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> Run:
     """Runs one of the examples with a conf."""
+    shipped = {"name": "e2e3d", "classpath": "airflow_provider_e2e3d.bundle.E2E3DDagBundle", "kwargs": {}}
     bundle = {
         "name": "examples",
         "classpath": "airflow.dag_processing.bundles.local.LocalDagBundle",
         "kwargs": {"path": str(EXAMPLES)},
     }
-    monkeypatch.setenv("AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST", json.dumps([bundle]))
+    monkeypatch.setenv("AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST", json.dumps([bundle, shipped]))
 
     def go(dag_id: str, **conf: Any) -> Outcome:
         return run_dag(dag_id, conf, capfd, folder=EXAMPLES)
@@ -100,3 +107,34 @@ def test_a_training_takes_the_artifact_that_the_sensor_found(
     assert outcome.results["sfm"]["digest"] == made["sfm"]["digest"]
     assert outcome.results["train"]["key"] == made["train_long"]["key"]
     assert script.calls == []
+
+
+@pytest.mark.slow
+def test_a_finished_scene_starts_the_dags_that_wait_for_it_and_tells_them_its_figures(
+    example: Run, captures: Path, script: Script, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert example("fill_the_catalogue").state == "success"
+    with create_session() as session:
+        session.execute(update(DagModel).values(is_paused=False))
+    outcome = run_dag("reconstruct", {"capture": str(captures / "statue"), "scene": "town-hall"}, capfd)
+    assert outcome.state == "success", outcome.log
+    with create_session() as session:
+        waiting = set(session.scalars(select(AssetDagRunQueue.target_dag_id)))
+        told = [
+            (name, event.extra)
+            for name, event in session.execute(
+                select(AssetModel.name, AssetEvent).join(AssetModel, AssetModel.id == AssetEvent.asset_id)
+            )
+        ]
+    assert waiting == {"fill_the_catalogue", "renew_the_town_hall"}
+    assert [name for name, _ in told][-2:] == ["e2e3d_scene", "e2e3d_scene/town-hall"]
+    assert told[-2][1] == told[-1][1]
+    extra = told[-1][1]
+    assert (extra["scene"], extra["photos_placed"], extra["price"]) == ("town-hall", 10, 0)
+    assert extra["page"].endswith("/index.html")
+    module = runpy.run_path(str(EXAMPLES / "good_scenes.py"))
+    for psnr, good in ((24.9, []), (25.0, ["town-hall"]), (None, [])):
+        events = {"any": [SimpleNamespace(extra={**extra, "psnr": psnr})]}
+        found = module["scenes"].function
+        monkeypatch.setitem(found.__globals__, "get_current_context", lambda e=events: {"triggering_asset_events": e})
+        assert [scene["scene"] for scene in found(psnr=25)] == good
