@@ -16,6 +16,7 @@ import yaml
 
 from airflow_provider_e2e3d import metrics
 from tests.airflow_runs import Outcome
+from tests.browser import needed
 from tests.conftest import ROOT, free_port
 from tests.provider.conftest import Script
 from tests.provider.test_metrics import counted
@@ -56,7 +57,7 @@ def prometheus(engine: docker.APIClient, told: StatsdExporter, tmp_path: Path) -
         try:
             engine.pull(IMAGE)
         except docker.errors.APIError as error:
-            pytest.skip(f"there is no image {IMAGE}: {error}")
+            needed(None, f"the image {IMAGE} ({error})")
     config = yaml.safe_load((MONITORING / "prometheus.yml").read_text())
     config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
     for job in config["scrape_configs"]:
