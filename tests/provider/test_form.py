@@ -115,7 +115,7 @@ def test_numbers_tell_their_limits_and_what_empty_means(params: dict[str, Param]
 def test_a_switch_shows_what_every_preset_says(params: dict[str, Param]) -> None:
     switches = {name: param.value for name, param in params.items() if "boolean" in kinds(param)}
     assert switches.pop("notify") is True
-    exports = {f"export_{name}": False for name in ("points", "gltf", "usd", "colmap")}
+    exports = {f"export_{name}": False for name in ("points", "gltf", "usd", "colmap", "tiles")}
     assert switches == {
         "train_coarse_to_fine": True,
         "train_stop_at_plateau": False,

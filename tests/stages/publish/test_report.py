@@ -210,6 +210,12 @@ def test_of_a_cropped_scene_it_is_told_what_went_and_what_the_figures_are_of(run
     assert "the figures are of what stayed, over the 60 % of these photos' pixels that show it" in words
 
 
+def test_metres_by_a_camera_height_are_told(run) -> None:
+    assert "metre" not in Page(report_page("Yard", run.inputs)).words
+    run.change("sfm", metrics={**run.inputs["sfm"].manifest.metrics, "metres_from": "camera_height"})
+    assert "The scene's unit is a metre, by the camera height" in Page(report_page("Yard", run.inputs)).words
+
+
 def test_what_each_format_costs_is_said_or_that_nobody_measured_it(run) -> None:
     compress = run.inputs["compress"].manifest
     spz = compress.files[0].model_copy(update={"path": "scene.spz", "size": 70_000})
