@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from e2e3d_stages.splats import kernels, light_kernels, ssim_kernels
-from e2e3d_stages.splats.quality import SSIM_TAPS
 from e2e3d_stages.splats.rendering import Render, Splats
+from e2e3d_stages.splats.ssim_window import SSIM_TAPS
 
 if TYPE_CHECKING:
     from e2e3d_stages.splats.camera import Camera

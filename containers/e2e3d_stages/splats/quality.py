@@ -5,17 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-SSIM_TAPS = 11
-SSIM_SIGMA = 1.5
-SSIM_C1, SSIM_C2 = 0.01**2, 0.03**2
+from e2e3d_stages.splats import cpu
+from e2e3d_stages.splats.ssim_window import SSIM_TAPS
+
 MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # from fine to coarse
-
-
-def ssim_window() -> NDArray[np.float32]:
-    """The standard one-dimensional window: 11 taps of a Gaussian with sigma 1.5, sum 1."""
-    taps = np.exp(-0.5 * ((np.arange(SSIM_TAPS) - SSIM_TAPS // 2) / SSIM_SIGMA) ** 2)
-    window: NDArray[np.float32] = (taps / taps.sum()).astype(np.float32)
-    return window
 
 
 def psnr(image: NDArray[np.floating], photo: NDArray[np.floating], counted: NDArray[np.bool_] | None = None) -> float:
@@ -99,8 +92,6 @@ def _similarities(
     x: NDArray[np.float32], y: NDArray[np.float32], counted: NDArray[np.bool_] | None
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """SSIM's two factors, luminance and contrast with structure, (P, 3) each: of the windows that count."""
-    from e2e3d_stages.splats import cpu  # the kernels read this module's constants
-
     luminance, contrast = cpu.ssim_factors(x, y)
     half, chosen = SSIM_TAPS // 2, np.ones(luminance.shape[:2], bool)
     if counted is not None and (around := counted[half:-half, half:-half]).any():

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from e2e3d_stages.splats.quality import SSIM_C1, SSIM_C2, SSIM_TAPS, ssim_window
+from e2e3d_stages.splats.ssim_window import SSIM_C1, SSIM_C2, SSIM_TAPS, ssim_window
 
 _WINDOW = ssim_window()
 _HALF = SSIM_TAPS // 2

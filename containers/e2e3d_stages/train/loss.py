@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from e2e3d_stages.splats.quality import SSIM_C1, SSIM_C2, SSIM_TAPS, ssim_window
+from e2e3d_stages.splats.ssim_window import SSIM_C1, SSIM_C2, SSIM_TAPS, ssim_window
 
 
 def photometric_loss(image: Tensor, photo: Tensor, ssim_weight: float, counted: Tensor | None = None) -> Tensor:

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from e2e3d_stages.splats.camera import Camera
 from e2e3d_stages.splats.params import RenderParams
-from e2e3d_stages.splats.quality import SSIM_C1, SSIM_C2, SSIM_TAPS, ssim_window
 from e2e3d_stages.splats.rendering import Splats
+from e2e3d_stages.splats.ssim_window import SSIM_C1, SSIM_C2, SSIM_TAPS, ssim_window
 
 TILE = 16
 

@@ -18,6 +18,7 @@ from e2e3d_stages.splats.gaussians import Gaussians
 from e2e3d_stages.splats.params import RenderParams
 from e2e3d_stages.splats.rasterizer import Renderer, render
 from e2e3d_stages.splats.rendering import Splats
+from e2e3d_stages.splats.ssim_window import ssim_window
 from e2e3d_stages.train.loss import photometric_loss, torch_loss
 
 BACKGROUND = torch.tensor([0.1, 0.2, 0.3])
@@ -106,7 +107,7 @@ def test_ssim_is_the_standard_one() -> None:
     noisy = np.clip(photo + 0.1 * rng.standard_normal(photo.shape), 0, 1)
     assert metrics.ssim(photo, photo) == pytest.approx(1)
     # Inside the picture padding plays no part, so cropping after torch's padded windows gives the same.
-    window = torch.as_tensor(metrics.ssim_window()).double()
+    window = torch.as_tensor(ssim_window()).double()
     kernel = (window[:, None] * window[None]).expand(3, 1, 11, 11)
 
     def blur(picture: np.ndarray) -> torch.Tensor:
