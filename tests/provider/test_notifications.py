@@ -29,6 +29,7 @@ from airflow_provider_e2e3d.notifications.channels import (
     notify,
     slack_message,
 )
+from airflow_provider_e2e3d.notifications.notifiers import SceneWaits
 from airflow_provider_e2e3d.pipelines.batch.notifier import BatchEnded
 from airflow_provider_e2e3d.pipelines.batch.plan import BatchFolder, Ledger, Record
 from airflow_provider_e2e3d.scenes.outcome import QUALITY_GATE, UNKNOWN, Reason
@@ -403,3 +404,18 @@ def test_a_batch_that_goes_on_leaves_the_word_to_its_last_page() -> None:
     last = notification("skipped")
     assert last is not None
     assert last.headline == "Batch of s3://uploads: 2 succeeded, 3 waits its turn"
+
+
+def test_whoever_is_asked_is_told_what_each_answer_leads_to_and_where_to_give_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("AIRFLOW__API__BASE_URL", "https://airflow.example.org")
+    choices = {"train": "1 h 17 min, $2.10", "stop": "nothing"}
+    task = SimpleNamespace(plan={"scene": "statue"}, subject="Train the scene statue?", choices=choices)
+    ti = SimpleNamespace(dag_id="reconstruct", task_id="approve")
+    context: Any = {"task": task, "ti": ti, "run_id": "run 1"}
+    told = SceneWaits().notification(context)
+    assert told.headline == "Train the scene statue? train, stop: the run waits for your answer."
+    assert told.lines == {"Train": "1 h 17 min, $2.10", "Stop": "nothing"}
+    assert told.page == "https://airflow.example.org/dags/reconstruct/runs/run%201/tasks/approve/required_actions"
+    assert slack_message(told)["attachments"][0]["color"] == "warning"
