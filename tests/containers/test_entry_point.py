@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,8 @@ def sagemaker_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(sagemaker, "HYPERPARAMETERS", tmp_path / "hyperparameters.json")
     monkeypatch.setattr(sagemaker, "FAILURE", tmp_path / "failure")
     monkeypatch.setattr(sys, "argv", ["e2e3d_stages", "train"])
+    # The program sets up its log anew.
+    monkeypatch.setattr(logging.root, "handlers", [])
     return tmp_path
 
 
@@ -38,10 +41,10 @@ def test_hyperparameters_without_an_address_are_refused(sagemaker_folder: Path, 
 
 
 def test_train_outside_of_sagemaker_ends_with_the_status_of_a_request_that_cannot_work(
-    sagemaker_folder: Path, caplog: pytest.LogCaptureFixture
+    sagemaker_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert entry_point.main() == 2
-    assert "hyperparameter request_uri" in caplog.text
+    assert "hyperparameter request_uri" in capsys.readouterr().out
 
 
 def test_sagemaker_is_told_why_a_job_fails_also_where_its_store_is_not_there(sagemaker_folder: Path) -> None:

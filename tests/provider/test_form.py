@@ -153,7 +153,7 @@ def test_a_switch_reaches_its_stage(dags: dict[str, DAG], captures: Path, value:
 def test_the_examples_in_the_docs_work(dags: dict[str, DAG], profiles: Path) -> None:
     profiles.write_text(profiles.read_text().replace("captures: [", "captures: ['s3://captures', "))
     assert {name: len(examples(dag)) for name, dag in dags.items()} == {
-        "reconstruct": 5,
+        "reconstruct": 6,
         "reconstruct_batch": 4,
         "reconstruct_cleanup": 2,
         "reconstruct_on_upload": 0,
