@@ -64,6 +64,7 @@ COMMANDS = {
     "aws --endpoint-url http://localhost:9000 ": BUCKET,
     "token=$(curl": BUCKET,
     "curl": BUCKET,
+    "curl -X PATCH": "tests/provider/test_approval.py",
     "aws ": "needs an AWS account",
     "kubectl": "needs a cluster",
     "python deploy/monitoring/kubernetes.py": "needs a cluster",
