@@ -63,3 +63,17 @@ def changes(place: Any, by: float, act: Callable[[], object] = lambda: None, *, 
                 return True
             time.sleep(0.1)
     return False
+
+
+def visit(tab: Any, address: str, title: str) -> Any:
+    """One of our pages inside Airflow's; again where a busy machine lost one of its files on the way."""
+    late = pytest.importorskip("playwright.sync_api").TimeoutError
+    page = tab.frame_locator(f"iframe[title={title}]")
+    for _ in range(2):
+        tab.goto(address)
+        try:
+            page.locator("h1, h2").first.wait_for(timeout=45_000)
+        except late:
+            continue
+        break
+    return page

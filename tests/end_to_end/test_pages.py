@@ -24,7 +24,7 @@ from PIL import Image
 from airflow_provider_e2e3d.pipelines.form import section_of
 from e2e3d_stages.registry import STAGES
 from e2e3d_stages.store.opening import open_storage
-from tests.browser import changes, chromium, colours, pixels
+from tests.browser import changes, chromium, colours, pixels, visit
 from tests.conftest import until
 from tests.end_to_end.conftest import Standalone, is_ready, settings
 from tests.web import Web
@@ -144,20 +144,6 @@ def log_in(tab: Any, site: Site, path: str, name: str = "ann") -> None:
     tab.fill("input[name=password]", PASSWORDS[name])
     tab.click("[type=submit]")
     tab.wait_for_url(f"**{path}*")
-
-
-def visit(tab: Any, address: str, title: str) -> Any:
-    """One of our pages inside Airflow's; again where a busy machine lost one of its files on the way."""
-    late = pytest.importorskip("playwright.sync_api").TimeoutError
-    page = tab.frame_locator(f"iframe[title={title}]")
-    for _ in range(2):
-        tab.goto(address)
-        try:
-            page.locator("h1, h2").first.wait_for(timeout=45_000)
-        except late:
-            continue
-        break
-    return page
 
 
 def drag(tab: Any, place: Any) -> None:

@@ -35,7 +35,7 @@ from airflow_provider_e2e3d.scenes.outcome import outcome_of
 from e2e3d_stages.contract.messages import now
 from e2e3d_stages.registry import STAGES
 from tests.airflow_runs import Outcome
-from tests.browser import chromium
+from tests.browser import chromium, visit
 from tests.conftest import ALWAYS, free_port, until
 from tests.provider.conftest import Script
 from tests.provider.test_data_is_no_template import CANARY, nowhere
@@ -108,8 +108,7 @@ def in_browser(site: str, act: Callable[[Any], object]) -> None:
 
 def scene_tab(tab: Any, site: str, run_id: str) -> Any:
     """Of a run, opened."""
-    tab.goto(f"{site}/dags/reconstruct/runs/{quote(run_id)}/plugin/scene")
-    return tab.frame_locator("iframe[title=Scene]")
+    return visit(tab, f"{site}/dags/reconstruct/runs/{quote(run_id)}/plugin/scene", "Scene")
 
 
 def state_and_conf(run_id: str) -> tuple[str, dict[str, Any]]:

@@ -105,7 +105,7 @@ def test_a_viewer_sees_everything(fab: Fab) -> None:
 
 def test_below_a_path_the_page_finds_its_scripts(fab: Fab) -> None:
     _, page = fab.get("/e2e3d/scenes", fab.log_in("anna"))
-    (base,), (script, *_) = re.findall(r'<base href="/one(/[^"]*)"', page), re.findall(r'src="([^"]*)"', page)
+    (base,), (*_, script) = re.findall(r'<base href="/one(/[^"]*)"', page), re.findall(r'src="([^"]*)"', page)
     assert base == "/e2e3d/"
     status, text = fab.get(base + script, fab.log_in("anna"))
     assert (status, "document" in text) == (200, True)
