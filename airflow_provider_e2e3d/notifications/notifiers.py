@@ -35,8 +35,11 @@ class EndNotifier(BaseNotifier):
 
     def notify(self, context: Context) -> None:
         """See `BaseNotifier.notify`."""
-        if metrics.is_on():
-            self.count(context)
+        try:
+            if metrics.is_on():
+                self.count(context)
+        except Exception:
+            self.log.warning("It is not counted in the metrics", exc_info=True)
         if not configured_channels() or not context["params"].get("notify", True):
             return
         try:

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from airflow.sdk._shared.observability.metrics import stats
@@ -15,6 +15,8 @@ from airflow.sdk._shared.observability.metrics import stats
 from airflow_provider_e2e3d import metrics
 from airflow_provider_e2e3d.jobs import attempt as attempts
 from airflow_provider_e2e3d.jobs.attempt import Attempt
+from airflow_provider_e2e3d.notifications import notifiers
+from airflow_provider_e2e3d.notifications.notifiers import SceneSucceeded
 from e2e3d_stages.contract.messages import Infrastructure, Progress, now
 from tests.airflow_runs import Outcome
 from tests.conftest import ALWAYS
@@ -135,3 +137,15 @@ def test_where_metrics_are_off_nothing_is_imported_for_them() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
+
+
+def test_whoever_is_told_of_an_end_is_told_though_it_cannot_be_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[Any] = []
+    monkeypatch.setattr(metrics, "is_on", lambda: True)
+    monkeypatch.setattr(notifiers, "configured_channels", lambda: ["webhook"])
+    monkeypatch.setattr(notifiers, "notify", lambda notification, _picture: told.append(notification))
+    # There is no record of a run to count.
+    monkeypatch.setattr(SceneSucceeded, "notification", lambda *_: "the scene")
+    monkeypatch.setattr(SceneSucceeded, "picture", lambda *_: None)
+    SceneSucceeded().notify(cast(Any, {"params": {}}))
+    assert told == ["the scene"]

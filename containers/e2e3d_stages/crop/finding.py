@@ -10,9 +10,10 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
+from e2e3d_stages.splats.camera import Camera
 from e2e3d_stages.splats.cropping import Box
 from e2e3d_stages.splats.gaussians import Gaussians
-from e2e3d_stages.splats.views import View
+from e2e3d_stages.splats.views import View, camera_place
 
 Points = NDArray[np.floating[Any]]
 Mask = NDArray[np.bool_]
@@ -23,7 +24,7 @@ SUBJECT_MARGIN, ENVIRONMENT_MARGIN = 0.05, 0.25
 # Of the subject are points that so many of the photos have in the picture, of those that have the best one.
 MOST_PHOTOS = 0.6
 # The axis of the scene's frame that goes down.
-UP = 1
+VERTICAL = 1
 # Gaussians touch where they are nearer than so many of their standard deviations.
 TOUCH = 3.0
 NEIGHBOURS = 8
@@ -36,7 +37,7 @@ LEAST_PART = 0.005
 def environment_of(views: list[View], points: Points) -> Box:
     """The box around the points, but not around those that lie far off, and around all cameras."""
     box = _around(points, ENVIRONMENT_MARGIN)
-    cameras = np.array([_eye(view) for view in views])
+    cameras = np.array([camera_place(view) for view in views])
     low, high = np.minimum(box.low, cameras.min(0)), np.maximum(box.high, cameras.max(0))
     return Box(low.tolist(), high.tolist())
 
@@ -52,19 +53,20 @@ def subject_of(views: list[View], points: Points) -> Box:
     """
     photos = np.zeros(len(points), np.int32)
     for view in views:
-        photos += _in_picture(view, points)
+        photos[Camera.from_view(view, view["width"], view["height"]).project(points)[2]] += 1
     ground = _around(points[photos >= MOST_PHOTOS * photos.max()], SUBJECT_MARGIN)
     low, high = np.array(ground.low), np.array(ground.high)
-    low[UP], high[UP] = -np.inf, np.inf
+    low[VERTICAL], high[VERTICAL] = -np.inf, np.inf
     whole = _around(points[Box(low.tolist(), high.tolist()).holds(points)], SUBJECT_MARGIN)
-    low[UP], high[UP] = whole.low[UP], whole.high[UP]
+    low[VERTICAL], high[VERTICAL] = whole.low[VERTICAL], whole.high[VERTICAL]
     return Box(low.tolist(), high.tolist())
 
 
 def floating(gaussians: Gaussians) -> Mask:
     """Which of the Gaussians (N,) belong to no part of any size: what neighbours touch one another hangs together."""
     dense = np.flatnonzero(gaussians.opacities >= np.log(LEAST_OPACITY / (1 - LEAST_OPACITY)))
-    lonely = np.ones(len(gaussians), bool)
+    # Haze is no part of anything: it goes with the box alone.
+    lonely = np.zeros(len(gaussians), bool)
     if len(dense) > 1:
         means, reach = gaussians.means[dense], np.exp(gaussians.scales[dense]).max(1)
         distance, near = cKDTree(means).query(means, k=min(NEIGHBOURS + 1, len(dense)), workers=-1)
@@ -73,28 +75,10 @@ def floating(gaussians: Gaussians) -> Mask:
         _, part = connected_components(links, directed=False)
         size = np.bincount(part)
         lonely[dense] = size[part] < LEAST_PART * len(dense)
-    # Haze is no part of anything: it goes with the box alone.
-    haze = np.ones(len(gaussians), bool)
-    haze[dense] = False
-    return lonely & ~haze
+    return lonely
 
 
 def _around(points: Points, margin: float) -> Box:
     low, high = np.quantile(points, QUANTILES, axis=0).astype(np.float64)
     farther = margin * (high - low).max()
     return Box((low - farther).tolist(), (high + farther).tolist())
-
-
-def _eye(view: View) -> Points:
-    pose = np.array(view["world_to_camera"])
-    eye: Points = -pose[:3, :3].T @ pose[:3, 3]
-    return eye
-
-
-def _in_picture(view: View, points: Points) -> Mask:
-    pose = np.array(view["world_to_camera"])
-    x, y, depth = (points @ pose[:3, :3].T + pose[:3, 3]).T
-    with np.errstate(divide="ignore", invalid="ignore"):
-        across, along = np.abs(x / depth) * view["fx"], np.abs(y / depth) * view["fy"]
-    inside: Mask = (depth > 0) & (across <= view["width"] / 2) & (along <= view["height"] / 2)
-    return inside

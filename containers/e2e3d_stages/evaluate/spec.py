@@ -7,7 +7,7 @@ from e2e3d_stages.contract.spec import Limit, StageSpec, Workload
 from e2e3d_stages.evaluate.params import PRESETS, Params
 
 # `make demo` on the sample, two cores of an AMD EPYC.
-SECONDS_PER_VIEW_AT_1000_PX = 7.0
+SECONDS_PER_VIEW_AT_1000_PX = 5.0
 # A guess for a GPU; and every eighth photo is held out unless train_holdout says else.
 GPU_SHARE = 0.2
 PHOTOS_PER_VIEW = 8

@@ -13,6 +13,7 @@ import numpy as np
 
 from e2e3d_stages.contract.messages import StageError
 from e2e3d_stages.publish import fetch_viewer
+from e2e3d_stages.splats.views import camera_place
 
 # The viewer turns splats by 180 degrees about z: x and y of our world change sign, and up = -y becomes its +y.
 TO_VIEWER = np.array([-1.0, -1.0, 1.0])
@@ -53,9 +54,8 @@ def viewer_settings(view: dict[str, Any], depth: float) -> dict[str, Any]:
     :param view: an entry of `views.json`.
     :param depth: distance from the camera to what it looks at, in the scene's units.
     """
-    pose = np.array(view["world_to_camera"])
-    position = -pose[:3, :3].T @ pose[:3, 3]
-    target = position + depth * pose[2, :3]
+    position, ahead = camera_place(view), np.array(view["world_to_camera"])[2, :3]
+    target = position + depth * ahead
     fov = float(np.degrees(2 * np.arctan(view["height"] / (2 * view["fy"]))))
     initial = {
         "position": (position * TO_VIEWER).round(5).tolist(),

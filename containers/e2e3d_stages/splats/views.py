@@ -23,6 +23,13 @@ def in_metres(sfm: InputArtifact) -> bool:
     return bool(sfm.manifest.metrics.get("metres_from")) or (sfm.folder / "georef.json").is_file()
 
 
+def camera_place(view: View) -> NDArray[np.float64]:
+    """Where a photo was taken (3,), in the scene's frame."""
+    pose = np.array(view["world_to_camera"])
+    place: NDArray[np.float64] = -pose[:3, :3].T @ pose[:3, 3]
+    return place
+
+
 def viewing_distance(view: View, points: NDArray[np.floating[Any]]) -> float:
     """How far what a camera looks at is: the median depth of the points before it, and 1 where there is none."""
     pose = np.array(view["world_to_camera"])
