@@ -7,7 +7,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,19 @@ def chromium() -> Iterator[Any]:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=_ARGUMENTS)
         yield browser
         browser.close()
+
+
+@contextmanager
+def explained(tab: Any) -> Iterator[Any]:
+    """A tab of which a test that fails prints which requests were lost and what its pages said in the end."""
+    tab.on("requestfailed", lambda request: print(f"Lost: {request.url}: {request.failure}"))
+    try:
+        yield tab
+    finally:
+        for frame in tab.frames:
+            # A frame that is being replaced has nothing to say.
+            with suppress(pytest.importorskip("playwright.sync_api").Error):
+                print(f"{frame.url} says: {frame.evaluate('document.body.innerText.slice(0, 1000)')!r}")
 
 
 def pixels(place: Any) -> np.ndarray:

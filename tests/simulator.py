@@ -33,7 +33,7 @@ import pytest
 from botocore.exceptions import ClientError, ConnectionClosedError
 from greenlet import GreenletExit, getcurrent, greenlet
 
-from airflow_provider_e2e3d import retention
+from airflow_provider_e2e3d import metrics, retention
 from airflow_provider_e2e3d.backends.base import Backend, Cursor, Handle, JobSpec, JobStatus
 from airflow_provider_e2e3d.jobs import attempt as attempts
 from airflow_provider_e2e3d.jobs import making
@@ -255,6 +255,8 @@ class World:
         for module in modules:
             put(module, "time", clock)
         put(artifacts, "now", self.now)
+        # Asking Airflow's configuration for them is a third of a history's time.
+        put(metrics, "is_on", lambda: False)
         # A job starts at once here, so nobody need be kept alive meanwhile.
         put(making, "kept_alive", lambda *_: contextlib.nullcontext())
         put(artifacts, "in_parallel", lambda work, items: [work(item) for item in items])

@@ -16,7 +16,7 @@ from typing import Any
 import docker
 import pytest
 
-from tests.browser import chromium
+from tests.browser import chromium, explained
 from tests.conftest import ROOT, free_port
 from tests.end_to_end.conftest import Airflow
 
@@ -168,7 +168,8 @@ def tab() -> Iterator[Any]:
     with chromium() as browser:
         opened = browser.new_page(viewport={"width": 1100, "height": 800})
         opened.set_default_timeout(60_000)
-        yield opened
+        with explained(opened):
+            yield opened
 
 
 @pytest.fixture(scope="module")

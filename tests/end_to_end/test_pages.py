@@ -24,7 +24,7 @@ from PIL import Image
 from airflow_provider_e2e3d.pipelines.form import section_of
 from e2e3d_stages.registry import STAGES
 from e2e3d_stages.store.opening import open_storage
-from tests.browser import changes, chromium, colours, pixels, visit
+from tests.browser import changes, chromium, colours, explained, pixels, visit
 from tests.conftest import until
 from tests.end_to_end.conftest import Standalone, is_ready, settings
 from tests.web import Web
@@ -120,7 +120,8 @@ def tab(browser: Any) -> Iterator[Any]:
     opened.set_default_timeout(90_000)
     opened.complaints = []
     opened.on("pageerror", lambda error: opened.complaints.append(str(error)))
-    yield opened
+    with explained(opened):
+        yield opened
     opened.close()
 
 
@@ -187,8 +188,7 @@ def test_the_form_starts_a_run_whose_tab_shows_its_progress_and_then_the_scene_a
     site: Site, tab: Any, picture: Callable[[Any, str], None]
 ) -> None:
     run = trigger(tab, site, picture)
-    tab.goto(f"{site.url}/dags/reconstruct/runs/{run}/plugin/scene")
-    scene = tab.frame_locator("iframe[title=Scene]")
+    scene = visit(tab, f"{site.url}/dags/reconstruct/runs/{run}/plugin/scene", "Scene")
     bars = scene.get_by_role("progressbar", include_hidden=True)
     until(lambda: bars.count() == len(STAGES), 120)
     seen: dict[str, set[str]] = {}

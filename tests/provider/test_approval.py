@@ -35,7 +35,7 @@ from airflow_provider_e2e3d.scenes.outcome import outcome_of
 from e2e3d_stages.contract.messages import now
 from e2e3d_stages.registry import STAGES
 from tests.airflow_runs import Outcome
-from tests.browser import chromium, visit
+from tests.browser import chromium, explained, visit
 from tests.conftest import ALWAYS, free_port, until
 from tests.provider.conftest import Script
 from tests.provider.test_data_is_no_template import CANARY, nowhere
@@ -100,7 +100,8 @@ def in_browser(site: str, act: Callable[[Any], object]) -> None:
             tab.set_default_timeout(150_000)
             token = airflow_app.get_auth_manager().generate_jwt(user("user", "ann"))
             tab.context.add_cookies([{"name": "_token", "value": token, "url": site}])
-            act(tab)
+            with explained(tab):
+                act(tab)
 
     with ThreadPoolExecutor(1) as pool:
         pool.submit(go).result()
