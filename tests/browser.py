@@ -78,11 +78,14 @@ def changes(place: Any, by: float, act: Callable[[], object] = lambda: None, *, 
     return False
 
 
-def visit(tab: Any, address: str, title: str) -> Any:
-    """One of our pages inside Airflow's; again where a busy machine lost one of its files on the way."""
+def visit(tab: Any, address: str, title: str | None) -> Any:
+    """One of our pages, again where one of its files was lost on the way.
+
+    :param title: of the frame in Airflow's page; without one, the page by itself.
+    """
     late = pytest.importorskip("playwright.sync_api").TimeoutError
-    page = tab.frame_locator(f"iframe[title={title}]")
-    for _ in range(2):
+    page = tab.frame_locator(f"iframe[title={title}]") if title else tab
+    for _ in range(3):
         tab.goto(address)
         try:
             page.locator("h1, h2").first.wait_for(timeout=45_000)

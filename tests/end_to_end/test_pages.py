@@ -272,9 +272,7 @@ def test_the_pages_have_airflows_colours_and_fit_a_phone(
     for size, addresses in ((WIDE, inside), (NARROW, alone)):
         tab.set_viewport_size(size)
         for title, path in addresses.items():
-            tab.goto(f"{site.url}{path}")
-            page = tab.frame_locator(f"iframe[title={title}]") if addresses is inside else tab
-            page.locator("h1").wait_for()
+            page = visit(tab, f"{site.url}{path}", title if addresses is inside else None)
             html = page.locator("html")
             assert html.evaluate("it => it.scrollWidth <= it.clientWidth"), (title, size)
             assert html.evaluate("it => getComputedStyle(it).colorScheme") == theme
