@@ -1,6 +1,6 @@
 """What metrics, traces and lineage cost a run together: Airflow's own share, with and without them, in pairs.
 
-The programs of the stages do nothing here: what they do costs the same either way. To say what share of a run it is, give the
+The stages' programs do nothing here: what they do costs the same either way. To say what share of a run it is, give the
 seconds that one takes.
 
 python bench/observing.py [PAIRS [SECONDS]]
@@ -22,9 +22,6 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tests.collector import Collector
-from tests.provider.conftest import Script, told_profiles
-
 AIRFLOW = Path(sys.executable).with_name("airflow")
 
 
@@ -33,6 +30,9 @@ def main(pairs: str = "5", seconds: str = "") -> None:
 
     :param seconds: that a run with programs that work takes.
     """
+    from tests.collector import Collector
+    from tests.provider.conftest import Script, told_profiles
+
     with tempfile.TemporaryDirectory() as name, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as statsd:
         home = Path(name)
         statsd.bind(("127.0.0.1", 0))
@@ -64,9 +64,14 @@ def main(pairs: str = "5", seconds: str = "") -> None:
         for pair in range(int(pairs)):
             for on in (False, True) if pair % 2 else (True, False):
                 found[on].append(run(home, {**environment, **(observed if on else {})}))
-        told = {"spans": len(collector.spans()), "lineage_events": len((home / "lineage.json").read_text().splitlines())}
+        told = {
+            "spans": len(collector.spans()),
+            "lineage_events": len((home / "lineage.json").read_text().splitlines()),
+        }
         more = {
-            what: round(statistics.median(on[what] - off[what] for on, off in zip(found[True], found[False])), 2)
+            what: round(
+                statistics.median(on[what] - off[what] for on, off in zip(found[True], found[False], strict=True)), 2
+            )
             for what in found[True][0]
         }
         usual = {what: round(statistics.median(each[what] for each in found[False]), 1) for what in more}

@@ -1,4 +1,4 @@
-"""The example of docs/operations.md for whoever runs an Airflow: deadlines, queues and priorities of the shipped DAGs."""
+"""What docs/operations.md has for whoever runs an Airflow: deadlines, queues and priorities of the shipped DAGs."""
 
 from __future__ import annotations
 
