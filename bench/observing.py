@@ -87,7 +87,7 @@ def run(home: Path, environment: dict[str, str]) -> dict[str, float]:
     conf = json.dumps({"capture": str(home / "captures" / "statue")})
     begun = time.monotonic()
     with (home / "log").open("w") as log:
-        command = [AIRFLOW, "dags", "test", "reconstruct", "--conf", conf]
+        command: list[str | Path] = [AIRFLOW, "dags", "test", "reconstruct", "--conf", conf]
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
         # With all that it started and waited for.
         _, status, usage = os.wait4(process.pid, 0)

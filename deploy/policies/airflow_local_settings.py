@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import datetime as dt
 
-from airflow.sdk import DAG, AsyncCallback, BaseOperator, DeadlineAlert, DeadlineReference
+from airflow.sdk import DAG, BaseOperator
+from airflow.sdk.definitions.callback import AsyncCallback
+from airflow.sdk.definitions.deadline import DeadlineAlert, DeadlineReference
 
 LATE = DeadlineAlert(
     name="a scene takes long",
