@@ -6,7 +6,7 @@ nothing else, and what they did when is in `progress.json`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from airflow.sdk.configuration import conf
 
@@ -34,15 +34,23 @@ def carrier() -> dict[str, str]:
 
 
 def tell_job(
-    stage: str, key: str, claim: Claim, record: JobRecord, phases: Sequence[Phase], failure: Failure | None
+    task: Mapping[str, str] | None,
+    stage: str,
+    key: str,
+    claim: Claim,
+    record: JobRecord,
+    phases: Sequence[Phase],
+    failure: Failure | None,
 ) -> None:
-    """Add an ended job to the current task's span.
+    """Add an ended job to its task's span.
 
+    :param task: Airflow's name of that span. The current one is a worker's, which a deferred task's job outlives.
     :param phases: the parts of its work, by the clock of the machine where it ran.
     """
     if not is_on():
         return
     from opentelemetry import trace
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
     tracer = trace.get_tracer(__name__)
     attributes: dict[str, str | int] = {
@@ -52,7 +60,12 @@ def tell_job(
         "e2e3d.backend": record.backend,
         **({"e2e3d.machine": record.machine} if record.machine else {}),
     }
-    job = tracer.start_span(f"job {stage}", start_time=_nanoseconds(claim.claimed.timestamp()), attributes=attributes)
+    job = tracer.start_span(
+        f"job {stage}",
+        context=TraceContextTextMapPropagator().extract(task or {}),
+        start_time=_nanoseconds(claim.claimed.timestamp()),
+        attributes=attributes,
+    )
     if failure is not None:
         job.set_attribute("error.type", failure.code.value)
         job.set_status(trace.Status(trace.StatusCode.ERROR, failure.message))

@@ -62,6 +62,17 @@ def test_airflow_reads_captures_and_keeps_the_store_and_changes_neither_bucket(i
         )
 
 
+def test_who_keeps_the_logs_adds_to_them_and_reads_them_where_airflow_is_told_to(
+    init: dict[str, Any],
+) -> None:
+    may = {(action, *each["Resource"]) for each in init["LOGS_MAY"]["Statement"] for action in each["Action"]}
+    bucket = f"arn:aws:s3:::{init['LOGS']}"
+    assert may == {("s3:ListBucket", bucket), ("s3:GetObject", f"{bucket}/*"), ("s3:PutObject", f"{bucket}/*")}
+    told = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["x-airflow"]["environment"]
+    assert told["AIRFLOW__LOGGING__REMOTE_BASE_LOG_FOLDER"] == f"s3://{init['LOGS']}"
+    assert f"AIRFLOW_CONN_{told['AIRFLOW__LOGGING__REMOTE_LOG_CONN_ID'].upper()}" in told
+
+
 @pytest.mark.parametrize("server", ["MinIO", "something else"])
 def test_minio_is_told_airflows_user_by_root_and_another_store_is_not(
     init: dict[str, Any], server: str, minio: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: Any
@@ -82,6 +93,8 @@ def test_minio_is_told_airflows_user_by_root_and_another_store_is_not(
     endpoint = minio["AWS_ENDPOINT_URL_S3"]
     extra = {"endpoint_url": endpoint, "region_name": "us-east-1"}
     monkeypatch.setenv("AIRFLOW_CONN_MINIO", json.dumps({"login": "airflow", "password": "less", "extra": extra}))
+    monkeypatch.setenv("AIRFLOW_CONN_LOGS", json.dumps({"login": "logs", "password": "least", "extra": extra}))
+    monkeypatch.setenv("AIRFLOW__LOGGING__REMOTE_LOGGING", "True")
     monkeypatch.setenv("MINIO_ROOT_USER", "root")
     monkeypatch.setenv("MINIO_ROOT_PASSWORD", "all")
     prepare, real = init["prepare_store"], init["client"]
@@ -97,13 +110,18 @@ def test_minio_is_told_airflows_user_by_root_and_another_store_is_not(
 
     monkeypatch.setitem(globals_of, "client", client)
     prepare()
-    assert users == ["root", "airflow"], "who may do less must be tried"
+    assert users == ["root", "airflow", "logs"], "who may do less must be tried"
     if server == "MinIO":
+        by_root = (endpoint.removeprefix("http://"), ("root", "all"), False)
         assert told == [
-            (endpoint.removeprefix("http://"), ("root", "all"), False),
+            by_root,
             ("policy", "e2e3d", init["AIRFLOW_MAY"]),
             ("user", "airflow", "less"),
             ("may", "e2e3d", "airflow"),
+            by_root,
+            ("policy", "e2e3d-logs", init["LOGS_MAY"]),
+            ("user", "logs", "least"),
+            ("may", "e2e3d-logs", "logs"),
         ]
     else:
         assert told == []

@@ -221,12 +221,17 @@ class Attempt:
             # The work is done; only the next estimate is a little worse.
             log.warning("What the job took could not be remembered: %s", error.message)
 
-    def tell(self, manifest: Manifest | None, failure: Failure | None, record: JobRecord) -> None:
-        """Tell what the ended job made, took and cost, as metrics and in the run's trace."""
+    def tell(
+        self, task: Mapping[str, str] | None, manifest: Manifest | None, failure: Failure | None, record: JobRecord
+    ) -> None:
+        """Tell what the ended job made, took and cost, as metrics and in the run's trace.
+
+        :param task: Airflow's name of its task's span, where there is one.
+        """
         if traces.is_on():
             stage, key, claim = self.state.stage, self.state.key, self.state.claim
             progress = self.store.progress(stage, key, claim.attempt)
-            traces.tell_job(stage, key, claim, record, progress.phases if progress else (), failure)
+            traces.tell_job(task, stage, key, claim, record, progress.phases if progress else (), failure)
         where = {"stage": self.state.stage, "backend": record.backend}
         metrics.TRIES.tell(1, **where, result=failure.code.value if failure else "made")
         metrics.BILLED_SECONDS.tell(record.billable_seconds or 0, **where)

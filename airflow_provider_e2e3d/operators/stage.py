@@ -36,6 +36,7 @@ from e2e3d_stages.registry import stage_named
 from e2e3d_stages.store.artifacts import ArtifactStore
 
 if TYPE_CHECKING:
+    from airflow.providers.openlineage.extractors import OperatorLineage
     from airflow.sdk import Context
 
 log = logging.getLogger(__name__)
@@ -109,6 +110,8 @@ class StageOperator(AuthoredTemplates):
         self.force = force
         self.deferrable = deferrable
         self._killed = False
+        # What this process has collected, for lineage.
+        self._made: tuple[Manifest, Reference] | None = None
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Reuse, reattach or submit; wait; collect."""
@@ -242,7 +245,8 @@ class StageOperator(AuthoredTemplates):
         if record.price:
             self.log.info("About %.2f USD for %.0f s on %s", record.price, record.billable_seconds, record.machine)
         manifest = attempt.store.manifest(self.stage, reference.key) if reference else None
-        attempt.tell(manifest, failure, record)
+        # Not every kind of task instance has one.
+        attempt.tell(getattr(context["ti"], "context_carrier", None), manifest, failure, record)
         attempt.clean_up(succeeded=failure is None)
         if reference is None:
             assert failure is not None
@@ -268,6 +272,7 @@ class StageOperator(AuthoredTemplates):
             self.log.info("%s = %s", name, value)
         self.log.info("::endgroup::")
         result = reference.model_copy(update={"reused": reused})
+        self._made = manifest, result
         self.after_collect(context, store, manifest, result)
         return result.model_dump(mode="json")
 
@@ -276,6 +281,12 @@ class StageOperator(AuthoredTemplates):
 
         :raises QualityGateFailed: when it is too poor to spend more on; then nothing follows.
         """
+
+    def get_openlineage_facets_on_complete(self, _task_instance: Any) -> OperatorLineage[Any, Any]:
+        """What was read and written, for Airflow's OpenLineage provider, which asks when the task has ended."""
+        from airflow_provider_e2e3d.lineage import lineage_of
+
+        return lineage_of(self.given, self._made)
 
 
 def owner_of(context: Context) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-STORE, CAPTURES = "e2e3d", "captures"
+STORE, CAPTURES, LOGS = "e2e3d", "captures", "e2e3d-logs"
 # How long the store and the database are waited for.
 PATIENCE_SECONDS = 120
 SAMPLE = Path("/opt/airflow/sample/caliterra/images")
@@ -54,19 +54,27 @@ AIRFLOW_MAY = {
         },
     ],
 }
+# The user by whom Airflow keeps tasks' logs: it adds to them and reads them, and nothing else.
+LOGS_MAY = {
+    "Version": "2012-10-17",
+    "Statement": [
+        {"Effect": "Allow", "Action": ["s3:ListBucket"], "Resource": [f"arn:aws:s3:::{LOGS}"]},
+        {"Effect": "Allow", "Action": ["s3:GetObject", "s3:PutObject"], "Resource": [f"arn:aws:s3:::{LOGS}/*"]},
+    ],
+}
 
 
 def prepare_store() -> None:
-    """The buckets, Airflow's user, and the sample in s3://captures/caliterra."""
+    """The buckets, Airflow's two users, and the sample in s3://captures/caliterra."""
     from botocore.exceptions import ClientError
 
     root = (os.environ["MINIO_ROOT_USER"], os.environ["MINIO_ROOT_PASSWORD"])
-    connection = json.loads(os.environ["AIRFLOW_CONN_MINIO"])
+    connection, logs = (json.loads(os.environ[f"AIRFLOW_CONN_{name}"]) for name in ("MINIO", "LOGS"))
     s3 = client(*root, connection)
     answer = first_answer(s3, connection)
     there = {bucket["Name"] for bucket in answer["Buckets"]}
-    if CAPTURES not in there:
-        s3.create_bucket(Bucket=CAPTURES)
+    for bucket in {CAPTURES, LOGS} - there:
+        s3.create_bucket(Bucket=bucket)
     uploaded = s3.list_objects_v2(Bucket=CAPTURES, Prefix="caliterra/").get("Contents", [])
     keys = {found["Key"] for found in uploaded}
     for photo in sorted(SAMPLE.iterdir()):
@@ -76,18 +84,23 @@ def prepare_store() -> None:
         s3.create_bucket(Bucket=STORE)
         s3.put_bucket_policy(Bucket=STORE, Policy=json.dumps(PAGES_ARE_PUBLIC))
     if answer["ResponseMetadata"]["HTTPHeaders"].get("server", "").startswith("MinIO"):
-        give_user(*root, connection)
+        give_user(*root, connection, STORE, AIRFLOW_MAY)
+        give_user(*root, logs, LOGS, LOGS_MAY)
     else:
         print(
-            f"{connection['extra']['endpoint_url']} is no MinIO: its owner makes the user S3_ACCESS_KEY of .env, with "
-            f"the rights that AIRFLOW_MAY in init.py lists.",
+            f"{connection['extra']['endpoint_url']} is no MinIO: its owner makes the users S3_ACCESS_KEY and "
+            f"LOGS_ACCESS_KEY of .env, with the rights that AIRFLOW_MAY and LOGS_MAY in init.py list.",
             flush=True,
         )
-    try:
-        client(connection["login"], connection["password"], connection).list_objects_v2(Bucket=STORE, MaxKeys=1)
-    except ClientError as error:
-        sys.exit(f"The store refuses Airflow's user, S3_ACCESS_KEY and S3_SECRET_KEY in .env: {error}")
-    print(f"s3://{STORE} and s3://{CAPTURES} are there.", flush=True)
+    tried = [(connection, STORE, "S3")]
+    if os.environ.get("AIRFLOW__LOGGING__REMOTE_LOGGING") == "True":
+        tried.append((logs, LOGS, "LOGS"))
+    for user, bucket, name in tried:
+        try:
+            client(user["login"], user["password"], user).list_objects_v2(Bucket=bucket, MaxKeys=1)
+        except ClientError as error:
+            sys.exit(f"The store refuses Airflow's user, {name}_ACCESS_KEY and {name}_SECRET_KEY in .env: {error}")
+    print(f"s3://{STORE}, s3://{CAPTURES} and s3://{LOGS} are there.", flush=True)
 
 
 def first_answer(s3: Any, connection: dict[str, Any]) -> Any:
@@ -114,8 +127,11 @@ def client(user: str, password: str, connection: dict[str, Any]) -> Any:
     return boto3.client("s3", aws_access_key_id=user, aws_secret_access_key=password, **connection["extra"])
 
 
-def give_user(root: str, root_password: str, connection: dict[str, Any]) -> None:
-    """Make Airflow's user, or give it today's password and rights."""
+def give_user(root: str, root_password: str, connection: dict[str, Any], policy: str, may: dict[str, Any]) -> None:
+    """Make a connection's user, or give it today's password and rights.
+
+    :param policy: what the store calls those rights.
+    """
     from minio.credentials import StaticProvider
     from minio.minioadmin import MinioAdmin
 
@@ -123,9 +139,9 @@ def give_user(root: str, root_password: str, connection: dict[str, Any]) -> None
     admin = MinioAdmin(
         endpoint=endpoint.netloc, credentials=StaticProvider(root, root_password), secure=endpoint.scheme == "https"
     )
-    admin.policy_add(STORE, policy=AIRFLOW_MAY)
+    admin.policy_add(policy, policy=may)
     admin.user_add(connection["login"], connection["password"])
-    admin.policy_set(STORE, user=connection["login"])
+    admin.policy_set(policy, user=connection["login"])
 
 
 def airflow(*words: str) -> None:

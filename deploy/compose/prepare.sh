@@ -33,6 +33,8 @@ write_secrets() {
     add MINIO_ROOT_PASSWORD "$(secret)"
     add S3_ACCESS_KEY "$(secret | cut -c 1-20)"
     add S3_SECRET_KEY "$(secret)"
+    add LOGS_ACCESS_KEY "$(secret | cut -c 1-20)"
+    add LOGS_SECRET_KEY "$(secret)"
     add ADMIN_PASSWORD "$(secret)"
     add API_SECRET_KEY "$(secret)"
     add JWT_SECRET "$(secret)$(secret)"

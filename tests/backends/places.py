@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-import os
 import uuid
 from contextlib import suppress
 from functools import lru_cache
@@ -32,7 +31,7 @@ from tests.backends.engine_proxy import EngineProxy
 from tests.backends.kubernetes_api import Cluster
 from tests.backends.sagemaker_api import NO_MEMORY, SageMaker
 from tests.conftest import until
-from tests.provider.conftest import Script, told_container, told_profiles
+from tests.provider.conftest import Script, told_container, told_pods, told_profiles
 
 KEY = "0123456789abcdef" * 2
 
@@ -234,19 +233,9 @@ class KubernetesPlace(Place):
         super().__init__(folder)
         self.cluster = Cluster(engine)
         (folder / "store").mkdir()
-        self.script.folder.chmod(0o777)
-        shared = [folder / "script", folder / "store", folder / "captures"]
-        user = os.getuid()
-        self.settings |= {
-            "image": image,
-            "config_file": str(self.cluster.kubeconfig(folder / "kubeconfig")),
-            "namespace": "splats",
-            "env_vars": {"E2E3D_TEST_SCRIPT": str(self.script.folder)},
-            "volumes": [{"name": place.name, "hostPath": {"path": str(place)}} for place in shared],
-            "volume_mounts": [{"name": place.name, "mountPath": str(place)} for place in shared],
-            # The store is a folder of whoever runs the tests.
-            "security_context": {"runAsUser": user, "runAsGroup": os.getgid(), "runAsNonRoot": user != 0},
-        }
+        kubeconfig = self.cluster.kubeconfig(folder / "kubeconfig")
+        told = told_pods(self.script, kubeconfig, folder / "store", folder / "captures")
+        self.settings |= {"image": image, **told}
 
     def left(self) -> list[dict[str, Any]]:
         """Every pod and Secret."""

@@ -58,6 +58,7 @@ class Platform(Airflow):
             "E2E3D_S3_PORT": str(s3),
             "E2E3D_S3_CONSOLE_PORT": str(console),
             "E2E3D_DOCS_PORT": str(docs),
+            "E2E3D_REMOTE_LOGS": "True",
         }
 
     def override(self, environment: dict[str, str]) -> None:

@@ -18,6 +18,7 @@ import boto3
 import docker
 import pytest
 import yaml
+from botocore.exceptions import ClientError
 
 from airflow_provider_e2e3d.pipelines.form import section_of
 from e2e3d_stages.registry import STAGES
@@ -158,6 +159,40 @@ def test_secrets_are_written_once_and_for_their_owner_only(platform: Platform) -
     assert not [name for name, value in platform.secrets.items() if value in printed]
 
 
+@pytest.fixture
+def log_keeper(platform: Platform) -> Any:
+    """The store, for the user by whom Airflow keeps tasks' logs."""
+    return boto3.client(
+        "s3",
+        endpoint_url=platform.s3,
+        region_name="us-east-1",
+        aws_access_key_id=platform.secrets["LOGS_ACCESS_KEY"],
+        aws_secret_access_key=platform.secrets["LOGS_SECRET_KEY"],
+    )
+
+
+def test_tasks_logs_lie_in_a_bucket_of_their_own(platform: Platform, first_run: str, log_keeper: Any) -> None:
+    place = f"dag_id=reconstruct/run_id={first_run}/task_id=train/"
+    kept = log_keeper.list_objects_v2(Bucket="e2e3d-logs", Prefix=place)["Contents"]
+    logs = [log_keeper.get_object(Bucket="e2e3d-logs", Key=each["Key"])["Body"].read().decode() for each in kept]
+    # The triggerer's, too, which waited for the stage's container.
+    assert "120/120 steps" in "".join(logs)
+
+
+def test_who_keeps_the_logs_can_do_nothing_else(platform: Platform, first_run: str, log_keeper: Any) -> None:
+    answer = log_keeper.list_objects_v2(Bucket="e2e3d-logs")
+    if not answer["ResponseMetadata"]["HTTPHeaders"].get("server", "").startswith("MinIO"):
+        pytest.skip("the store of this engine, which stands in for MinIO, asks nobody for rights")
+    for refused in (
+        lambda: log_keeper.list_objects_v2(Bucket="e2e3d"),
+        lambda: log_keeper.get_object(Bucket="e2e3d", Key="scenes/caliterra/latest.json"),
+        lambda: log_keeper.delete_object(Bucket="e2e3d-logs", Key=answer["Contents"][0]["Key"]),
+        lambda: log_keeper.put_object(Bucket="captures", Key="caliterra/1.jpg", Body=b""),
+    ):
+        with pytest.raises(ClientError, match="AccessDenied"):
+            refused()
+
+
 def test_no_secret_is_told_anywhere(platform: Platform, first_run: str) -> None:
     run = f"/dags/reconstruct/dagRuns/{first_run}"
     tasks = platform.call("GET", f"{run}/taskInstances")
@@ -172,10 +207,11 @@ def test_no_secret_is_told_anywhere(platform: Platform, first_run: str) -> None:
         aws_secret_access_key=platform.secrets["MINIO_ROOT_PASSWORD"],
     )
     written = [
-        store.get_object(Bucket="e2e3d", Key=found["Key"])["Body"].read().decode()
-        for page in store.get_paginator("list_objects_v2").paginate(Bucket="e2e3d")
+        store.get_object(Bucket=bucket, Key=found["Key"])["Body"].read().decode()
+        for bucket in ("e2e3d", "e2e3d-logs")
+        for page in store.get_paginator("list_objects_v2").paginate(Bucket=bucket)
         for found in page["Contents"]
-        if found["Key"].endswith((".json", "report.html"))
+        if found["Key"].endswith((".json", "report.html", ".log"))
     ]
     assert {name.split("-")[1] for name in platform.inspected} == set(ALWAYS)
     environments = [found["Config"].pop("Env") for found in platform.inspected.values()]

@@ -19,11 +19,13 @@ import psutil
 import pytest
 import yaml
 
+from tests.collector import Collector
 from tests.conftest import ROOT, TOLD_IMAGE, free_port, until
-from tests.provider.conftest import Script, told_container, told_profiles
+from tests.provider.conftest import Script, told_container, told_pods, told_profiles
 from tests.web import Web
 
 ENDS = ("success", "failed")
+COMPONENTS = ("api-server", "scheduler", "triggerer", "dag-processor")
 # Airflow's own way to settle what DAGs leave open to whoever runs it: here, that a test waits a second for a retry.
 POLICY = """
 import datetime as dt
@@ -109,7 +111,7 @@ class Standalone(Airflow):
     def kill(self, component: str) -> None:
         """End a component and all that it started, without a word."""
         started = [psutil.Process(process.pid) for process in self._started]
-        alive = [it for it in (*started[1:], *started[0].children()) if it.status() != psutil.STATUS_ZOMBIE]
+        alive = [it for it in (*started, *started[0].children()) if it.status() != psutil.STATUS_ZOMBIE]
         (found,) = (it for it in alive if component in it.cmdline())
         for process in (found, *found.children(recursive=True)):
             process.kill()
@@ -121,6 +123,13 @@ class Standalone(Airflow):
             self._started.append(
                 subprocess.Popen(command, env=self.environment, stdout=log, stderr=log, start_new_session=True)
             )
+
+    def restart(self) -> None:
+        """End everything at once, as a machine's end does, and start each component anew."""
+        self.stop()
+        self._started.clear()
+        for component in COMPONENTS:
+            self.start(component)
 
     def stop(self) -> None:
         """End everything at once; in good order it would take many seconds."""
@@ -194,7 +203,15 @@ def told() -> Iterator[Web]:
 
 
 @pytest.fixture(scope="package")
-def airflow(place: Path, script: Script, told: Web) -> Iterator[Standalone]:
+def collector(place: Path) -> Iterator[Collector]:
+    """Where Airflow sends the traces of its runs."""
+    made = Collector(place / "traces.json")
+    yield made
+    made.server.shutdown()
+
+
+@pytest.fixture(scope="package")
+def airflow(place: Path, script: Script, told: Web, collector: Collector) -> Iterator[Standalone]:
     """Airflow's own components, healthy, with the provider's DAGs; one for the tests of every module."""
     told_profiles(place / "profiles.yaml", place / "captures", script)
     containers = {
@@ -203,9 +220,18 @@ def airflow(place: Path, script: Script, told: Web) -> Iterator[Standalone]:
         "preset": "draft",
         "stages": {"default": {"backend": "docker", "image": TOLD_IMAGE, **told_container(script)}},
     }
+    # A test that wants pods starts a cluster, and leaves there how to reach it.
+    (place / "pods").mkdir()
+    told_of_pods = told_pods(script, place / "kubeconfig", place / "pods", place / "captures")
+    pods = {
+        **containers,
+        "store": (place / "pods").as_uri(),
+        "stages": {"default": {"backend": "kubernetes", "image": TOLD_IMAGE, **told_of_pods}},
+    }
     with (place / "profiles.yaml").open("a") as file:
-        yaml.safe_dump({"docker": containers}, file)
+        yaml.safe_dump({"docker": containers, "kubernetes": pods}, file)
     url, environment = settings(place)
+    environment |= collector.environment
     environment["AIRFLOW_CONN_A_HOOK"] = json.dumps({"conn_type": "http", "host": f"{told.url}/hook"})
     environment["AIRFLOW__E2E3D__NOTIFY_WEBHOOK_CONN_ID"] = "a_hook"
     # Batches of more scenes have several pages.

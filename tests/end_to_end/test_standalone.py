@@ -21,6 +21,7 @@ import pytest
 
 from airflow_provider_e2e3d.scenes.names import scene_of
 from e2e3d_stages.store.artifacts import ArtifactStore
+from tests.collector import Collector, check_job
 from tests.conftest import until
 from tests.end_to_end.conftest import ENDS, Airflow, Standalone
 from tests.provider.conftest import Script
@@ -132,8 +133,8 @@ def three_places(airflow: Airflow, place: Path, script: Script, told_image: str)
     return partial(ThreePlaces, airflow, place, script)
 
 
-def test_progress_is_seen_within_five_seconds_of_a_process_a_container_and_a_deferred_task(
-    airflow: Airflow, three_places: Callable[[str], ThreePlaces]
+def test_progress_is_seen_within_five_seconds_of_a_process_a_container_and_a_deferred_task_and_all_are_in_the_trace(
+    airflow: Airflow, three_places: Callable[[str], ThreePlaces], collector: Collector
 ) -> None:
     started = three_places("looked at")
 
@@ -152,6 +153,9 @@ def test_progress_is_seen_within_five_seconds_of_a_process_a_container_and_a_def
     print({name: f"{statistics.median(each):.1f} s, at most {max(each):.1f} s" for name, each in late.items()})
     # The page itself looks every two seconds.
     assert all(statistics.median(each) < 3 for each in late.values()), late
+    spans = collector.trace_of(started.run)
+    for task, backend in (("process", "local"), ("container", "docker"), ("deferred", "docker")):
+        check_job(spans, task, "ingest", backend)
 
 
 def test_a_process_and_a_container_outlive_their_killed_workers_and_the_next_try_takes_them_over(

@@ -71,6 +71,22 @@ def told_container(script: Script) -> dict[str, Any]:
     }
 
 
+def told_pods(script: Script, kubeconfig: Path, *folders: Path) -> dict[str, Any]:
+    """What brings the script, and folders of this machine, into pods of that image."""
+    # The store is a folder of whoever runs the tests.
+    user = os.getuid()
+    script.folder.chmod(0o777)
+    shared = [script.folder, *folders]
+    return {
+        "config_file": str(kubeconfig),
+        "namespace": "splats",
+        "env_vars": {"E2E3D_TEST_SCRIPT": str(script.folder)},
+        "volumes": [{"name": place.name, "hostPath": {"path": str(place)}} for place in shared],
+        "volume_mounts": [{"name": place.name, "mountPath": str(place)} for place in shared],
+        "security_context": {"runAsUser": user, "runAsGroup": os.getgid(), "runAsNonRoot": user != 0},
+    }
+
+
 def told_profiles(file: Path, captures: Path, script: Script) -> None:
     """Write a profile file whose local backend runs programs that do what they are told; its store lies beside it."""
     python = file.with_name("python")

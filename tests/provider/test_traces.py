@@ -45,12 +45,16 @@ def test_a_job_and_the_parts_of_its_work_are_spans_below_the_task_s(spans: InMem
         for n, name in enumerate(["fetching sfm", "training"])
     ]
     failure = Failure(code=FailureCode.OUT_OF_MEMORY, message="The GPU's memory ran out.")
-    with trace.get_tracer("airflow").start_as_current_span("worker.train"):
-        traces.tell_job("train", "k", CLAIM, RECORD, phases, failure)
-    fetching, training, job, worker = spans.get_finished_spans()
+    tracer = trace.get_tracer("airflow")
+    with tracer.start_as_current_span("task_run.train"):
+        carrier = {"traceparent": traces.carrier()["TRACEPARENT"]}
+        # One of several, when the task was deferred.
+        with tracer.start_as_current_span("worker.train"):
+            traces.tell_job(carrier, "train", "k", CLAIM, RECORD, phases, failure)
+    fetching, training, job, worker, task = spans.get_finished_spans()
     assert [span.name for span in (fetching, training, job)] == ["fetching sfm", "training", "job train"]
     assert job.parent is not None
-    assert job.parent.span_id == worker.context.span_id
+    assert job.parent.span_id == task.context.span_id
     assert {span.parent.span_id for span in (fetching, training) if span.parent} == {job.context.span_id}
     assert {span.context.trace_id for span in spans.get_finished_spans()} == {worker.context.trace_id}
     assert training.end_time is not None
@@ -134,7 +138,7 @@ def test_a_program_s_log_in_json_says_whose_words_each_line_is(tmp_path: Path) -
 def test_where_nobody_traces_nothing_is_imported_for_it() -> None:
     code = (
         "import sys; from airflow_provider_e2e3d import traces; before = set(sys.modules); "
-        "traces.tell_job('train', 'k', None, None, (), None); assert traces.carrier() == {}; "
+        "traces.tell_job(None, 'train', 'k', None, None, (), None); assert traces.carrier() == {}; "
         "print(*(set(sys.modules) - before))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
