@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
-from e2e3d_stages.ingest.pixels import FORMATS, TURNS, Memory, Unreadable, decoding
+from e2e3d_stages.ingest.pixels import TURNS, Memory, Unreadable, decoding, opened
 
 # Cells of the small pictures by which masks are judged, and how wide their border is.
 CELLS, BORDER = 64, 3
@@ -68,7 +68,8 @@ def load(
 ) -> Mask:
     """Write a mask as its photo is to be seen.
 
-    One of the shape that the photo is stored in is turned as the photo is; one that is upright already is left.
+    One of the shape that the photo is stored in is turned as the photo is; one that is upright already, also by an EXIF
+    of its own, is left.
 
     :param stored: the photo's size in its file, in px.
     :param orientation: by its EXIF.
@@ -76,9 +77,10 @@ def load(
     :raises Unreadable: when it is damaged, of another shape, or has more than two values.
     :raises TooLarge: when it takes more memory than there is.
     """
-    with decoding(), Image.open(path, formats=FORMATS) as image, memory.of(image.size, _bytes_of(image)):
+    with decoding(), path.open("rb") as file, opened(file) as image, memory.of(image.size, _bytes_of(image)):
+        upright = image.getexif().get(ExifTags.Base.Orientation) in TURNS
         grey = _grey(ImageOps.exif_transpose(image))
-        if _alike(grey.size, stored):
+        if _alike(grey.size, stored) and not upright:
             grey = grey.transpose(TURNS[orientation]) if orientation in TURNS else grey
         elif not _alike(grey.size, size):
             raise Unreadable(f"its shape, {grey.width} x {grey.height}, is not the photo's")
@@ -99,7 +101,9 @@ def _bytes_of(image: Image.Image) -> int:
 def _grey(image: Image.Image) -> Image.Image:
     if image.mode[0] in "IF":
         values = np.nan_to_num(np.asarray(image, np.float32)).clip(0, 65535)
-        return Image.fromarray((values / (257 if values.max() > 255 else 1)).astype(np.uint8))
+        top = float(values.max())
+        brightest = top if top > 255 or image.mode == "F" else 255
+        return Image.fromarray((values * (255 / max(brightest, 1e-6)) + 0.5).astype(np.uint8))
     if image.has_transparency_data:
         alpha = image.convert("RGBA").getchannel("A")
         if alpha.getextrema()[0] != alpha.getextrema()[1]:

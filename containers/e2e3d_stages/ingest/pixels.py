@@ -18,12 +18,13 @@ import numpy as np
 import numpy.typing as npt
 import pi_heif
 import rawpy
-from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, ImageFile, UnidentifiedImageError
 
 from e2e3d_stages.contract.captures import HEAD_BYTES, PHOTO_FORMATS, RAW, RAW_SUFFIXES, TIFF, format_of, suffix_of
 from e2e3d_stages.contract.damage import is_damage
 from e2e3d_stages.contract.formatting import as_size
 from e2e3d_stages.ingest.exif import Exif, read_exif
+from e2e3d_stages.ingest.tiffs import in_planes, mended, zero_is_white
 from e2e3d_stages.ingest.xmp import told_by_xmp
 from e2e3d_stages.splats.srgb import ADOBE_GAMMA, ADOBE_TO_SRGB, DISPLAY_P3, P3_TO_SRGB, decoded, encoded
 
@@ -45,8 +46,8 @@ TURNS = {
 }
 # A picture as Pillow holds it, 4 bytes a pixel, and its copy while it is turned or converted.
 PIXEL_BYTES = 8
-# Numbers of 16 or 32 bits, and what they are while they become 8.
-DEEP_PIXEL_BYTES = 24
+# Numbers of 16 or 32 bits, and what they are while they become 8; of each colour, and of alpha.
+DEEP_BAND_BYTES = 8
 # The coefficients of a progressive JPEG, which the decoder keeps at full size.
 PROGRESSIVE_BYTES = 6
 RAW_PIXEL_BYTES = 14
@@ -120,6 +121,10 @@ class Range:
 
 
 FULL = Range(0, 65535)
+# What whole numbers of 8 to 16 bits can hold.
+TOPS = tuple(2**bits - 1 for bits in (8, 10, 12, 14, 16))
+# Modes whose last value says how opaque a pixel is.
+WITH_ALPHA = ("LA", "RGBA")
 # A picture that uses less of what its numbers could say would come out flat, as a thermal one does.
 USED_SHARE = 0.25
 # Of the range of all other values: a value so far away from them stands for none, as -9999 does.
@@ -134,7 +139,7 @@ def range_of(spreads: Sequence[Spread], *, integers: bool) -> Range:
     """
     least, most = min(each.least for each in spreads), max(each.most for each in spreads)
     low, high = min(each.low for each in spreads), max(each.high for each in spreads)
-    tops = [2**bits - 1 for bits in (8, 10, 12, 14, 16)] if integers else [1, 255, 65535]
+    tops = TOPS if integers else (1, 255, 65535)
     top = next((top for top in tops if least >= 0 and most <= top), None)
     if top is not None and high - low >= USED_SHARE * top:
         return Range(0, top)
@@ -207,7 +212,7 @@ def look(path: Path, name: str, memory: Memory) -> Glance:
             found = _look_at_raw(file)
             if found is not None:
                 return found
-        with _opened(file) as image:
+        with opened(file) as image:
             # A PNG's own way to its EXIF decodes it.
             exif, size = read_exif(partial(Image.Image.getexif, image), image.size), image.size
             exif = told_by_xmp(exif, image.info.get("xmp"))
@@ -215,13 +220,20 @@ def look(path: Path, name: str, memory: Memory) -> Glance:
                 return Glance(size, exif)
             with memory.of(size, _bytes_of(image, size, deep=True)):
                 values = _values(image, file)
+                if image.mode in WITH_ALPHA:
+                    values = values[..., :-1]
                 integers = bool(np.issubdtype(values.dtype, np.integer))
                 return Glance(size, exif, deep=_spread(values), integers=integers, mode=image.mode)
 
 
-def _opened(file: BinaryIO) -> Image.Image:
+def opened(file: BinaryIO) -> ImageFile.ImageFile:
+    """A picture of which only the header was read.
+
+    :raises Unreadable: when it is a TIFF of an odd kind.
+    :raises UnidentifiedImageError: when it is none, or damaged.
+    """
     try:
-        return Image.open(file, formats=FORMATS)
+        return mended(Image.open(file, formats=FORMATS))
     except UnidentifiedImageError:
         file.seek(0)
         if format_of(file.read(HEAD_BYTES)) == TIFF:
@@ -242,12 +254,12 @@ def decode(path: Path, glance: Glance, max_size: int, memory: Memory, values: Ra
     with decoding(), path.open("rb") as file:
         if glance.raw:
             return _develop(file, glance, max_size, memory)
-        with Image.open(file, formats=FORMATS) as image:
+        with opened(file) as image:
             full = image.size
             # JPEG can be decoded at a half or a quarter of its size for a fraction of the time and memory.
             image.draft("RGB", (2 * max_size, 2 * max_size))
             # Of 16 bits a colour Pillow keeps the upper 8, which is right as long as they are all used.
-            deep = glance.deep is not None and (image.mode != "RGB" or values != FULL)
+            deep = glance.deep is not None and (image.mode[0] in "IF" or values != FULL)
             with memory.of(full, _bytes_of(image, full, deep=deep)):
                 picture = Picture(image)
                 if deep:
@@ -259,7 +271,7 @@ def decode(path: Path, glance: Glance, max_size: int, memory: Memory, values: Ra
 
 
 def _bytes_of(image: Image.Image, full: tuple[int, int], *, deep: bool) -> int:
-    each = DEEP_PIXEL_BYTES if deep else PIXEL_BYTES
+    each = DEEP_BAND_BYTES * max(3, len(image.getbands())) if deep else PIXEL_BYTES
     kept = PROGRESSIVE_BYTES * full[0] * full[1] if image.info.get("progressive") else 0
     return each * image.width * image.height + kept
 
@@ -277,7 +289,7 @@ def _load(picture: Picture, file: BinaryIO, max_size: int) -> None:
     orientation, info = _orientation(image), image.info
     profile = info.get("icc_profile")
     if image.has_transparency_data:
-        image = image.convert("RGBA")
+        image = image.convert("LA" if image.mode in ("L", "LA") else "RGBA")
     elif profile is None or image.mode not in ("L", "CMYK", "LAB"):
         image = image.convert("RGB")
     picture.image = _turned(image, orientation)
@@ -286,7 +298,7 @@ def _load(picture: Picture, file: BinaryIO, max_size: int) -> None:
 
 def _load_deep(picture: Picture, file: BinaryIO, values: Range) -> None:
     image = picture.image
-    shown = _shown(_values(image, file), values)
+    shown = _shown(_values(image, file), values, image.mode, image.info.get("transparency"))
     # Of values that were stretched a profile says nothing any more.
     shown.info["icc_profile"] = image.info.get("icc_profile") if values.nominal else None
     if values != FULL:
@@ -311,9 +323,9 @@ def _finish(picture: Picture, long_side: int, *, adobe: bool = False) -> None:
     if image.size != size:
         # Pillow weighs colours by alpha, so that what is hidden does not bleed into what is seen.
         image = image.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
-    alpha = image.getchannel("A") if image.mode == "RGBA" else None
+    alpha = image.getchannel("A") if image.mode in WITH_ALPHA else None
     if alpha is not None:
-        image = image.convert("RGB")
+        image = image.convert(image.mode[:-1])
     if profile:
         image = _in_srgb(image, profile, picture)
     image = image.convert("RGB")
@@ -323,6 +335,8 @@ def _finish(picture: Picture, long_side: int, *, adobe: bool = False) -> None:
         image = _from_adobe(image)
     if alpha is not None and alpha.getextrema()[0] != 255:
         image = Image.composite(image, Image.new("RGB", image.size, BACKGROUND), alpha)
+        # A colour that stood for transparent is no value of what it became.
+        alpha.info.clear()
         picture.alpha = alpha
         picture.remarks["alpha"] = ""
     image.info.clear()
@@ -379,7 +393,8 @@ def _from_adobe(image: Image.Image) -> Image.Image:
 
 
 def _is_deep(image: Image.Image) -> bool:
-    return image.mode[0] in "IF" or (image.mode == "RGB" and ";16" in _packing(image))
+    # What alpha was multiplied with Pillow divides by it, and there are no lower bytes of that.
+    return image.mode[0] in "IF" or (";16" in _packing(image) and "a" not in _packing(image))
 
 
 def _packing(image: Image.Image) -> str:
@@ -390,21 +405,28 @@ def _packing(image: Image.Image) -> str:
 
 
 def _values(image: Image.Image, file: BinaryIO) -> Values:
-    """Values as the file has them, height x width, and x 3 for colours."""
+    """Values as the file has them, height x width, and x colours and alpha where there are several.
+
+    :raises Unreadable: where their lower bytes count and Pillow does not give them.
+    """
     packing = _packing(image)
     image.load()
     if image.mode[0] in "IF":
-        return np.asarray(image)
+        return 65535 - np.asarray(image) if zero_is_white(image) else np.asarray(image)
+    upper = np.asarray(image, np.uint16) * 256
+    if in_planes(image) or packing.startswith("LA"):
+        if upper[..., :1].max() < 2**14:
+            raise Unreadable("its values have fewer than 16 bits in a layout that is not read so: save it with 8 bits")
+        return upper + 255
     # Pillow keeps the upper byte of a colour of 16 bits. Read with its bytes swapped, it keeps the lower one.
-    again = Image.open(file, formats=FORMATS)
+    again = opened(file)
     swapped = packing[:-1] + {"B": "L", "L": "B", "N": "B"}.get(packing[-1], packing[-1])
     again.tile = [
         tile._replace(args=(swapped, *tile.args[1:]) if isinstance(tile.args, tuple) else swapped)
         for tile in again.tile
     ]
     again.load()
-    low = np.asarray(again.convert("RGB"), np.uint16)
-    return np.asarray(image.convert("RGB"), np.uint16) * 256 + low
+    return upper + np.asarray(again, np.uint16)
 
 
 def _spread(values: Values) -> Spread:
@@ -430,7 +452,24 @@ def _without_none(known: Values) -> Values:
     return known
 
 
-def _shown(values: Values, shown: Range) -> Image.Image:
+def _shown(values: Values, shown: Range, mode: str, transparent: Any) -> Image.Image:
+    """What is seen of values.
+
+    :param mode: as Pillow calls how they are stored.
+    :param transparent: the value that stands for transparent, or one of each colour; None without one.
+    """
+    ranges = [shown] * (values.shape[2] if values.ndim == 3 else 1)
+    if mode in WITH_ALPHA:
+        ranges[-1] = Range(0, next(top for top in TOPS if values[..., -1].max() <= top))
+    each = np.moveaxis(np.atleast_3d(values), 2, 0)
+    bands = [_eight_bits(band, wanted) for band, wanted in zip(each, ranges, strict=True)]
+    image = Image.merge(mode, bands) if len(bands) > 1 else bands[0]
+    if isinstance(transparent, (int, tuple)):
+        image.putalpha(Image.fromarray((values != transparent).reshape(*values.shape[:2], -1).any(axis=2)))
+    return image
+
+
+def _eight_bits(values: Values, shown: Range) -> Image.Image:
     known = np.asarray(values, np.float32).clip(shown.black, shown.white)
     scaled = (known - shown.black) * (255 / (shown.white - shown.black))
     return Image.fromarray((np.nan_to_num(scaled).clip(0, 255) + 0.5).astype(np.uint8))
