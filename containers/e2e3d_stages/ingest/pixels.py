@@ -229,19 +229,20 @@ def look(path: Path, name: str, memory: Memory) -> Glance:
 def opened(file: BinaryIO) -> ImageFile.ImageFile:
     """A picture of which only the header was read.
 
-    :raises Unreadable: when it is a TIFF of an odd kind.
-    :raises UnidentifiedImageError: when it is none, or damaged.
+    :raises Unreadable: when it is of an odd kind, or damaged.
+    :raises UnidentifiedImageError: when it is none.
     """
     try:
         return mended(Image.open(file, formats=FORMATS))
     except UnidentifiedImageError:
         file.seek(0)
-        if format_of(file.read(HEAD_BYTES)) == TIFF:
-            raise Unreadable(
-                "damaged, or a TIFF of a kind that is not read: save it with one, three or four values of 8 or 16 bits "
-                "a pixel, or with one of 32 bits"
-            ) from None
-        raise
+        found = format_of(file.read(HEAD_BYTES))
+        if found not in PHOTO_FORMATS:
+            raise
+        way = "export it as an ordinary JPEG"
+        if found == TIFF:
+            way = "save it with one, three or four values of 8 or 16 bits a pixel, or with one of 32 bits"
+        raise Unreadable(f"damaged, or a {found} of a kind that is not read: {way}") from None
 
 
 def decode(path: Path, glance: Glance, max_size: int, memory: Memory, values: Range = FULL) -> Picture:

@@ -21,7 +21,7 @@ from xml.etree import ElementTree
 import numpy as np
 from numpy.typing import NDArray
 
-from e2e3d_stages.contract.captures import MOST_NOTE_BYTES
+from e2e3d_stages.contract.captures import MOST_NOTE_BYTES, folded
 from e2e3d_stages.contract.damage import is_damage
 from e2e3d_stages.contract.wgs84 import E2, A
 from e2e3d_stages.ingest.exif import number
@@ -138,7 +138,7 @@ def _by_name(photos: Iterable[str]) -> dict[str, list[str]]:
     """The photos under the end of their paths, with and without suffix, in small letters."""
     found: dict[str, list[str]] = {}
     for photo in photos:
-        name = PurePosixPath(photo.lower())
+        name = PurePosixPath(folded(photo))
         for key in {name.name, name.stem}:
             found.setdefault(key, []).append(photo)
     return found
@@ -146,9 +146,9 @@ def _by_name(photos: Iterable[str]) -> dict[str, list[str]]:
 
 def _photo_of(name: str, photos: Mapping[str, list[str]]) -> str | None:
     """The photo that another program means; where several are called so, that whose folders are called so, too."""
-    path = PurePosixPath(name.lower().replace("\\", "/"))
+    path = PurePosixPath(folded(name).replace("\\", "/"))
     candidates = photos.get(path.name) or photos.get(path.stem, [])
-    shared = [_shared(path.parent.parts, PurePosixPath(photo.lower()).parent.parts) for photo in candidates]
+    shared = [_shared(path.parent.parts, PurePosixPath(folded(photo)).parent.parts) for photo in candidates]
     return candidates[shared.index(max(shared))] if shared and shared.count(max(shared)) == 1 else None
 
 
