@@ -54,6 +54,8 @@ RAW_PIXEL_BYTES = 14
 MEMORY_BYTES = 2 * 2**30
 # Of a JPEG without its end. What is missing becomes grey, which costs a scene little as long as it is little.
 MOST_MISSING = 0.1
+# A PNG's gamma that means sRGB, how near to it another is taken for it, and below which it is none.
+SRGB_GAMMA, SAME_GAMMA, LEAST_GAMMA = 1 / 2.2, 0.05, 0.1
 # Where there is nothing: neither dark nor bright, and without anything that could be matched.
 BACKGROUND = (128, 128, 128)
 
@@ -198,7 +200,9 @@ def decoding() -> Iterator[None]:
     except Exception as error:
         if not is_damage(error):
             raise
-        raise Unreadable(str(error) or type(error).__name__) from None
+        raise Unreadable(
+            f"damaged, not uploaded whole, or of a kind that is not read ({error or type(error).__name__})"
+        ) from None
 
 
 def look(path: Path, name: str, memory: Memory) -> Glance:
@@ -242,7 +246,7 @@ def opened(file: BinaryIO) -> ImageFile.ImageFile:
         way = "export it as an ordinary JPEG"
         if found == TIFF:
             way = "save it with one, three or four values of 8 or 16 bits a pixel, or with one of 32 bits"
-        raise Unreadable(f"damaged, or a {found} of a kind that is not read: {way}") from None
+        raise Unreadable(f"damaged, or {found} of a kind that is not read: {way}") from None
 
 
 def decode(path: Path, glance: Glance, max_size: int, memory: Memory, values: Range = FULL) -> Picture:
@@ -301,7 +305,8 @@ def _load_deep(picture: Picture, file: BinaryIO, values: Range) -> None:
     image = picture.image
     shown = _shown(_values(image, file), values, image.mode, image.info.get("transparency"))
     # Of values that were stretched a profile says nothing any more.
-    shown.info["icc_profile"] = image.info.get("icc_profile") if values.nominal else None
+    if values.nominal:
+        shown.info |= {name: image.info[name] for name in ("icc_profile", "gamma", "srgb") if name in image.info}
     if values != FULL:
         picture.remarks["range"] = f"{values.black:.6g} to {values.white:.6g}"
     picture.image = _turned(shown, _orientation(image))
@@ -332,6 +337,9 @@ def _finish(picture: Picture, long_side: int, *, adobe: bool = False) -> None:
     image = image.convert("RGB")
     if not profile and picture.image.info.get("nclx_profile", {}).get("color_primaries") == DISPLAY_P3:
         image = _from_p3(image)
+    gamma = picture.image.info.get("gamma")
+    if gamma and not profile and "srgb" not in picture.image.info:
+        image = _from_gamma(image, gamma)
     if adobe and not profile and picture.image.mode in ("RGB", "RGBA"):
         image = _from_adobe(image)
     if alpha is not None and alpha.getextrema()[0] != 255:
@@ -382,6 +390,14 @@ def _from_p3(image: Image.Image) -> Image.Image:
     """Display P3, whose curve is that of sRGB, in sRGB."""
     light = decoded(np.asarray(image, np.float32) / 255) @ P3_TO_SRGB.T
     return Image.fromarray(encoded(light.clip(0, 1)))
+
+
+def _from_gamma(image: Image.Image, gamma: float) -> Image.Image:
+    """By what a PNG says of its curve (PNG, third edition, 11.3.2.2); what is near enough to that of sRGB stays."""
+    if not gamma > LEAST_GAMMA or abs(gamma - SRGB_GAMMA) < SAME_GAMMA:
+        return image
+    curve = encoded((np.arange(256) / 255) ** (1 / gamma))
+    return image.point(curve.tolist() * 3)
 
 
 def _from_adobe(image: Image.Image) -> Image.Image:

@@ -169,7 +169,7 @@ def test_a_jpeg_of_an_odd_kind_says_what_to_do(capture: Path, ingest: Ingest) ->
     twelve_bits[twelve_bits.index(b"\xff\xc0") + 4] = 12
     (capture / "a.jpg").write_bytes(twelve_bits)
     (dropped,) = ingest(capture).record["dropped"]
-    assert dropped["detail"] == "damaged, or a JPEG of a kind that is not read: export it as an ordinary JPEG"
+    assert dropped["detail"] == "damaged, or JPEG of a kind that is not read: export it as an ordinary JPEG"
 
 
 @pytest.mark.parametrize(("photo", "beside"), [("NFC", "NFD"), ("NFD", "NFC")])

@@ -16,6 +16,7 @@ import pytest
 from ingest_photos import Ingest, Ingested, picture, save
 from odd_files import ADOBE_RGB, DISPLAY_P3, SRGB, cmyk_profile, grey_profile, raw_photo, rgb_profile, tiff
 from PIL import ExifTags, Image, ImageCms
+from PIL.PngImagePlugin import PngInfo
 
 from e2e3d_stages.contract.messages import Infrastructure
 from e2e3d_stages.ingest.pixels import Memory, TooLarge
@@ -104,6 +105,20 @@ def test_a_camera_may_say_adobe_rgb_in_its_exif_alone(
     exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.IFD.Interop] = {1: "R03"}
     stored.save(capture / "_DSC1.JPG", exif=exif, quality=95)
     assert error(ingest(capture).image("_DSC1.JPG"), truth if converted else stored) < NEAR
+
+
+@pytest.mark.parametrize(("gamma", "seen"), [(1.0, "light"), (0.45455, "stored"), (0.0, "stored")])
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_png_may_say_its_curve_by_a_gamma(bits: int, gamma: float, seen: str, capture: Path, ingest: Ingest) -> None:
+    stored = np.asarray(picture(7))
+    told = PngInfo()
+    told.add(b"gAMA", struct.pack(">I", round(gamma * 100_000)))
+    values = stored if bits == 8 else stored[..., 0].astype(np.uint16) * 257
+    Image.fromarray(values).save(capture / "a.png", pnginfo=told)
+    light = stored / 255
+    curved = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
+    truth = {"light": (255 * curved + 0.5).astype(np.uint8), "stored": stored}[seen]
+    assert error(ingest(capture).image("a.png"), truth if bits == 8 else truth[..., 0]) < NEAR
 
 
 def test_a_profile_that_is_srgb_changes_no_pixel(capture: Path, ingest: Ingest) -> None:
