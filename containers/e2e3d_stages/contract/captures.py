@@ -252,7 +252,7 @@ _FOLDERS = tuple(
         (r"((dynamic|object|sam|image|human|sky)_?)?masks?|segmentations?|semantics?|mattes?", MASKS),
         (r"((mono|sensor|dense)_?)?depths?(_?(maps?|images?))?|disparit(y|ies)", "depth maps"),
         (r"confidences?(_?maps?)?", "confidence maps"),
-        (r"(mono_?)?normals?(_?(maps?|images?))?", "normal maps"),
+        (r"((mono|omni)_?)?normals?(_?(maps?|images?))?", "normal maps"),
         (r"thumbs?|thumbnails?|@eadir", "previews"),
     )
 )
@@ -260,15 +260,15 @@ _FOLDERS = tuple(
 _COPIES = re.compile(r"(?P<base>images?|rgb|input)_(?P<factor>2|4|8|16)|corrected_(?P<original>images)", re.IGNORECASE)
 # Words in other folders' names. Whoever says so may mean something else, unless the pictures are called like photos.
 _WORDS = {
-    MASKS: "mask masks segmentation segmentations segmented semantic semantics instance matte mattes matting alpha "
-    "alphas silhouette silhouettes label labels foreground",
-    "depth maps": "depth depths disparity disparities",
-    "confidence maps": "conf confidence confidences",
+    MASKS: "mask masks seg segs segmentation segmentations segmented semantic semantics panoptic instance matte mattes "
+    "matting alpha alphas silhouette silhouettes label labels foreground fg sam",
+    "depth maps": "depth depths disp disparity disparities",
+    "confidence maps": "conf confidence confidences uncertainty uncertainties",
     "normal maps": "normals",
     "previews": "preview previews thumb thumbs thumbnails",
 }
 _PURPOSES = {word: purpose for purpose, words in _WORDS.items() for word in words.split()}
-_WHAT = r"(?P<what>(dynamic[._-]?)?masks?|seg(mentation)?|matte|alpha|depth|normals?|conf(idence)?)"
+_WHAT = r"(?P<what>(dynamic[._-]?)?masks?|seg(mentation)?|matte|alpha|depth|disp(arity)?|normals?|conf(idence)?)"
 # What is said behind the photo's name, before it, and before no more than its number.
 _AFFIXES = re.compile(rf"(?P<base>.+)[._-](?P<masked>masked|{_WHAT})([._-]\d+)?", re.IGNORECASE)
 _PREFIXES = re.compile(rf"{_WHAT}[._-]?(?P<base>\d.*|(?<=[._-]).+)", re.IGNORECASE)

@@ -81,6 +81,11 @@ LAYOUTS = {
         ["images/1.jpg", "images/2.jpg"],
         ["segmentation_masks/1.png", "fg_mask/2.png", "silhouettes/1.png", "alpha/1.png", "lidar_depth/1.png"],
     ),
+    "words of tools": (
+        ["images/1.jpg", "images/2.jpg", "images/3.jpg"],
+        ["sam2/1.png", "seg/2.png", "fg/1.png", "disp/1.png", "omni_normal/2.png", "uncertainty/1.png"]
+        + ["images/1_disp.png", "images/2-disparity.png"],
+    ),
     "words of folders, which are not all": (
         ["images/1.jpg", "images/2.jpg"],
         ["images_mask/1.png", "depth16/1.png", "previews/2.jpg", "_mask/1.jpg"],
@@ -91,7 +96,10 @@ LAYOUTS = {
     "Replica": (["results/frame00000.jpg"], ["results/depth00000.png"]),
     "of ARKit": (["frame_00001.jpg"], ["depth_00001.png", "conf_00001.png"]),
     "BlendedMVS": (["blended_images/0.jpg"], ["blended_images/0_masked.jpg", "rendered_depth_maps/0.png"]),
-    "folders that only sound so": (["street/1.jpg", "face mask shop/7.jpg", "face mask/images/1.jpg"], []),
+    "folders that only sound so": (
+        ["street/1.jpg", "face mask shop/7.jpg", "face mask/images/1.jpg", "Sam/8.jpg", "fg/9.jpg"],
+        [],
+    ),
     "names that only sound so": (["house_mask.jpg", "mask of Zorro 2.jpg", "depth_1.jpg", "deep/depth 3.jpg"], []),
     "raw and JPEG of one camera": (["DSC1.JPG"], ["DSC1.NEF"]),
     "photos of a mask": (["mask/1.jpg", "mask/2.jpg"], []),
