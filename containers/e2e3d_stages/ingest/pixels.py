@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
-from io import BytesIO
+from io import SEEK_END, BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -54,6 +54,8 @@ RAW_PIXEL_BYTES = 14
 MEMORY_BYTES = 2 * 2**30
 # Of a JPEG without its end. What is missing becomes grey, which costs a scene little as long as it is little.
 MOST_MISSING = 0.1
+# What a JPEG ends with; and of how many zeros instead no picture's data would.
+END, ZEROS = b"\xff\xd9", 64
 # A PNG's gamma that means sRGB, how near to it another is taken for it, and below which it is none.
 SRGB_GAMMA, SAME_GAMMA, LEAST_GAMMA = 1 / 2.2, 0.05, 0.1
 # Where there is nothing: neither dark nor bright, and without anything that could be matched.
@@ -284,11 +286,15 @@ def _bytes_of(image: Image.Image, full: tuple[int, int], *, deep: bool) -> int:
 def _load(picture: Picture, file: BinaryIO, max_size: int) -> None:
     """Decode, and turn upright: a TIFF is by its decoder, a HEIC by its own, of others the orientation still stands."""
     image = picture.image
+    jpeg = image.format in ("JPEG", "MPO")
     try:
         image.load()
+        cut = jpeg and _ends_in_nothing(file)
     except OSError as error:
-        if image.format not in ("JPEG", "MPO") or not is_damage(error):
+        if not jpeg or not is_damage(error):
             raise
+        cut = True
+    if cut:
         image = _without_end(file, max_size)
         picture.remarks["cut"] = ""
     orientation, info = _orientation(image), image.info
@@ -495,6 +501,27 @@ def _eight_bits(values: Values, shown: Range) -> Image.Image:
 # JPEGs without their end
 
 
+def _ends_in_nothing(file: BinaryIO) -> bool:
+    """Whether a JPEG breaks off in zeros, as a copy does whose room was taken before its bytes came.
+
+    A decoder takes them for a picture. Behind a whole one they do no harm.
+    """
+    file.seek(-min(ZEROS, file.seek(0, SEEK_END)), SEEK_END)
+    if file.read().strip(b"\0"):
+        return False
+    file.seek(0)
+    data = file.read().rstrip(b"\0")
+    if data.endswith(END):
+        return False
+    image = Image.open(BytesIO(data), formats=["JPEG"])
+    image.draft("RGB", (1, 1))
+    try:
+        image.load()
+    except OSError:
+        return True
+    return False
+
+
 def _without_end(file: BinaryIO, max_size: int) -> Image.Image:
     """What there is of a JPEG that was cut off; the rest is grey.
 
@@ -502,7 +529,7 @@ def _without_end(file: BinaryIO, max_size: int) -> Image.Image:
     """
     file.seek(0)
     # Half a marker would make one with what is put behind it.
-    data = file.read().rstrip(b"\xff")
+    data = file.read().rstrip(b"\0").rstrip(b"\xff")
     if _missing(data) > MOST_MISSING:
         raise Unreadable(f"cut off: more than {MOST_MISSING:.0%} of it is missing")
     image = _ended(data, 2 * max_size)
@@ -511,7 +538,7 @@ def _without_end(file: BinaryIO, max_size: int) -> Image.Image:
 
 
 def _ended(data: bytes, size: int) -> Image.Image:
-    image = Image.open(BytesIO(data + b"\xff\xd9"), formats=["JPEG"])
+    image = Image.open(BytesIO(data + END), formats=["JPEG"])
     image.draft("RGB", (size, size))
     return image
 

@@ -426,6 +426,21 @@ def test_a_jpeg_of_which_much_is_missing_is_left_out(capture: Path, ingest: Inge
     assert "more than 10% of it is missing" in result.record["dropped"][-1]["detail"]
 
 
+@pytest.mark.parametrize("progressive", [False, True])
+def test_zeros_in_place_of_a_jpegs_end_are_no_picture(progressive: bool, capture: Path, ingest: Ingest) -> None:
+    whole = encoded(5, progressive=progressive)
+    little, much = int(0.98 * len(whole)), int(0.2 * len(whole))
+    (capture / "little.jpg").write_bytes(whole[:little] + bytes(len(whole) - little + 5000))
+    (capture / "padded.jpg").write_bytes(encoded(6) + bytes(5000))
+    if not progressive:
+        (capture / "much.jpg").write_bytes(whole[:much] + bytes(len(whole) - much + 5000))
+    result = ingest(capture)
+    assert result.dropped == ({} if progressive else {"much.jpg": "unreadable"})
+    assert "(1): little.jpg." in warned(result)["photos_cut"]
+    assert error(result.image("little.jpg"), picture(5)) < 8
+    assert error(result.image("padded.jpg"), picture(6)) < NEAR
+
+
 @pytest.mark.slow
 def test_two_hundred_megapixels_are_a_photo(capture: Path, ingest: Ingest) -> None:
     picture(5).resize((16320, 12240), Image.Resampling.NEAREST).save(capture / "phone.jpg", quality=20)
