@@ -172,6 +172,18 @@ def test_a_mask_that_says_itself_how_it_lies_is_turned_once(
     assert mask[:, 105:].all()
 
 
+@pytest.mark.parametrize("upright", [False, True])
+def test_masks_of_photos_on_their_heads_lie_as_the_others_do(upright: bool, ingest: Ingest, tmp_path: Path) -> None:
+    other = drawn((0, 0, 9, 9), (300, 400), ground=255, ink=0)
+    others = [other if upright else other.transpose(Image.Transpose.ROTATE_90)] * 2
+    folder = lay_out(tmp_path / "scene", [drawn((0, 0, 99, 99), ground=255, ink=0), *others])
+    for number, orientation in enumerate((3, 6, 8)):
+        save(folder / "images" / f"{number}.jpg", picture(number, *SIZE), {ExifTags.Base.Orientation: orientation})
+    mask = kept(ingest(folder), "images/0.jpg")
+    assert mask.sum() == pytest.approx(120_000 - 10_000)
+    assert bool(mask[:90, :90].any()) is not upright
+
+
 @pytest.mark.parametrize("top", [0.999, 1.0, 255.0, 4095, 65535])
 def test_a_mask_is_white_where_its_numbers_are_greatest(top: float, ingest: Ingest, tmp_path: Path) -> None:
     values = np.asarray(drawn((0, 0, 99, 99), ground=1, ink=0)) * np.asarray(top)
