@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pi_heif
 import rawpy
-from PIL import ExifTags, Image, ImageCms, ImageFile, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, ImageFile, PngImagePlugin, UnidentifiedImageError
 
 from e2e3d_stages.contract.captures import HEAD_BYTES, PHOTO_FORMATS, RAW, RAW_SUFFIXES, TIFF, format_of, suffix_of
 from e2e3d_stages.contract.damage import is_damage
@@ -31,6 +31,8 @@ from e2e3d_stages.splats.srgb import ADOBE_GAMMA, ADOBE_TO_SRGB, DISPLAY_P3, P3_
 pi_heif.register_heif_opener()
 # Pillow's own limit knows neither how small a JPEG is decoded nor how many photos are decoded at once; `Memory` does.
 Image.MAX_IMAGE_PIXELS = None
+# Photoshop writes a history of megabytes into a PNG. What all texts of one take stays bounded by MAX_TEXT_MEMORY.
+PngImagePlugin.MAX_TEXT_CHUNK = 2**24
 
 # As Pillow calls them.
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "HEIF", "AVIF")

@@ -121,6 +121,13 @@ def test_a_png_may_say_its_curve_by_a_gamma(bits: int, gamma: float, seen: str, 
     assert error(ingest(capture).image("a.png"), truth if bits == 8 else truth[..., 0]) < NEAR
 
 
+def test_a_png_may_tell_a_long_history(capture: Path, ingest: Ingest) -> None:
+    told = PngInfo()
+    told.add_itxt("XML:com.adobe.xmp", "<x:xmpmeta/>" * 300_000, zip=True)
+    picture(7).save(capture / "a.png", pnginfo=told)
+    assert error(ingest(capture).image("a.png"), picture(7)) < NEAR
+
+
 def test_a_profile_that_is_srgb_changes_no_pixel(capture: Path, ingest: Ingest) -> None:
     picture(7).save(capture / "with.jpg", icc_profile=rgb_profile(SRGB))
     picture(7).save(capture / "without.jpg")
