@@ -58,6 +58,8 @@ MEMORY_BYTES = 2 * 2**30
 MOST_MISSING = 0.1
 # What a JPEG ends with; and of how many zeros instead no picture's data would.
 END, ZEROS = b"\xff\xd9", 64
+# Rows at the bottom that are of one colour where the end is missing.
+FLAT = 4
 # A PNG's gamma that means sRGB, how near to it another is taken for it, and below which it is none.
 SRGB_GAMMA, SAME_GAMMA, LEAST_GAMMA = 1 / 2.2, 0.05, 0.1
 # Where there is nothing: neither dark nor bright, and without anything that could be matched.
@@ -291,7 +293,7 @@ def _load(picture: Picture, file: BinaryIO, max_size: int) -> None:
     jpeg = image.format in ("JPEG", "MPO")
     try:
         image.load()
-        cut = jpeg and _ends_in_nothing(file)
+        cut = jpeg and (_ends_in_nothing(file) or _ends_too_soon(image, file))
     except OSError as error:
         if not jpeg or not is_damage(error):
             raise
@@ -524,14 +526,30 @@ def _ends_in_nothing(file: BinaryIO) -> bool:
     return False
 
 
+def _ends_too_soon(image: Image.Image, file: BinaryIO) -> bool:
+    """Whether a JPEG that was cut off was given an end again, as programs do that repair it.
+
+    A decoder makes one colour of what is missing, which is why others are not looked at.
+    """
+    bottom = image.crop((0, max(0, image.height - FLAT), *image.size)).getextrema()
+    if any(least != most for least, most in (bottom if isinstance(bottom[0], tuple) else (bottom,))):
+        return False
+    file.seek(0)
+    return _missing(_unended(file.read())) > 0
+
+
+def _unended(data: bytes) -> bytes:
+    """A JPEG without an end; half a marker would make one with what is put behind it."""
+    return data.rstrip(b"\0").removesuffix(END).rstrip(b"\xff")
+
+
 def _without_end(file: BinaryIO, max_size: int) -> Image.Image:
     """What there is of a JPEG that was cut off; the rest is grey.
 
     :raises Unreadable: when too much is missing.
     """
     file.seek(0)
-    # Half a marker would make one with what is put behind it.
-    data = file.read().rstrip(b"\0").rstrip(b"\xff")
+    data = _unended(file.read())
     if _missing(data) > MOST_MISSING:
         raise Unreadable(f"cut off: more than {MOST_MISSING:.0%} of it is missing")
     image = _ended(data, 2 * max_size)

@@ -448,6 +448,19 @@ def test_zeros_in_place_of_a_jpegs_end_are_no_picture(progressive: bool, capture
     assert error(result.image("padded.jpg"), picture(6)) < NEAR
 
 
+def test_a_jpeg_that_was_cut_off_and_ended_again_is_known_by_what_it_lacks(capture: Path, ingest: Ingest) -> None:
+    whole = encoded(5)
+    (capture / "much.jpg").write_bytes(whole[: int(0.3 * len(whole))] + b"\xff\xd9")
+    (capture / "little.jpg").write_bytes(whole[: int(0.93 * len(whole))] + b"\xff\xd9")
+    bordered = picture(6)
+    bordered.paste((0, 0, 0), (0, 250, 400, 300))
+    bordered.save(capture / "bordered.jpg")
+    result = ingest(capture)
+    assert result.dropped == {"much.jpg": "unreadable"}
+    assert "(1): little.jpg." in warned(result)["photos_cut"]
+    assert error(result.image("bordered.jpg"), bordered) < NEAR
+
+
 @pytest.mark.slow
 def test_two_hundred_megapixels_are_a_photo(capture: Path, ingest: Ingest) -> None:
     picture(5).resize((16320, 12240), Image.Resampling.NEAREST).save(capture / "phone.jpg", quality=20)
