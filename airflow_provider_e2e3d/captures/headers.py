@@ -14,7 +14,7 @@ from e2e3d_stages.contract.damage import is_damage
 from e2e3d_stages.contract.messages import UnreadableCapture
 from e2e3d_stages.contract.paths import shown
 from e2e3d_stages.store.base import NotFound, Storage
-from e2e3d_stages.store.zips import entry_head, entry_path, open_zip
+from e2e3d_stages.store.zips import entry_head, entry_path, is_folder, open_zip
 
 # Enough for a thumbnail, a colour profile and other things that stand before a JPEG's size.
 HEADER_BYTES = 256 * 1024
@@ -82,7 +82,7 @@ def look_at(storage: Storage, capture: Capture) -> Content:
 
 def _look_into(file: _Parts, name: str, depth: int) -> Content:
     with open_zip(io.BufferedReader(file, HEADER_BYTES), name) as bundle:
-        entries = {entry_path(entry): entry for entry in bundle.infolist() if not entry.is_dir()}
+        entries = {entry_path(entry): entry for entry in bundle.infolist() if not is_folder(entry)}
         sizes = {path: entry.file_size for path, entry in entries.items()}
         kinds = kinds_of(sizes, lambda path: entry_head(bundle, entries[path]))
         photos = [entries[path] for path, kind in kinds.items() if kind is Kind.PHOTO]

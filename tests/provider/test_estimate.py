@@ -175,7 +175,8 @@ def zipped(**files: bytes) -> bytes:
 def test_zips_in_a_folder_and_in_a_zip_are_counted(tmp_path: Path) -> None:
     photos = capture(tmp_path / "shoot", 3, size=(640, 800))
     inner = zipped(a__jpg=b"", b__HEIC=b"", masks=b"", notes__txt=b"")
-    photos.write("more.zip", zipped(c__jpg=b"", inner__zip=inner))
+    more = zipped(c__jpg=b"", inner__zip=inner, nameless__jpg=b"")
+    photos.write("more.zip", more.replace(b"nameless", b"\0ameless"))
     found = capture_at(photos)
     assert found is not None
     assert look_at(photos, found) == Content(6, side=800)

@@ -6,6 +6,7 @@ A listing shows only names. Where a file's first bytes are at hand, they are bel
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Collection, Iterator, Mapping
 from enum import Enum
 from pathlib import PurePosixPath
@@ -89,6 +90,11 @@ class Kind(str, Enum):
 def suffix_of(path: str) -> str:
     """A file's suffix in small letters, with its dot; empty where it has none."""
     return PurePosixPath(path).suffix.lower()
+
+
+def folded(path: str) -> str:
+    """A path as names are compared: whatever the case of its letters, and however macOS takes its accents apart."""
+    return unicodedata.normalize("NFC", path).lower()
 
 
 def is_hidden(path: str) -> bool:
@@ -246,7 +252,7 @@ _FOLDERS = tuple(
         (r"((dynamic|object|sam|image|human|sky)_?)?masks?|segmentations?|semantics?|mattes?", MASKS),
         (r"((mono|sensor|dense)_?)?depths?(_?(maps?|images?))?|disparit(y|ies)", "depth maps"),
         (r"confidences?(_?maps?)?", "confidence maps"),
-        (r"(mono_?)?normals?(_?(maps?|images?))?", "normal maps"),
+        (r"((mono|omni)_?)?normals?(_?(maps?|images?))?", "normal maps"),
         (r"thumbs?|thumbnails?|@eadir", "previews"),
     )
 )
@@ -254,15 +260,15 @@ _FOLDERS = tuple(
 _COPIES = re.compile(r"(?P<base>images?|rgb|input)_(?P<factor>2|4|8|16)|corrected_(?P<original>images)", re.IGNORECASE)
 # Words in other folders' names. Whoever says so may mean something else, unless the pictures are called like photos.
 _WORDS = {
-    MASKS: "mask masks segmentation segmentations segmented semantic semantics instance matte mattes matting alpha "
-    "alphas silhouette silhouettes label labels foreground",
-    "depth maps": "depth depths disparity disparities",
-    "confidence maps": "conf confidence confidences",
+    MASKS: "mask masks seg segs segmentation segmentations segmented semantic semantics panoptic instance matte mattes "
+    "matting alpha alphas silhouette silhouettes label labels foreground fg sam",
+    "depth maps": "depth depths disp disparity disparities",
+    "confidence maps": "conf confidence confidences uncertainty uncertainties",
     "normal maps": "normals",
     "previews": "preview previews thumb thumbs thumbnails",
 }
 _PURPOSES = {word: purpose for purpose, words in _WORDS.items() for word in words.split()}
-_WHAT = r"(?P<what>(dynamic[._-]?)?masks?|seg(mentation)?|matte|alpha|depth|normals?|conf(idence)?)"
+_WHAT = r"(?P<what>(dynamic[._-]?)?masks?|seg(mentation)?|matte|alpha|depth|disp(arity)?|normals?|conf(idence)?)"
 # What is said behind the photo's name, before it, and before no more than its number.
 _AFFIXES = re.compile(rf"(?P<base>.+)[._-](?P<masked>masked|{_WHAT})([._-]\d+)?", re.IGNORECASE)
 _PREFIXES = re.compile(rf"{_WHAT}[._-]?(?P<base>\d.*|(?<=[._-]).+)", re.IGNORECASE)
@@ -278,7 +284,7 @@ def companions(photos: Collection[str]) -> dict[str, str]:
 
     :param photos: paths of everything that could be a photo.
     """
-    names = {path.lower() for path in photos}
+    names = {folded(path) for path in photos}
     stems = {_stem(name): name for name in sorted(names, key=_is_raw, reverse=True)}
     beside = {folder for path in names for folder in _folders_of(path)}
     shown = (PurePosixPath(name).name for name in names if not _accompanies(name))
@@ -286,7 +292,7 @@ def companions(photos: Collection[str]) -> dict[str, str]:
     numbered = {key for name in names if (key := _number_of(name))}
     found = {}
     for path in photos:
-        name = path.lower()
+        name = folded(path)
         purpose = (
             _by_folder(name, beside)
             or _by_words(name, called)
@@ -308,12 +314,12 @@ def masks_of(masks: Collection[str], photos: Collection[str]) -> dict[str, str]:
     """
     named: dict[str, list[str]] = {}
     for photo in photos:
-        for name in _names_of(photo.lower()):
+        for name in _names_of(folded(photo)):
             named.setdefault(name, []).append(photo)
     found: dict[str, str] = {}
     masked: set[str] = set()
     for mask in sorted(masks):
-        names = [PurePosixPath(_stem(mask.lower())).name]
+        names = [PurePosixPath(_stem(folded(mask))).name]
         matches = (_AFFIXES.fullmatch(names[0]), _PREFIXES.fullmatch(names[0]))
         names += [match["base"] for match in matches if match]
         names += [str(int(names[-1]))] if re.fullmatch(r"[0-9]{1,18}", names[-1]) else []
@@ -329,7 +335,7 @@ def masks_of(masks: Collection[str], photos: Collection[str]) -> dict[str, str]:
 
 def _shared_folders(mask: str, photo: str) -> int:
     """How many of a photo's folders a mask's path has, in their order, from both ends."""
-    ours, theirs = PurePosixPath(mask.lower()).parent.parts, PurePosixPath(photo.lower()).parent.parts
+    ours, theirs = PurePosixPath(folded(mask)).parent.parts, PurePosixPath(folded(photo)).parent.parts
     ahead = next((n for n, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), min(len(ours), len(theirs)))
     rest = list(zip(reversed(ours[ahead:]), reversed(theirs[ahead:]), strict=False))
     return ahead + next((n for n, (a, b) in enumerate(rest) if a != b), len(rest))
@@ -337,8 +343,8 @@ def _shared_folders(mask: str, photo: str) -> int:
 
 def films_of_photos(films: Collection[str], photos: Collection[str]) -> set[str]:
     """Of the films those that belong to a photo of the same name, as a Live Photo's does."""
-    stems = {_stem(path.lower()) for path in photos}
-    return {path for path in films if _stem(path.lower()) in stems}
+    stems = {_stem(folded(path)) for path in photos}
+    return {path for path in films if _stem(folded(path)) in stems}
 
 
 def _stem(path: str) -> str:

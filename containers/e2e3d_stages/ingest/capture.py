@@ -33,7 +33,7 @@ from e2e3d_stages.contract.messages import Refused, UnreadableCapture
 from e2e3d_stages.contract.paths import UnsafePath, safe_path, shown
 from e2e3d_stages.store.base import CHUNK
 from e2e3d_stages.store.captures import UNSAFE_NAME, LocalCapture, Source, reading
-from e2e3d_stages.store.zips import entry_head, entry_path, entry_problem, open_zip, unreadable
+from e2e3d_stages.store.zips import entry_head, entry_name, entry_path, entry_problem, is_folder, open_zip, unreadable
 
 # A zip, and the zips in it.
 MAX_ZIP_DEPTH = 2
@@ -109,6 +109,8 @@ def list_capture(capture: LocalCapture, scratch: Path) -> Listed:
 def _not_a_photo(name: str, kind: Kind) -> Refused:
     if kind is Kind.MEDIA:
         what = suffix_of(name)[1:].upper() or "Such a file"
+        if kind_by_name(name) in (Kind.PHOTO, Kind.FILM):
+            return Refused(name, UNSUPPORTED, f"It is no {what}, whatever its name says: export it as JPEG.")
         if suffix_of(name) in UNSTITCHED_SUFFIXES:
             return Refused(
                 name,
@@ -155,7 +157,9 @@ class _Unpacking:
         :raises UnreadableCapture: one that is damaged as a whole, or refused.
         """
         with zipped.path.open("rb") as file, open_zip(file, zipped.name) as bundle:
-            entries = [entry for entry in bundle.infolist() if not entry.is_dir() and not is_hidden(entry_path(entry))]
+            entries = [
+                entry for entry in bundle.infolist() if not is_folder(entry) and not is_hidden(entry_path(entry))
+            ]
             self._admit(entries, zipped.path.stat().st_size)
             for entry in entries:
                 name = inside + entry_path(entry)
@@ -210,7 +214,7 @@ class _Unpacking:
         for entry, problem in (*problems, *bombs):
             if problem:
                 raise UnreadableCapture(
-                    f"The zip is refused: {shown(entry.filename)!r} {problem}.",
+                    f"The zip is refused: {shown(entry_name(entry))!r} {problem}.",
                     hint="Zip only the photos themselves, without a password.",
                 )
         if self._bytes > max(MIN_SUSPECT_BYTES, MAX_ZIP_RATIO * size):

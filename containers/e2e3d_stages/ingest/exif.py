@@ -81,8 +81,13 @@ def read_exif(read: Callable[[], Image.Exif], size: tuple[int, int]) -> Exif:
         gps=read_gps(gps),
         taken=_taken(base, detail),
         adobe=_is_adobe(exif, detail),
-        orientation=int(_positive(base.get(_Tag.Orientation)) or 1),
+        orientation=_orientation(base),
     )
+
+
+def _orientation(base: Mapping[int, Any]) -> int:
+    told = _positive(base.get(_Tag.Orientation)) or 1
+    return int(told) if 1 <= told <= 8 else 1
 
 
 def _is_adobe(exif: Image.Exif, detail: Mapping[int, Any]) -> bool:

@@ -6,15 +6,16 @@ sense only the other way round.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
-from e2e3d_stages.ingest.pixels import FORMATS, TURNS, Memory, Unreadable, decoding
+from e2e3d_stages.ingest.pixels import TURNS, Memory, Unreadable, decoding, opened
 
 # Cells of the small pictures by which masks are judged, and how wide their border is.
 CELLS, BORDER = 64, 3
@@ -33,6 +34,7 @@ GREY_BYTES, OTHER_BYTES = 8, 24
 
 Values = npt.NDArray[np.uint8]
 Kept = npt.NDArray[np.bool_]
+Size = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,22 @@ class Mask:
 
     path: Path
     cells: Values
+
+
+@dataclass(frozen=True)
+class Seen:
+    """How a photo lies that has a mask.
+
+    :param stored: its size in its file, in px.
+    :param size: as it was prepared.
+    :param orientation: by its EXIF.
+    :param upright: whether the capture's masks are.
+    """
+
+    stored: Size
+    size: Size
+    orientation: int
+    upright: bool = False
 
 
 @dataclass(frozen=True)
@@ -63,31 +81,43 @@ class Reading:
         return (values > self.threshold) ^ self.inverted
 
 
-def load(
-    path: Path, stored: tuple[int, int], orientation: int, size: tuple[int, int], target: Path, memory: Memory
-) -> Mask:
+def are_upright(shapes: Iterable[tuple[Path, Size, Size]]) -> bool:
+    """Whether the program that drew the masks of a capture turned its photos upright before.
+
+    Of a photo that is turned by a quarter its mask tells, of one that stands on its head it does not.
+
+    :param shapes: of each mask its file, and its photo's size as it is stored and as it is seen.
+    """
+    votes = []
+    for path, stored, seen in shapes:
+        if not _alike(stored, seen):
+            with suppress(Unreadable), decoding(), path.open("rb") as file, opened(file) as image:
+                votes.append(_alike(image.size, seen))
+    return sum(votes) > len(votes) / 2
+
+
+def load(path: Path, photo: Seen, target: Path, memory: Memory) -> Mask:
     """Write a mask as its photo is to be seen.
 
-    One of the shape that the photo is stored in is turned as the photo is; one that is upright already is left.
+    One of the shape that the photo is stored in is turned as the photo is; one that is upright already, also by an EXIF
+    of its own, is left.
 
-    :param stored: the photo's size in its file, in px.
-    :param orientation: by its EXIF.
-    :param size: of the photo as it was prepared.
     :raises Unreadable: when it is damaged, of another shape, or has more than two values.
     :raises TooLarge: when it takes more memory than there is.
     """
-    with decoding(), Image.open(path, formats=FORMATS) as image, memory.of(image.size, _bytes_of(image)):
+    with decoding(), path.open("rb") as file, opened(file) as image, memory.of(image.size, _bytes_of(image)):
+        upright = photo.upright or image.getexif().get(ExifTags.Base.Orientation) in TURNS
         grey = _grey(ImageOps.exif_transpose(image))
-        if _alike(grey.size, stored):
-            grey = grey.transpose(TURNS[orientation]) if orientation in TURNS else grey
-        elif not _alike(grey.size, size):
+        if _alike(grey.size, photo.stored) and not (upright and _alike(grey.size, photo.size)):
+            grey = grey.transpose(TURNS[photo.orientation]) if photo.orientation in TURNS else grey
+        elif not _alike(grey.size, photo.size):
             raise Unreadable(f"its shape, {grey.width} x {grey.height}, is not the photo's")
         values = np.asarray(grey)
         top = int(values.max())
         if np.mean((values > top / 4) & (values < 3 * top / 4)) > MOST_BETWEEN:
             raise Unreadable("it has more than two values, as maps of classes have")
         cells = np.asarray(grey.resize((CELLS, CELLS), Image.Resampling.BOX))
-        prepared = grey.resize(size, Image.Resampling.BOX)
+        prepared = grey.resize(photo.size, Image.Resampling.BOX)
     prepared.save(target)
     return Mask(target, cells)
 
@@ -99,7 +129,9 @@ def _bytes_of(image: Image.Image) -> int:
 def _grey(image: Image.Image) -> Image.Image:
     if image.mode[0] in "IF":
         values = np.nan_to_num(np.asarray(image, np.float32)).clip(0, 65535)
-        return Image.fromarray((values / (257 if values.max() > 255 else 1)).astype(np.uint8))
+        top = float(values.max())
+        brightest = top if top > 255 or image.mode == "F" else 255
+        return Image.fromarray((values * (255 / max(brightest, 1e-6)) + 0.5).astype(np.uint8))
     if image.has_transparency_data:
         alpha = image.convert("RGBA").getchannel("A")
         if alpha.getextrema()[0] != alpha.getextrema()[1]:

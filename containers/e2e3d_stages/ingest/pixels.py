@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
-from io import BytesIO
+from io import SEEK_END, BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,18 +18,21 @@ import numpy as np
 import numpy.typing as npt
 import pi_heif
 import rawpy
-from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, ImageFile, PngImagePlugin, UnidentifiedImageError
 
 from e2e3d_stages.contract.captures import HEAD_BYTES, PHOTO_FORMATS, RAW, RAW_SUFFIXES, TIFF, format_of, suffix_of
 from e2e3d_stages.contract.damage import is_damage
 from e2e3d_stages.contract.formatting import as_size
 from e2e3d_stages.ingest.exif import Exif, read_exif
+from e2e3d_stages.ingest.tiffs import in_planes, mended, zero_is_white
 from e2e3d_stages.ingest.xmp import told_by_xmp
 from e2e3d_stages.splats.srgb import ADOBE_GAMMA, ADOBE_TO_SRGB, DISPLAY_P3, P3_TO_SRGB, decoded, encoded
 
 pi_heif.register_heif_opener()
 # Pillow's own limit knows neither how small a JPEG is decoded nor how many photos are decoded at once; `Memory` does.
 Image.MAX_IMAGE_PIXELS = None
+# Photoshop writes a history of megabytes into a PNG. What all texts of one take stays bounded by MAX_TEXT_MEMORY.
+PngImagePlugin.MAX_TEXT_CHUNK = 2**24
 
 # As Pillow calls them.
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "HEIF", "AVIF")
@@ -45,14 +48,20 @@ TURNS = {
 }
 # A picture as Pillow holds it, 4 bytes a pixel, and its copy while it is turned or converted.
 PIXEL_BYTES = 8
-# Numbers of 16 or 32 bits, and what they are while they become 8.
-DEEP_PIXEL_BYTES = 24
+# Numbers of 16 or 32 bits, and what they are while they become 8; of each colour, and of alpha.
+DEEP_BAND_BYTES = 8
 # The coefficients of a progressive JPEG, which the decoder keeps at full size.
 PROGRESSIVE_BYTES = 6
 RAW_PIXEL_BYTES = 14
 MEMORY_BYTES = 2 * 2**30
 # Of a JPEG without its end. What is missing becomes grey, which costs a scene little as long as it is little.
 MOST_MISSING = 0.1
+# What a JPEG ends with; and of how many zeros instead no picture's data would.
+END, ZEROS = b"\xff\xd9", 64
+# Rows at the bottom that are of one colour where the end is missing.
+FLAT = 4
+# A PNG's gamma that means sRGB, how near to it another is taken for it, and below which it is none.
+SRGB_GAMMA, SAME_GAMMA, LEAST_GAMMA = 1 / 2.2, 0.05, 0.1
 # Where there is nothing: neither dark nor bright, and without anything that could be matched.
 BACKGROUND = (128, 128, 128)
 
@@ -120,6 +129,10 @@ class Range:
 
 
 FULL = Range(0, 65535)
+# What whole numbers of 8 to 16 bits can hold.
+TOPS = tuple(2**bits - 1 for bits in (8, 10, 12, 14, 16))
+# Modes whose last value says how opaque a pixel is.
+WITH_ALPHA = ("LA", "RGBA")
 # A picture that uses less of what its numbers could say would come out flat, as a thermal one does.
 USED_SHARE = 0.25
 # Of the range of all other values: a value so far away from them stands for none, as -9999 does.
@@ -134,7 +147,7 @@ def range_of(spreads: Sequence[Spread], *, integers: bool) -> Range:
     """
     least, most = min(each.least for each in spreads), max(each.most for each in spreads)
     low, high = min(each.low for each in spreads), max(each.high for each in spreads)
-    tops = [2**bits - 1 for bits in (8, 10, 12, 14, 16)] if integers else [1, 255, 65535]
+    tops = TOPS if integers else (1, 255, 65535)
     top = next((top for top in tops if least >= 0 and most <= top), None)
     if top is not None and high - low >= USED_SHARE * top:
         return Range(0, top)
@@ -193,7 +206,9 @@ def decoding() -> Iterator[None]:
     except Exception as error:
         if not is_damage(error):
             raise
-        raise Unreadable(str(error) or type(error).__name__) from None
+        raise Unreadable(
+            f"damaged, not uploaded whole, or of a kind that is not read ({error or type(error).__name__})"
+        ) from None
 
 
 def look(path: Path, name: str, memory: Memory) -> Glance:
@@ -207,7 +222,7 @@ def look(path: Path, name: str, memory: Memory) -> Glance:
             found = _look_at_raw(file)
             if found is not None:
                 return found
-        with _opened(file) as image:
+        with opened(file) as image:
             # A PNG's own way to its EXIF decodes it.
             exif, size = read_exif(partial(Image.Image.getexif, image), image.size), image.size
             exif = told_by_xmp(exif, image.info.get("xmp"))
@@ -215,21 +230,29 @@ def look(path: Path, name: str, memory: Memory) -> Glance:
                 return Glance(size, exif)
             with memory.of(size, _bytes_of(image, size, deep=True)):
                 values = _values(image, file)
+                if image.mode in WITH_ALPHA:
+                    values = values[..., :-1]
                 integers = bool(np.issubdtype(values.dtype, np.integer))
                 return Glance(size, exif, deep=_spread(values), integers=integers, mode=image.mode)
 
 
-def _opened(file: BinaryIO) -> Image.Image:
+def opened(file: BinaryIO) -> ImageFile.ImageFile:
+    """A picture of which only the header was read.
+
+    :raises Unreadable: when it is of an odd kind, or damaged.
+    :raises UnidentifiedImageError: when it is none.
+    """
     try:
-        return Image.open(file, formats=FORMATS)
+        return mended(Image.open(file, formats=FORMATS))
     except UnidentifiedImageError:
         file.seek(0)
-        if format_of(file.read(HEAD_BYTES)) == TIFF:
-            raise Unreadable(
-                "damaged, or a TIFF of a kind that is not read: save it with one, three or four values of 8 or 16 bits "
-                "a pixel, or with one of 32 bits"
-            ) from None
-        raise
+        found = format_of(file.read(HEAD_BYTES))
+        if found not in PHOTO_FORMATS:
+            raise
+        way = "export it as an ordinary JPEG"
+        if found == TIFF:
+            way = "save it with one, three or four values of 8 or 16 bits a pixel, or with one of 32 bits"
+        raise Unreadable(f"damaged, or {found} of a kind that is not read: {way}") from None
 
 
 def decode(path: Path, glance: Glance, max_size: int, memory: Memory, values: Range = FULL) -> Picture:
@@ -242,12 +265,12 @@ def decode(path: Path, glance: Glance, max_size: int, memory: Memory, values: Ra
     with decoding(), path.open("rb") as file:
         if glance.raw:
             return _develop(file, glance, max_size, memory)
-        with Image.open(file, formats=FORMATS) as image:
+        with opened(file) as image:
             full = image.size
             # JPEG can be decoded at a half or a quarter of its size for a fraction of the time and memory.
             image.draft("RGB", (2 * max_size, 2 * max_size))
             # Of 16 bits a colour Pillow keeps the upper 8, which is right as long as they are all used.
-            deep = glance.deep is not None and (image.mode != "RGB" or values != FULL)
+            deep = glance.deep is not None and (image.mode[0] in "IF" or values != FULL)
             with memory.of(full, _bytes_of(image, full, deep=deep)):
                 picture = Picture(image)
                 if deep:
@@ -259,7 +282,7 @@ def decode(path: Path, glance: Glance, max_size: int, memory: Memory, values: Ra
 
 
 def _bytes_of(image: Image.Image, full: tuple[int, int], *, deep: bool) -> int:
-    each = DEEP_PIXEL_BYTES if deep else PIXEL_BYTES
+    each = DEEP_BAND_BYTES * max(3, len(image.getbands())) if deep else PIXEL_BYTES
     kept = PROGRESSIVE_BYTES * full[0] * full[1] if image.info.get("progressive") else 0
     return each * image.width * image.height + kept
 
@@ -267,17 +290,21 @@ def _bytes_of(image: Image.Image, full: tuple[int, int], *, deep: bool) -> int:
 def _load(picture: Picture, file: BinaryIO, max_size: int) -> None:
     """Decode, and turn upright: a TIFF is by its decoder, a HEIC by its own, of others the orientation still stands."""
     image = picture.image
+    jpeg = image.format in ("JPEG", "MPO")
     try:
         image.load()
+        cut = jpeg and (_ends_in_nothing(file) or _ends_too_soon(image, file))
     except OSError as error:
-        if image.format not in ("JPEG", "MPO") or not is_damage(error):
+        if not jpeg or not is_damage(error):
             raise
+        cut = True
+    if cut:
         image = _without_end(file, max_size)
         picture.remarks["cut"] = ""
     orientation, info = _orientation(image), image.info
     profile = info.get("icc_profile")
     if image.has_transparency_data:
-        image = image.convert("RGBA")
+        image = image.convert("LA" if image.mode in ("L", "LA") else "RGBA")
     elif profile is None or image.mode not in ("L", "CMYK", "LAB"):
         image = image.convert("RGB")
     picture.image = _turned(image, orientation)
@@ -286,9 +313,10 @@ def _load(picture: Picture, file: BinaryIO, max_size: int) -> None:
 
 def _load_deep(picture: Picture, file: BinaryIO, values: Range) -> None:
     image = picture.image
-    shown = _shown(_values(image, file), values)
+    shown = _shown(_values(image, file), values, image.mode, image.info.get("transparency"))
     # Of values that were stretched a profile says nothing any more.
-    shown.info["icc_profile"] = image.info.get("icc_profile") if values.nominal else None
+    if values.nominal:
+        shown.info |= {name: image.info[name] for name in ("icc_profile", "gamma", "srgb") if name in image.info}
     if values != FULL:
         picture.remarks["range"] = f"{values.black:.6g} to {values.white:.6g}"
     picture.image = _turned(shown, _orientation(image))
@@ -311,18 +339,23 @@ def _finish(picture: Picture, long_side: int, *, adobe: bool = False) -> None:
     if image.size != size:
         # Pillow weighs colours by alpha, so that what is hidden does not bleed into what is seen.
         image = image.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
-    alpha = image.getchannel("A") if image.mode == "RGBA" else None
+    alpha = image.getchannel("A") if image.mode in WITH_ALPHA else None
     if alpha is not None:
-        image = image.convert("RGB")
+        image = image.convert(image.mode[:-1])
     if profile:
         image = _in_srgb(image, profile, picture)
     image = image.convert("RGB")
     if not profile and picture.image.info.get("nclx_profile", {}).get("color_primaries") == DISPLAY_P3:
         image = _from_p3(image)
+    gamma = picture.image.info.get("gamma")
+    if gamma and not profile and "srgb" not in picture.image.info:
+        image = _from_gamma(image, gamma)
     if adobe and not profile and picture.image.mode in ("RGB", "RGBA"):
         image = _from_adobe(image)
     if alpha is not None and alpha.getextrema()[0] != 255:
         image = Image.composite(image, Image.new("RGB", image.size, BACKGROUND), alpha)
+        # A colour that stood for transparent is no value of what it became.
+        alpha.info.clear()
         picture.alpha = alpha
         picture.remarks["alpha"] = ""
     image.info.clear()
@@ -369,6 +402,14 @@ def _from_p3(image: Image.Image) -> Image.Image:
     return Image.fromarray(encoded(light.clip(0, 1)))
 
 
+def _from_gamma(image: Image.Image, gamma: float) -> Image.Image:
+    """By what a PNG says of its curve (PNG, third edition, 11.3.2.2); what is near enough to that of sRGB stays."""
+    if not gamma > LEAST_GAMMA or abs(gamma - SRGB_GAMMA) < SAME_GAMMA:
+        return image
+    curve = encoded((np.arange(256) / 255) ** (1 / gamma))
+    return image.point(curve.tolist() * 3)
+
+
 def _from_adobe(image: Image.Image) -> Image.Image:
     """Adobe RGB in sRGB."""
     light = (np.asarray(image, np.float32) / 255) ** ADOBE_GAMMA @ ADOBE_TO_SRGB.T
@@ -379,7 +420,8 @@ def _from_adobe(image: Image.Image) -> Image.Image:
 
 
 def _is_deep(image: Image.Image) -> bool:
-    return image.mode[0] in "IF" or (image.mode == "RGB" and ";16" in _packing(image))
+    # What alpha was multiplied with Pillow divides by it, and there are no lower bytes of that.
+    return image.mode[0] in "IF" or (";16" in _packing(image) and "a" not in _packing(image))
 
 
 def _packing(image: Image.Image) -> str:
@@ -390,21 +432,28 @@ def _packing(image: Image.Image) -> str:
 
 
 def _values(image: Image.Image, file: BinaryIO) -> Values:
-    """Values as the file has them, height x width, and x 3 for colours."""
+    """Values as the file has them, height x width, and x colours and alpha where there are several.
+
+    :raises Unreadable: where their lower bytes count and Pillow does not give them.
+    """
     packing = _packing(image)
     image.load()
     if image.mode[0] in "IF":
-        return np.asarray(image)
+        return 65535 - np.asarray(image) if zero_is_white(image) else np.asarray(image)
+    upper = np.asarray(image, np.uint16) * 256
+    if in_planes(image) or packing.startswith("LA"):
+        if upper[..., :1].max() < 2**14:
+            raise Unreadable("its values have fewer than 16 bits in a layout that is not read so: save it with 8 bits")
+        return upper + 255
     # Pillow keeps the upper byte of a colour of 16 bits. Read with its bytes swapped, it keeps the lower one.
-    again = Image.open(file, formats=FORMATS)
+    again = opened(file)
     swapped = packing[:-1] + {"B": "L", "L": "B", "N": "B"}.get(packing[-1], packing[-1])
     again.tile = [
         tile._replace(args=(swapped, *tile.args[1:]) if isinstance(tile.args, tuple) else swapped)
         for tile in again.tile
     ]
     again.load()
-    low = np.asarray(again.convert("RGB"), np.uint16)
-    return np.asarray(image.convert("RGB"), np.uint16) * 256 + low
+    return upper + np.asarray(again, np.uint16)
 
 
 def _spread(values: Values) -> Spread:
@@ -430,7 +479,24 @@ def _without_none(known: Values) -> Values:
     return known
 
 
-def _shown(values: Values, shown: Range) -> Image.Image:
+def _shown(values: Values, shown: Range, mode: str, transparent: Any) -> Image.Image:
+    """What is seen of values.
+
+    :param mode: as Pillow calls how they are stored.
+    :param transparent: the value that stands for transparent, or one of each colour; None without one.
+    """
+    ranges = [shown] * (values.shape[2] if values.ndim == 3 else 1)
+    if mode in WITH_ALPHA:
+        ranges[-1] = Range(0, next(top for top in TOPS if values[..., -1].max() <= top))
+    each = np.moveaxis(np.atleast_3d(values), 2, 0)
+    bands = [_eight_bits(band, wanted) for band, wanted in zip(each, ranges, strict=True)]
+    image = Image.merge(mode, bands) if len(bands) > 1 else bands[0]
+    if isinstance(transparent, (int, tuple)):
+        image.putalpha(Image.fromarray((values != transparent).reshape(*values.shape[:2], -1).any(axis=2)))
+    return image
+
+
+def _eight_bits(values: Values, shown: Range) -> Image.Image:
     known = np.asarray(values, np.float32).clip(shown.black, shown.white)
     scaled = (known - shown.black) * (255 / (shown.white - shown.black))
     return Image.fromarray((np.nan_to_num(scaled).clip(0, 255) + 0.5).astype(np.uint8))
@@ -439,14 +505,51 @@ def _shown(values: Values, shown: Range) -> Image.Image:
 # JPEGs without their end
 
 
+def _ends_in_nothing(file: BinaryIO) -> bool:
+    """Whether a JPEG breaks off in zeros, as a copy does whose room was taken before its bytes came.
+
+    A decoder takes them for a picture. Behind a whole one they do no harm.
+    """
+    file.seek(-min(ZEROS, file.seek(0, SEEK_END)), SEEK_END)
+    if file.read().strip(b"\0"):
+        return False
+    file.seek(0)
+    data = file.read().rstrip(b"\0")
+    if data.endswith(END):
+        return False
+    image = Image.open(BytesIO(data), formats=["JPEG"])
+    image.draft("RGB", (1, 1))
+    try:
+        image.load()
+    except OSError:
+        return True
+    return False
+
+
+def _ends_too_soon(image: Image.Image, file: BinaryIO) -> bool:
+    """Whether a JPEG that was cut off was given an end again, as programs do that repair it.
+
+    A decoder makes one colour of what is missing, which is why others are not looked at.
+    """
+    bottom = image.crop((0, max(0, image.height - FLAT), *image.size)).getextrema()
+    if any(least != most for least, most in (bottom if isinstance(bottom[0], tuple) else (bottom,))):
+        return False
+    file.seek(0)
+    return _missing(_unended(file.read())) > 0
+
+
+def _unended(data: bytes) -> bytes:
+    """A JPEG without an end; half a marker would make one with what is put behind it."""
+    return data.rstrip(b"\0").removesuffix(END).rstrip(b"\xff")
+
+
 def _without_end(file: BinaryIO, max_size: int) -> Image.Image:
     """What there is of a JPEG that was cut off; the rest is grey.
 
     :raises Unreadable: when too much is missing.
     """
     file.seek(0)
-    # Half a marker would make one with what is put behind it.
-    data = file.read().rstrip(b"\xff")
+    data = _unended(file.read())
     if _missing(data) > MOST_MISSING:
         raise Unreadable(f"cut off: more than {MOST_MISSING:.0%} of it is missing")
     image = _ended(data, 2 * max_size)
@@ -455,7 +558,7 @@ def _without_end(file: BinaryIO, max_size: int) -> Image.Image:
 
 
 def _ended(data: bytes, size: int) -> Image.Image:
-    image = Image.open(BytesIO(data + b"\xff\xd9"), formats=["JPEG"])
+    image = Image.open(BytesIO(data + END), formats=["JPEG"])
     image.draft("RGB", (size, size))
     return image
 

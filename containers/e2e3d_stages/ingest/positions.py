@@ -7,6 +7,7 @@ capture; a row that makes no sense spoils only itself.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
@@ -21,7 +22,7 @@ from xml.etree import ElementTree
 import numpy as np
 from numpy.typing import NDArray
 
-from e2e3d_stages.contract.captures import MOST_NOTE_BYTES
+from e2e3d_stages.contract.captures import MOST_NOTE_BYTES, folded
 from e2e3d_stages.contract.damage import is_damage
 from e2e3d_stages.contract.wgs84 import E2, A
 from e2e3d_stages.ingest.exif import number
@@ -138,7 +139,7 @@ def _by_name(photos: Iterable[str]) -> dict[str, list[str]]:
     """The photos under the end of their paths, with and without suffix, in small letters."""
     found: dict[str, list[str]] = {}
     for photo in photos:
-        name = PurePosixPath(photo.lower())
+        name = PurePosixPath(folded(photo))
         for key in {name.name, name.stem}:
             found.setdefault(key, []).append(photo)
     return found
@@ -146,9 +147,9 @@ def _by_name(photos: Iterable[str]) -> dict[str, list[str]]:
 
 def _photo_of(name: str, photos: Mapping[str, list[str]]) -> str | None:
     """The photo that another program means; where several are called so, that whose folders are called so, too."""
-    path = PurePosixPath(name.lower().replace("\\", "/"))
+    path = PurePosixPath(folded(name).replace("\\", "/"))
     candidates = photos.get(path.name) or photos.get(path.stem, [])
-    shared = [_shared(path.parent.parts, PurePosixPath(photo.lower()).parent.parts) for photo in candidates]
+    shared = [_shared(path.parent.parts, PurePosixPath(folded(photo)).parent.parts) for photo in candidates]
     return candidates[shared.index(max(shared))] if shared and shared.count(max(shared)) == 1 else None
 
 
@@ -288,7 +289,7 @@ _COLUMNS = {
 
 def _csv(data: bytes) -> Table | None:
     """A name and a place a line, as RealityCapture exports its registration (Internal/External camera parameters)."""
-    lines = io.StringIO(data.decode("utf-8-sig", "strict"), newline=None)
+    lines = io.StringIO(_text(data), newline=None)
     head = next((line for line in lines if line.strip()), "")
     separator = max(",;\t", key=head.count)
     titles = [title.strip().lower() for title in head.split(separator)]
@@ -302,6 +303,9 @@ def _csv(data: bytes) -> Table | None:
     most = (180, 90, FARTHEST) if degrees else (FARTHEST,) * 3
     for line in filter(str.strip, lines):
         name, *place = _cells(line, separator, columns.values())
+        if separator != ",":
+            # Spreadsheets write numbers as their country does.
+            place = [cell.replace(",", ".") for cell in place]
         x, y, z = (
             found if (found := number(cell)) is not None and abs(found) <= far else None
             for cell, far in zip(place, most, strict=True)
@@ -311,6 +315,16 @@ def _csv(data: bytes) -> Table | None:
         else:
             table.rows.append(Row(name, (y, x, z) if degrees else (x, y, z), on_earth=degrees))
     return table
+
+
+def _text(data: bytes) -> str:
+    """A table as spreadsheets save it: in UTF-8, as "Unicode text" in UTF-16, or as "CSV" in Windows' own code page."""
+    if data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        return data.decode("utf-16")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return data.decode("cp1252")
 
 
 def _cells(line: str, separator: str, columns: Iterable[int]) -> list[str]:

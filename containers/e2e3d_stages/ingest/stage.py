@@ -219,11 +219,18 @@ def _mask(prepared: list[Prepared], sources: Mapping[str, Source], context: Stag
     faces_of: dict[str, list[Prepared]] = {}
     for photo in prepared:
         faces_of.setdefault(photo.panorama or photo.source, []).append(photo)
-    for name in faces_of.keys() & sources.keys():
+    drawn_of = [name for name in faces_of if name in sources]
+    with reading("a mask"):
+        upright = masks.are_upright(
+            (sources[name].path, photo.stored, (photo.width, photo.height))
+            for name in drawn_of
+            if not (photo := faces_of[name][0]).panorama
+        )
+    for name in drawn_of:
         source = sources[name]
         try:
             with reading(source.name):
-                drawn |= _drawn(faces_of[name], source, memory)
+                drawn |= _drawn(faces_of[name], source, memory, upright=upright)
         except (Unreadable, TooLarge) as error:
             unused.append(f"{source.name}: {error}")
     how = masks.reading_of([mask.cells for mask in drawn.values()]) if drawn else masks.Reading(0, inverted=False)
@@ -253,15 +260,19 @@ def _mask(prepared: list[Prepared], sources: Mapping[str, Source], context: Stag
     return masked
 
 
-def _drawn(photos: Sequence[Prepared], source: Source, memory: Memory) -> dict[str, masks.Mask]:
-    """A mask as its photo was prepared; of a panorama those of its faces, by their names."""
+def _drawn(photos: Sequence[Prepared], source: Source, memory: Memory, *, upright: bool) -> dict[str, masks.Mask]:
+    """A mask as its photo was prepared; of a panorama those of its faces, by their names.
+
+    :param upright: whether the masks of the capture are.
+    """
     photo = photos[0]
     target, turned = photo.path.with_suffix(".drawn.png"), photo.exif.orientation
     if not photo.panorama:
         size = (photo.width, photo.height)
-        return {photo.source: masks.load(source.path, photo.stored, turned, size, target, memory)}
+        seen = masks.Seen(photo.stored, size, turned, upright)
+        return {photo.source: masks.load(source.path, seen, target, memory)}
     size = (FACES * photo.width, FACES * photo.width // 2)
-    whole = masks.load(source.path, size, turned, size, target, memory)
+    whole = masks.load(source.path, masks.Seen(size, size, turned), target, memory)
     found, by_turn = {}, {face.turn: face for face in photos}
     with memory.of(size, FACE_BYTES * size[0] * size[1]):
         for image, turn in faces(Image.open(whole.path), poles=True):

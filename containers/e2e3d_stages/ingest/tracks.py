@@ -7,7 +7,7 @@ from bisect import bisect
 from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
 
-from e2e3d_stages.contract.captures import MOST_NOTE_BYTES
+from e2e3d_stages.contract.captures import MOST_NOTE_BYTES, folded
 from e2e3d_stages.ingest.exif import Gps, number, place_on_earth
 from e2e3d_stages.store.captures import Source, reading
 
@@ -23,8 +23,8 @@ _TOLD = re.compile(r"\b(lat|lon|abs_alt)(?:itude|gitude|gtitude)?\s*:\s*([-+]?\d
 
 def track_of(film: str, notes: Iterable[Source]) -> Source | None:
     """The subtitles that are called like a film and lie beside it."""
-    called = PurePosixPath(film.lower()).with_suffix(".srt").as_posix()
-    return next((note for note in notes if note.name.lower() == called), None)
+    called = PurePosixPath(folded(film)).with_suffix(".srt").as_posix()
+    return next((note for note in notes if folded(note.name) == called), None)
 
 
 def read_track(note: Source) -> Track:

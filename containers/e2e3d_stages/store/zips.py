@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 import stat
 import struct
+import unicodedata
 import zipfile
+from contextlib import suppress
 from pathlib import PurePosixPath
 from typing import IO, Any
 
@@ -34,13 +36,39 @@ def open_zip(file: IO[bytes], name: str) -> zipfile.ZipFile:
             raise
         raise UnreadableCapture(
             f"{shown(name)} is not a zip that can be read: {error}.",
-            hint="Zip the photos again and upload that.",
+            hint="Upload it again, since it may not have arrived whole; otherwise zip the photos again.",
         ) from None
+
+
+def is_folder(entry: zipfile.ZipInfo) -> bool:
+    """Whether an entry stands for a folder; its name may be empty, which ZipInfo.is_dir does not expect."""
+    return entry.filename.endswith("/")
 
 
 def entry_path(entry: zipfile.ZipInfo) -> str:
     """An entry's path as other zips have it: some programs write backslashes, or `./` before it."""
-    return PurePosixPath(entry.filename.replace("\\", "/")).as_posix()
+    return PurePosixPath(entry_name(entry).replace("\\", "/")).as_posix()
+
+
+def entry_name(entry: zipfile.ZipInfo) -> str:
+    """An entry's name as whoever packed it saw it.
+
+    Without a mark it is in code page 437 by the standard. macOS leaves out the mark of UTF-8, which hardly any other
+    text happens to be; and in Japanese names the second byte of a sign may be a backslash, which then divides nothing.
+    """
+    name = entry.filename
+    if entry.flag_bits & _UTF8 or name.isascii():
+        return name
+    data = name.encode("cp437")
+    if _is_utf8(data):
+        return data.decode()
+    if b"\\" in data:
+        with suppress(UnicodeDecodeError):
+            japanese = data.decode("cp932")
+            halved = [sign for sign in japanese if sign.encode("cp932")[1:] == b"\\"]
+            if halved and all(unicodedata.category(sign) == "Lo" for sign in halved):
+                return japanese
+    return name
 
 
 def entry_head(bundle: zipfile.ZipFile, entry: zipfile.ZipInfo, size: int = HEAD_BYTES) -> bytes:
@@ -56,7 +84,7 @@ def entry_head(bundle: zipfile.ZipFile, entry: zipfile.ZipInfo, size: int = HEAD
 
 def entry_problem(entry: zipfile.ZipInfo) -> str:
     """Why a zip with such an entry is not unpacked at all, in words; nothing when it is harmless."""
-    name = entry.filename.replace("\\", "/")
+    name = entry_name(entry).replace("\\", "/")
     if name.startswith("/") or ".." in name.split("/") or re.match(r"[A-Za-z]:", name):
         return "would be written outside its folder"
     if stat.S_ISLNK(entry.external_attr >> 16):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import zlib
 
 import numpy as np
 
@@ -110,3 +111,60 @@ def raw_photo(grey: np.ndarray, orientation: int = 1) -> bytes:
         entries += struct.pack("<HHI", tag, kind, len(values)) + packed.ljust(4, b"\0")
     entries = entries.replace(b"HERE", struct.pack("<I", size + len(data)))
     return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + data + pixels
+
+
+def tiff(
+    values: np.ndarray,
+    *,
+    photometric: int,
+    order: str = "<",
+    planes: bool = False,
+    packed: bool = False,
+    extra: int | None = None,
+    colours: np.ndarray | None = None,
+    make: bytes = b"A",
+) -> bytes:
+    """A TIFF (6.0).
+
+    :param values: height x width, or x bands; whole numbers or floats.
+    :param photometric: 0 where zero is white, 1 where it is black, 2 of RGB, 3 of a palette, 5 of CMYK.
+    :param order: of bytes, `<` or `>`.
+    :param planes: whether its bands lie one after another.
+    :param packed: whether they are compressed, by deflate.
+    :param extra: what the last band is: 1 alpha that colours were multiplied with, 2 alpha that they were not.
+    :param colours: of the palette, as it is written: 256 x 3.
+    """
+    bands = np.atleast_3d(values)
+    height, width, count = bands.shape
+    stored = bands.astype(bands.dtype.newbyteorder(order))
+    parts = [stored[..., place].tobytes() for place in range(count)] if planes else [stored.tobytes()]
+    parts = [zlib.compress(part) for part in parts] if packed else parts
+    tags: list[tuple[int, int, list[int]]] = [
+        (256, 4, [width]),
+        (257, 4, [height]),
+        (258, 3, [8 * bands.dtype.itemsize] * count),
+        (259, 3, [8 if packed else 1]),
+        (262, 3, [photometric]),
+        (271, 2, list(make + bytes(1))),
+        (273, 4, [0] * len(parts)),
+        (277, 3, [count]),
+        (278, 4, [height]),
+        (279, 4, [len(part) for part in parts]),
+        (284, 3, [2 if planes else 1]),
+        *([(320, 3, colours.T.ravel().tolist())] if colours is not None else []),
+        *([(338, 3, [extra])] if extra else []),
+        (339, 3, [3 if bands.dtype.kind == "f" else 1] * count),
+    ]
+    begin = 8 + 2 + 12 * len(tags) + 4
+    sizes = {2: 1, 3: 2, 4: 4}
+    place = begin + sum(sizes[kind] * len(numbers) for _, kind, numbers in tags if sizes[kind] * len(numbers) > 4)
+    entries, data = b"", b""
+    for tag, kind, numbers in tags:
+        if tag == 273:
+            numbers = [place + sum(map(len, parts[:part])) for part in range(len(parts))]
+        content = struct.pack(f"{order}{len(numbers)}{'BHI'[kind - 2]}", *numbers)
+        if len(content) > 4:
+            data, content = data + content, struct.pack(f"{order}I", begin + len(data))
+        entries += struct.pack(f"{order}HHI", tag, kind, len(numbers)) + content.ljust(4, b"\0")
+    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}IH", 8, len(tags))
+    return head + entries + bytes(4) + data + b"".join(parts)

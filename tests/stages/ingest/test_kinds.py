@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import unicodedata
 import zipfile
 from pathlib import Path
 
@@ -12,7 +13,16 @@ from hypothesis import strategies as st
 from ingest_photos import Ingest, picture, save
 from PIL import Image
 
-from e2e3d_stages.contract.captures import Kind, companions, films_of_photos, format_of, kind_by_name, kind_of, kinds_of
+from e2e3d_stages.contract.captures import (
+    Kind,
+    companions,
+    films_of_photos,
+    format_of,
+    kind_by_name,
+    kind_of,
+    kinds_of,
+    masks_of,
+)
 
 
 def jpeg(seed: int) -> bytes:
@@ -71,6 +81,11 @@ LAYOUTS = {
         ["images/1.jpg", "images/2.jpg"],
         ["segmentation_masks/1.png", "fg_mask/2.png", "silhouettes/1.png", "alpha/1.png", "lidar_depth/1.png"],
     ),
+    "words of tools": (
+        ["images/1.jpg", "images/2.jpg", "images/3.jpg"],
+        ["sam2/1.png", "seg/2.png", "fg/1.png", "disp/1.png", "omni_normal/2.png", "uncertainty/1.png"]
+        + ["images/1_disp.png", "images/2-disparity.png"],
+    ),
     "words of folders, which are not all": (
         ["images/1.jpg", "images/2.jpg"],
         ["images_mask/1.png", "depth16/1.png", "previews/2.jpg", "_mask/1.jpg"],
@@ -81,7 +96,10 @@ LAYOUTS = {
     "Replica": (["results/frame00000.jpg"], ["results/depth00000.png"]),
     "of ARKit": (["frame_00001.jpg"], ["depth_00001.png", "conf_00001.png"]),
     "BlendedMVS": (["blended_images/0.jpg"], ["blended_images/0_masked.jpg", "rendered_depth_maps/0.png"]),
-    "folders that only sound so": (["street/1.jpg", "face mask shop/7.jpg", "face mask/images/1.jpg"], []),
+    "folders that only sound so": (
+        ["street/1.jpg", "face mask shop/7.jpg", "face mask/images/1.jpg", "Sam/8.jpg", "fg/9.jpg"],
+        [],
+    ),
     "names that only sound so": (["house_mask.jpg", "mask of Zorro 2.jpg", "depth_1.jpg", "deep/depth 3.jpg"], []),
     "raw and JPEG of one camera": (["DSC1.JPG"], ["DSC1.NEF"]),
     "photos of a mask": (["mask/1.jpg", "mask/2.jpg"], []),
@@ -141,6 +159,35 @@ def test_an_archive_that_is_no_zip_says_what_to_do(capture: Path, ingest: Ingest
     result = ingest(capture)
     assert result.dropped == {"more.rar": "unsupported_format"}
     assert result.record["dropped"][0]["detail"].startswith("RAR is not opened: pack it as a zip")
+
+
+@pytest.mark.parametrize("head", [b"GIF89a", b"8BPS\0\1", b"\0\0\0\x0cJXL \r\n"], ids=["GIF", "PSD", "JPEG XL"])
+@pytest.mark.parametrize("suffix", ["jpg", "mp4"])
+def test_what_is_not_of_the_kind_that_its_name_says_is_told_so(
+    suffix: str, head: bytes, capture: Path, ingest: Ingest
+) -> None:
+    (capture / f"a.{suffix}").write_bytes(head + bytes(3000))
+    (dropped,) = ingest(capture).record["dropped"]
+    assert dropped["reason"] == "unsupported_format"
+    assert dropped["detail"] == f"It is no {suffix.upper()}, whatever its name says: export it as JPEG."
+
+
+def test_a_jpeg_of_an_odd_kind_says_what_to_do(capture: Path, ingest: Ingest) -> None:
+    twelve_bits = bytearray(jpeg(7))
+    twelve_bits[twelve_bits.index(b"\xff\xc0") + 4] = 12
+    (capture / "a.jpg").write_bytes(twelve_bits)
+    (dropped,) = ingest(capture).record["dropped"]
+    assert dropped["detail"] == "damaged, or JPEG of a kind that is not read: export it as an ordinary JPEG"
+
+
+@pytest.mark.parametrize(("photo", "beside"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_names_are_the_same_however_their_accents_are_written(photo: str, beside: str) -> None:
+    name, other = (unicodedata.normalize(form, "Fassade/Größé") for form in (photo, beside))
+    photos = [f"images/{name}.jpg"]
+    mask = f"masks/{other}.png"
+    assert companions([*photos, mask]) == {mask: "masks"}
+    assert masks_of([mask], photos) == {mask: photos[0]}
+    assert films_of_photos([f"images/{other}.mov"], photos) == {f"images/{other}.mov"}
 
 
 def test_a_broken_zip_beside_photos_costs_only_itself(capture: Path, ingest: Ingest) -> None:

@@ -148,6 +148,51 @@ def test_a_mask_is_turned_with_its_photo_unless_it_is_upright_already(
     assert mask[:, :190].all()
 
 
+@pytest.mark.parametrize(
+    ("orientation", "stored_by"),
+    [
+        (2, Image.Transpose.FLIP_LEFT_RIGHT),
+        (3, Image.Transpose.ROTATE_180),
+        (4, Image.Transpose.FLIP_TOP_BOTTOM),
+        (6, Image.Transpose.ROTATE_90),
+    ],
+)
+def test_a_mask_that_says_itself_how_it_lies_is_turned_once(
+    orientation: int, stored_by: Image.Transpose, ingest: Ingest, tmp_path: Path
+) -> None:
+    upright = drawn((0, 0, 99, 99), (400, 300) if orientation < 5 else (300, 400), ground=255, ink=0)
+    folder = lay_out(tmp_path / "scene", [upright] * 3)
+    for number in range(3):
+        exif = {ExifTags.Base.Orientation: orientation}
+        save(folder / "images" / f"{number}.jpg", picture(number, *upright.size).transpose(stored_by), exif)
+        save(folder / "masks" / f"{number}.png", upright.transpose(stored_by), exif)
+    mask = kept(ingest(folder), "images/0.jpg")
+    assert not mask[:95, :95].any()
+    assert mask[105:].all()
+    assert mask[:, 105:].all()
+
+
+@pytest.mark.parametrize("upright", [False, True])
+def test_masks_of_photos_on_their_heads_lie_as_the_others_do(upright: bool, ingest: Ingest, tmp_path: Path) -> None:
+    other = drawn((0, 0, 9, 9), (300, 400), ground=255, ink=0)
+    others = [other if upright else other.transpose(Image.Transpose.ROTATE_90)] * 2
+    folder = lay_out(tmp_path / "scene", [drawn((0, 0, 99, 99), ground=255, ink=0), *others])
+    for number, orientation in enumerate((3, 6, 8)):
+        save(folder / "images" / f"{number}.jpg", picture(number, *SIZE), {ExifTags.Base.Orientation: orientation})
+    mask = kept(ingest(folder), "images/0.jpg")
+    assert mask.sum() == pytest.approx(120_000 - 10_000)
+    assert bool(mask[:90, :90].any()) is not upright
+
+
+@pytest.mark.parametrize("top", [0.999, 1.0, 255.0, 4095, 65535])
+def test_a_mask_is_white_where_its_numbers_are_greatest(top: float, ingest: Ingest, tmp_path: Path) -> None:
+    values = np.asarray(drawn((0, 0, 99, 99), ground=1, ink=0)) * np.asarray(top)
+    mask = Image.fromarray(values.astype(np.float32 if isinstance(top, float) else np.uint16))
+    result = ingest(lay_out(tmp_path / "scene", [mask] * 3, ".tif"))
+    assert not kept(result, "images/0.jpg")[:98, :98].any()
+    assert kept(result, "images/0.jpg")[102:].all()
+
+
 def test_a_mask_of_another_size_is_scaled_and_one_of_another_shape_is_told(ingest: Ingest, tmp_path: Path) -> None:
     masks = [drawn((0, 0, 400, 99), (800, 600), ground=1, ink=0), *[drawn(None, (300, 300), ground=1)] * 3]
     result = ingest(lay_out(tmp_path / "scene", masks))

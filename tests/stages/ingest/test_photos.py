@@ -11,7 +11,7 @@ from PIL import ExifTags, Image
 
 from e2e3d_stages.contract.messages import UnreadableCapture
 from e2e3d_stages.ingest import pixels, stage
-from e2e3d_stages.ingest.exif import focal_in_pixels, read_gps
+from e2e3d_stages.ingest.exif import focal_in_pixels, read_exif, read_gps
 from e2e3d_stages.ingest.stage import blur_score
 
 Tag, Gps = ExifTags.Base, ExifTags.GPS
@@ -58,6 +58,14 @@ def test_a_photo_stored_turned_comes_out_upright_and_without_exif(
     assert not image.getexif()
     assert "exif" not in image.info
     assert (result.photo("turned.jpg")["width"], result.photo("turned.jpg")["height"]) == (300, 400)
+
+
+@pytest.mark.parametrize("told", [0, 9, 255, 65535])
+def test_an_orientation_that_there_is_not_is_upright(told: int) -> None:
+    exif = Image.Exif()
+    exif[Tag.Orientation] = told
+    # Own poses are refused for photos that are turned.
+    assert read_exif(lambda: exif, (400, 300)).orientation == 1
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 from ingest_photos import Ingest, Ingested, picture, save
-from odd_files import ADOBE_RGB, DISPLAY_P3, SRGB, cmyk_profile, grey_profile, raw_photo, rgb_profile
+from odd_files import ADOBE_RGB, DISPLAY_P3, SRGB, cmyk_profile, grey_profile, raw_photo, rgb_profile, tiff
 from PIL import ExifTags, Image, ImageCms
+from PIL.PngImagePlugin import PngInfo
 
 from e2e3d_stages.contract.messages import Infrastructure
 from e2e3d_stages.ingest.pixels import Memory, TooLarge
@@ -106,6 +107,27 @@ def test_a_camera_may_say_adobe_rgb_in_its_exif_alone(
     assert error(ingest(capture).image("_DSC1.JPG"), truth if converted else stored) < NEAR
 
 
+@pytest.mark.parametrize(("gamma", "seen"), [(1.0, "light"), (0.45455, "stored"), (0.0, "stored")])
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_png_may_say_its_curve_by_a_gamma(bits: int, gamma: float, seen: str, capture: Path, ingest: Ingest) -> None:
+    stored = np.asarray(picture(7))
+    told = PngInfo()
+    told.add(b"gAMA", struct.pack(">I", round(gamma * 100_000)))
+    values = stored if bits == 8 else stored[..., 0].astype(np.uint16) * 257
+    Image.fromarray(values).save(capture / "a.png", pnginfo=told)
+    light = stored / 255
+    curved = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
+    truth = {"light": (255 * curved + 0.5).astype(np.uint8), "stored": stored}[seen]
+    assert error(ingest(capture).image("a.png"), truth if bits == 8 else truth[..., 0]) < NEAR
+
+
+def test_a_png_may_tell_a_long_history(capture: Path, ingest: Ingest) -> None:
+    told = PngInfo()
+    told.add_itxt("XML:com.adobe.xmp", "<x:xmpmeta/>" * 300_000, zip=True)
+    picture(7).save(capture / "a.png", pnginfo=told)
+    assert error(ingest(capture).image("a.png"), picture(7)) < NEAR
+
+
 def test_a_profile_that_is_srgb_changes_no_pixel(capture: Path, ingest: Ingest) -> None:
     picture(7).save(capture / "with.jpg", icc_profile=rgb_profile(SRGB))
     picture(7).save(capture / "without.jpg")
@@ -126,7 +148,7 @@ def test_what_stands_for_nothing_in_a_deep_picture_does_not_flatten_the_rest(
 
 
 def test_a_strange_picture_does_not_change_the_range_of_others_of_no_camera(capture: Path, ingest: Ingest) -> None:
-    (capture / "a.png").write_bytes(colour_png(np.asarray(picture(21), ">u2") * 257))
+    (capture / "a.png").write_bytes(wide_png(np.asarray(picture(21), int) * 257))
     Image.fromarray(grey(9).astype(np.int32) * 1_000_000).save(capture / "b.tif")
     assert error(ingest(capture).image("a.png"), picture(21)) < NEAR
 
@@ -142,12 +164,16 @@ def test_a_tiff_of_a_kind_that_is_not_read_says_what_to_do(capture: Path, ingest
 
 def test_grey_and_cmyk_have_profiles_too(capture: Path, ingest: Ingest) -> None:
     Image.fromarray(np.full((300, 400), 128, np.uint8)).save(capture / "grey.jpg", icc_profile=grey_profile(1.0))
+    dark = Image.fromarray(np.full((300, 400), 64, np.uint8))
+    dark.putalpha(Image.fromarray(np.full((300, 400), 255, np.uint8)))
+    dark.save(capture / "opaque.png", icc_profile=grey_profile(1.0))
     ink = Image.new("CMYK", (400, 300), (255, 0, 0, 0))
     ink.paste((0, 0, 0, 0), (0, 0, 200, 300))
     ink.save(capture / "print.jpg", icc_profile=cmyk_profile())
     result = ingest(capture)
-    # Half of the light is 188 in sRGB; L* 50 is 119.
+    # Half of the light is 188 in sRGB, a quarter 137; L* 50 is 119.
     assert np.asarray(result.image("grey.jpg")).mean() == pytest.approx(188, abs=2)
+    assert np.asarray(result.image("opaque.png")).mean() == pytest.approx(137, abs=2)
     printed = np.asarray(result.image("print.jpg"), int)
     assert np.abs(printed[:, 250:] - 119).max() < 5
     assert printed[:, :150].min() > 250
@@ -201,9 +227,9 @@ def test_twelve_bits_of_each_colour_in_sixteen_are_not_dark(capture: Path, inges
     def values(seed: int, top: int) -> np.ndarray:
         return np.asarray(picture(seed), int) * top // 255
 
-    (capture / "deep.tif").write_bytes(colour_tiff(values(21, 4095).astype("<u2"), make=b"A"))
-    (capture / "deep.png").write_bytes(colour_png(values(22, 4095).astype(">u2")))
-    (capture / "full.tif").write_bytes(colour_tiff(values(23, 65535).astype("<u2"), make=b"B"))
+    (capture / "deep.tif").write_bytes(tiff(values(21, 4095).astype(np.uint16), photometric=2))
+    (capture / "deep.png").write_bytes(wide_png(values(22, 4095)))
+    (capture / "full.tif").write_bytes(tiff(values(23, 65535).astype(np.uint16), photometric=2, make=b"B"))
     result = ingest(capture)
     for name, seed in (("deep.tif", 21), ("deep.png", 22), ("full.tif", 23)):
         assert error(result.image(name), picture(seed)) < NEAR
@@ -211,37 +237,111 @@ def test_twelve_bits_of_each_colour_in_sixteen_are_not_dark(capture: Path, inges
     assert "(2): deep.png, deep.tif." in warned(result)["photos_range"]
 
 
-def colour_png(values: np.ndarray) -> bytes:
-    """A PNG of 16 bits a colour."""
+def wide_png(values: np.ndarray, transparent: tuple[int, ...] = ()) -> bytes:
+    """A PNG of 16 bits a value: grey, grey and alpha, RGB or RGBA.
+
+    :param transparent: the value of each colour that stands for it.
+    """
 
     def chunk(name: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
-    rows = b"".join(b"\0" + row.tobytes() for row in values)
-    header = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], 16, 2, 0, 0, 0)
-    parts = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + parts
+    stored = np.atleast_3d(values).astype(">u2")
+    height, width, bands = stored.shape
+    header = struct.pack(">IIBBBBB", width, height, 16, {1: 0, 2: 4, 3: 2, 4: 6}[bands], 0, 0, 0)
+    parts = [chunk(b"IHDR", header)]
+    if transparent:
+        parts.append(chunk(b"tRNS", struct.pack(f">{len(transparent)}H", *transparent)))
+    rows = b"".join(b"\0" + row.tobytes() for row in stored)
+    return b"\x89PNG\r\n\x1a\n" + b"".join([*parts, chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")])
 
 
-def colour_tiff(values: np.ndarray, make: bytes) -> bytes:
-    """An uncompressed TIFF of 16 bits a colour."""
-    height, width, _ = values.shape
-    tags = [
-        (256, 4, 1, width),
-        (257, 4, 1, height),
-        (258, 3, 3, 134),
-        (259, 3, 1, 1),
-        (262, 3, 1, 2),
-        (271, 2, 2, make[0]),
-        (273, 4, 1, 140),
-        (277, 3, 1, 3),
-        (278, 4, 1, height),
-        (279, 4, 1, values.nbytes),
-    ]
-    listed = b"".join(struct.pack("<HHII", *tag) for tag in tags)
-    assert 8 + 2 + len(listed) + 4 == 134
-    head = b"II*\0" + struct.pack("<IH", 8, len(tags)) + listed + bytes(4)
-    return head + struct.pack("<HHH", 16, 16, 16) + values.tobytes()
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("planes", [False, True])
+def test_a_tiff_is_read_however_its_values_lie(
+    order: str, packed: bool, planes: bool, capture: Path, ingest: Ingest
+) -> None:
+    layout: dict[str, Any] = {"order": order, "packed": packed, "planes": planes}
+    rgb, ink = np.asarray(picture(31)), np.dstack([255 - np.asarray(picture(32)), np.zeros((300, 400, 1), np.uint8)])
+    clear = np.dstack([picture(33), np.full((300, 400), 255, np.uint8)])
+    wide = np.uint16(257)
+    for name, content in {
+        "rgb8.tif": tiff(rgb, photometric=2, **layout),
+        "rgb16.tif": tiff(np.asarray(picture(34)) * wide, photometric=2, **layout),
+        "cmyk.tif": tiff(ink, photometric=5, **layout),
+        "rgba.tif": tiff(clear * wide, photometric=2, extra=2, **layout),
+        "grey16.tif": tiff(grey(35) * wide, photometric=1, make=b"B", **layout),
+        "dark is much.tif": tiff(255 - grey(36), photometric=0, **layout),
+        "dark is much 16.tif": tiff((255 - grey(37)) * wide, photometric=0, make=b"C", **layout),
+        "float.tif": tiff(grey(38).astype(np.float32) / 255, photometric=1, make=b"D", **layout),
+    }.items():
+        (capture / name).write_bytes(content)
+    result = ingest(capture)
+    assert result.dropped == {}
+    for name, seed in (("rgb8", 31), ("cmyk", 32), ("rgba", 33), ("rgb16", 34)):
+        assert error(result.image(f"{name}.tif"), picture(seed)) < NEAR
+    for name, seed in (("grey16", 35), ("dark is much", 36), ("dark is much 16", 37), ("float", 38)):
+        assert error(result.image(f"{name}.tif"), grey(seed)) < NEAR
+
+
+@pytest.mark.parametrize("times", [1, 256, 257])
+def test_a_palette_may_be_written_with_eight_bits_or_with_sixteen(times: int, capture: Path, ingest: Ingest) -> None:
+    image = picture(31).quantize(256)
+    colours = np.reshape(image.getpalette(), (256, 3)) * times
+    (capture / "map.tif").write_bytes(tiff(np.asarray(image), photometric=3, colours=colours))
+    assert error(ingest(capture).image("map.tif"), image.convert("RGB")) < 6
+
+
+def test_fewer_than_sixteen_bits_are_bright_beside_alpha_and_in_ink_too(capture: Path, ingest: Ingest) -> None:
+    def twelve(*bands: Any) -> np.ndarray:
+        return (np.dstack(bands).astype(int) * 4095 // 255).astype(np.uint16)
+
+    opaque = np.full((300, 400), 255)
+    opaque[:, 300:] = 0
+    ink = 255 - np.asarray(picture(42), int)
+    (capture / "rgba.png").write_bytes(wide_png(twelve(picture(41), opaque)))
+    (capture / "rgba.tif").write_bytes(tiff(twelve(picture(43), opaque), photometric=2, extra=2))
+    (capture / "cmyk.tif").write_bytes(tiff(twelve(ink, 0 * opaque), photometric=5))
+    result = ingest(capture)
+    assert error(result.image("cmyk.tif"), picture(42)) < NEAR
+    for name, seed in (("rgba.png", 41), ("rgba.tif", 43)):
+        shown = np.asarray(picture(seed)).copy()
+        shown[:, 300:] = 128
+        assert error(result.image(name), shown) < NEAR
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        tiff(np.full((300, 400, 3), 4095, np.uint16), photometric=2, planes=True),
+        wide_png(np.full((300, 400, 2), 4095)),
+    ],
+    ids=["in planes", "grey and alpha"],
+)
+def test_bits_that_are_not_read_are_told_and_not_guessed(content: bytes, capture: Path, ingest: Ingest) -> None:
+    (capture / "odd").write_bytes(content)
+    (dropped,) = ingest(capture).record["dropped"]
+    assert (dropped["source"], dropped["reason"]) == ("odd", "unreadable")
+    assert "fewer than 16 bits in a layout that is not read so: save it with 8 bits" in dropped["detail"]
+
+
+@pytest.mark.parametrize("kind", ["RGB", "RGB of 16 bits", "grey", "grey of 16 bits", "grey of 12 bits"])
+def test_one_colour_may_stand_for_transparent(kind: str, capture: Path, ingest: Ingest) -> None:
+    top = 4095 if "12" in kind else 65535 if "16" in kind else 255
+    seen = np.minimum(np.asarray(picture(44)) if "RGB" in kind else grey(44), 254)
+    values = seen.astype(int) * top // 255
+    values[:, 300:] = top
+    if top == 255:
+        key = (255, 255, 255) if "RGB" in kind else 255
+        Image.fromarray(values.astype(np.uint8)).save(capture / "cut out.png", transparency=key)
+    else:
+        (capture / "cut out.png").write_bytes(wide_png(values, (top,) * (3 if "RGB" in kind else 1)))
+    result = ingest(capture)
+    assert result.metrics["photos_with_mask"] == 1
+    shown = seen.copy()
+    shown[:, 300:] = 128
+    assert error(result.image("cut out.png"), shown) < NEAR
 
 
 def test_thermal_photos_are_stretched_the_same_way_in_the_whole_capture(capture: Path, ingest: Ingest) -> None:
@@ -331,6 +431,34 @@ def test_a_jpeg_of_which_much_is_missing_is_left_out(capture: Path, ingest: Inge
     result = ingest(capture)
     assert set(result.dropped) == {"0.05.jpg", "0.3.jpg", "0.8.jpg"}
     assert "more than 10% of it is missing" in result.record["dropped"][-1]["detail"]
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_zeros_in_place_of_a_jpegs_end_are_no_picture(progressive: bool, capture: Path, ingest: Ingest) -> None:
+    whole = encoded(5, progressive=progressive)
+    little, much = int(0.98 * len(whole)), int(0.2 * len(whole))
+    (capture / "little.jpg").write_bytes(whole[:little] + bytes(len(whole) - little + 5000))
+    (capture / "padded.jpg").write_bytes(encoded(6) + bytes(5000))
+    if not progressive:
+        (capture / "much.jpg").write_bytes(whole[:much] + bytes(len(whole) - much + 5000))
+    result = ingest(capture)
+    assert result.dropped == ({} if progressive else {"much.jpg": "unreadable"})
+    assert "(1): little.jpg." in warned(result)["photos_cut"]
+    assert error(result.image("little.jpg"), picture(5)) < 8
+    assert error(result.image("padded.jpg"), picture(6)) < NEAR
+
+
+def test_a_jpeg_that_was_cut_off_and_ended_again_is_known_by_what_it_lacks(capture: Path, ingest: Ingest) -> None:
+    whole = encoded(5)
+    (capture / "much.jpg").write_bytes(whole[: int(0.3 * len(whole))] + b"\xff\xd9")
+    (capture / "little.jpg").write_bytes(whole[: int(0.93 * len(whole))] + b"\xff\xd9")
+    bordered = picture(6)
+    bordered.paste((0, 0, 0), (0, 250, 400, 300))
+    bordered.save(capture / "bordered.jpg")
+    result = ingest(capture)
+    assert result.dropped == {"much.jpg": "unreadable"}
+    assert "(1): little.jpg." in warned(result)["photos_cut"]
+    assert error(result.image("bordered.jpg"), bordered) < NEAR
 
 
 @pytest.mark.slow

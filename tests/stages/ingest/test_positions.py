@@ -247,6 +247,14 @@ def test_tables_of_latitudes_are_gps(capture: Path, ingest: Ingest) -> None:
     assert done.metrics["photos_with_gps"] == 2
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+def test_a_spreadsheet_writes_as_its_country_does(encoding: str, capture: Path, ingest: Ingest) -> None:
+    (capture / "IMG_1.jpg").rename(capture / "Größe.jpg")
+    table = "Label;Latitude;Longitude;Altitude\nGröße;30,125;-98,5;310,5\n"
+    (capture / "geo.csv").write_bytes(table.encode(encoding))
+    assert ingest(capture).photo("Größe.jpg")["gps"] == {"lat": 30.125, "lon": -98.5, "alt": 310.5}
+
+
 def test_poses_are_taken_when_asked_for_the_prepared_size(capture: Path, ingest: Ingest) -> None:
     (capture / "transforms.json").write_text(json.dumps(transforms(k1=0.01, p2=-0.002)))
     done = ingest(capture, poses="transforms.json", max_size=320)

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from ingest_photos import Ingest
+from ingest_photos import Ingest, picture
 
 from e2e3d_stages.contract.messages import Infrastructure, UnreadableCapture
 from e2e3d_stages.ingest import capture as capture_module
-from e2e3d_stages.store.zips import entry_head, entry_path, entry_problem, open_zip
+from e2e3d_stages.store.zips import entry_head, entry_path, entry_problem, is_folder, open_zip
 
 FILES = Path(__file__).parent / "files"
 
@@ -27,6 +27,12 @@ def archive(capture: Path, tmp_path: Path) -> Path:
         for photo in capture.iterdir():
             bundle.write(photo, f"trip/{photo.name}")
     return path
+
+
+def jpeg(seed: int) -> bytes:
+    file = io.BytesIO()
+    picture(seed).save(file, "JPEG")
+    return file.getvalue()
 
 
 def add(archive: Path, entry: str | zipfile.ZipInfo, data: bytes = b"x") -> None:
@@ -160,6 +166,49 @@ def test_a_name_that_is_falsely_said_to_be_utf8_costs_nothing(capture: Path, ing
     assert [photo["source"] for photo in result.record["photos"]] == ["b.jpg", "cafΘΘΘ.jpg", "ümlaut.jpg"]
 
 
+def named(data: bytes, old: bytes, new: bytes) -> bytes:
+    """A zip in which an entry has another name, of the same length."""
+    assert len(old) == len(new)
+    assert data.count(old) == 2
+    return data.replace(old, new)
+
+
+@pytest.mark.parametrize(
+    ("stored", "read"),
+    [
+        ("Ünïcode/ümlaut.jpg".encode(), "Ünïcode/ümlaut.jpg"),  # as macOS packs
+        ("東京.jpg".encode(), "東京.jpg"),
+        ("表.jpg".encode("cp932"), "表.jpg"),  # as Windows packs in Japan: 0x95 0x5c
+        ("旅/ソ.jpg".encode("cp932"), "旅/ソ.jpg"),
+        ("Größe.jpg".encode("cp437"), "Größe.jpg"),
+        ("Größé\\a.jpg".encode("cp437"), "Größé/a.jpg"),
+        (b"trip\\a.jpg", "trip/a.jpg"),
+    ],
+)
+@pytest.mark.parametrize("mark", [False, True])
+def test_a_photo_in_a_zip_is_called_as_whoever_packed_it_saw_it(
+    stored: bytes, read: str, mark: bool, archive: Path, ingest: Ingest
+) -> None:
+    held = "é" if mark else "ZZ"
+    place = held + "Z" * (len(stored) - len(held.encode()))
+    add(archive, place, jpeg(7))
+    archive.write_bytes(named(archive.read_bytes(), place.encode(), stored))
+    assert read in {photo["source"] for photo in ingest(archive).record["photos"]}
+
+
+@pytest.mark.parametrize("single", [False, True], ids=["beside photos", "alone"])
+def test_an_entry_without_a_name_costs_only_itself(
+    single: bool, capture: Path, archive: Path, ingest: Ingest, tmp_path: Path
+) -> None:
+    add(archive, "ZZZZ.jpg", jpeg(7))
+    archive.write_bytes(named(archive.read_bytes(), b"ZZZZ.jpg", b"\0ZZZ.jpg"))
+    if not single:
+        archive.rename(capture / "more.zip")
+    result = ingest(archive if single else capture)
+    assert result.metrics["photos"] == 3
+    assert "unsafe_name" in result.dropped.values()
+
+
 def test_deflate64_is_told_by_its_name_with_a_way_out(archive: Path, ingest: Ingest) -> None:
     data = bytearray(archive.read_bytes())
     for mark, place in ((b"PK\x03\x04", 8), (b"PK\x01\x02", 10)):
@@ -195,6 +244,6 @@ def test_a_zip_that_was_damaged_anywhere_is_read_or_refused_and_never_crashes(da
     try:
         with open_zip(io.BytesIO(bytes(content)), "x.zip") as bundle:
             for entry in bundle.infolist():
-                entry_path(entry), entry_problem(entry), entry_head(bundle, entry)
+                is_folder(entry), entry_path(entry), entry_problem(entry), entry_head(bundle, entry)
     except UnreadableCapture:
         pass
