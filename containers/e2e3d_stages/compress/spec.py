@@ -5,6 +5,7 @@ from __future__ import annotations
 from e2e3d_stages.compress.params import PRESETS, Params
 from e2e3d_stages.contract.figures import SIZE
 from e2e3d_stages.contract.spec import Deliverable, Limit, StageSpec, Workload
+from e2e3d_stages.splats.streamed import FOLDER
 
 # `make demo` on the sample, two cores of an AMD EPYC.
 SECONDS_PER_GAUSSIAN = 5e-5
@@ -19,7 +20,7 @@ SPEC = StageSpec(
     name="compress",
     label="Compression",
     work="Compress the scene",
-    about="PLY → SOG and SPZ.",
+    about="PLY → SOG and SPZ, and levels of detail of a large scene.",
     inputs=("train",),
     container="compressor",
     version=1,
@@ -30,6 +31,7 @@ SPEC = StageSpec(
     deliverables=(
         Deliverable("scene.sog", "the web viewer, and sharing: the smallest", format_of_scene=True),
         Deliverable("scene.spz", "phones and other viewers", format_of_scene=True),
+        Deliverable(FOLDER),
     ),
     result=SIZE,
     optional_inputs=("crop",),
