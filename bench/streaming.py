@@ -9,15 +9,10 @@ from when the viewer says that it has drawn the scene.
 from __future__ import annotations
 
 import argparse
-import functools
 import json
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -33,6 +28,7 @@ from e2e3d_stages.runtime.context import thread_count
 from e2e3d_stages.splats.gaussians import C0, Gaussians, write_ply
 from e2e3d_stages.splats.streamed import FOLDER, META, level_in_one_file
 from tests.browser import chromium, colours, pixels
+from tests.web import served
 
 LIMIT_SECONDS = 5.0
 # Of the pages' first picture and of all that is made: a machine that takes longer is not fit to measure.
@@ -100,26 +96,6 @@ def made(count: int, folder: Path) -> dict[str, Any]:
     coarsest = json.loads((levels / META).read_text())["filenames"][-1]
     sizes = {name: (folder / name).stat().st_size for name in pages}
     return {**figures, "coarsest_bytes": (levels / coarsest).stat().st_size, "page_bytes": sizes}
-
-
-class _Files(SimpleHTTPRequestHandler):
-    def log_message(self, *given: Any) -> None:
-        """Nothing: the figures stand alone."""
-
-    def handle(self) -> None:
-        """Also a page that is left before it is whole."""
-        with suppress(ConnectionError):
-            super().handle()
-
-
-@contextmanager
-def served(folder: Path) -> Iterator[str]:
-    """The address of a folder over HTTP."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Files, directory=str(folder)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
 
 
 def first_picture(address: str, picture: Path) -> float:

@@ -159,6 +159,27 @@ def test_each_parameter_changes_what_is_written(
     assert (usual.output / "scene.sog").read_bytes() != (changed.output / "scene.sog").read_bytes()
 
 
+def test_a_scene_above_the_limit_gets_levels_and_one_at_the_limit_stays_as_it_was(
+    make_gaussians: Any, make_job: MakeJob
+) -> None:
+    given = opaque(make_gaussians(300, 1))
+    usual, at, above = make_job(given), make_job(given, "at", stream_above=300), make_job(given, "up", stream_above=299)
+    metrics = [stage.run(context) for context in (usual, at, above)]
+
+    assert metrics[0] == metrics[1] == {name: metrics[2][name] for name in metrics[0]}
+    assert {path.name for path in at.output.iterdir()} == {path.name for path in usual.output.iterdir()}
+    streamed = above.output / "streamed"
+    assert {path.name for path in streamed.iterdir()} == {"lod-meta.json", "0_0.sog"}
+    assert metrics[2]["level_gaussians"] == [300]
+    assert metrics[2]["level_bytes"] == sum(path.stat().st_size for path in streamed.iterdir())
+    assert above.steps[-1] == ("levels", 1, 1)
+
+
+def test_streaming_that_nobody_asked_for_changes_no_artifact_key() -> None:
+    assert "stream_above" not in Params(**PRESETS["draft"]).keyed() | Params(**PRESETS["standard"]).keyed()
+    assert Params(stream_above=5).keyed()["stream_above"] == 5
+
+
 def test_the_seed_changes_the_palette(make_gaussians: Any, make_job: MakeJob) -> None:
     given = opaque(make_gaussians(2000, 1))
     files = []
