@@ -70,7 +70,7 @@ def made(count: int, folder: Path) -> dict[str, Any]:
     train.mkdir(parents=True)
     write_ply(train / "scene.ply", landscape(count))
     job = SimpleNamespace(
-        params=Params(spz=False, stream_above=1),
+        params=Params.model_validate({"spz": False, "stream_above": 1}),
         inputs={"train": SimpleNamespace(folder=train)},
         output=folder,
         scratch=folder,

@@ -1,4 +1,4 @@
-"""Half as many Gaussians that look alike: neighbours become one, as decimating a mesh joins its edges."""
+"""Fewer Gaussians that look much the same from afar: two neighbours become one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from e2e3d_stages.splats.sog import along_curve
 
 # How many of those that come next on the curve through space each Gaussian is compared with.
 NEIGHBOURS = 8
-# Pairs that are each other's nearest are a third of what is left; the rest are found in the next round.
+# Each takes the pairs that are each other's nearest; what is left after the last becomes pairs as it comes.
 ROUNDS = 12
 # What a difference of full brightness in colour counts for, in standard deviations of distance.
 COLOUR_WEIGHT = 4.0
@@ -20,7 +20,7 @@ LEAST_SCALE = 1e-9
 
 
 def halved(gaussians: Gaussians) -> Gaussians:
-    """About half as many, the alike and near merged in pairs; exactly ⌈N / 2⌉.
+    """⌈N / 2⌉ of them: those that are near and alike are merged in pairs.
 
     :param gaussians: one or more, all values finite.
     """
@@ -32,8 +32,11 @@ def halved(gaussians: Gaussians) -> Gaussians:
 
 
 def merged(one: Gaussians, other: Gaussians) -> Gaussians:
-    """One Gaussian for each pair: mean, covariance and colour weighted by opacity times surface, opacity so that their
-    product stays what both had together; the rule of Spark's levels (`gsplat.rs`) and of splat-transform."""
+    """One Gaussian for each pair.
+
+    Mean, covariance and colour are weighted by opacity times surface, and that product is afterwards what both had
+    together: the rule of Spark's levels of detail (`gsplat.rs`) and of splat-transform.
+    """
     weights = [_opacity(each) * _surface(np.exp(each.scales.astype(np.float64))) for each in (one, other)]
     total = weights[0] + weights[1]
     share = (weights[1] / np.maximum(total, 1e-30))[:, None]
@@ -72,11 +75,11 @@ def rotations(gaussians: Gaussians) -> NDArray[np.float64]:
         [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
         [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
     ]
-    return np.array(rows).transpose(2, 0, 1)
+    return np.asarray(np.array(rows).transpose(2, 0, 1))
 
 
 def quaternions(axes: NDArray[np.float64]) -> Floats:
-    """(N, 4), w first, of rotations (N, 3, 3); Bar-Itzhack 2000 without the eigenvectors: the largest part first."""
+    """(N, 4), w first, of rotations (N, 3, 3); by the largest part, which is never near 0 (Shepperd 1978)."""
     m = axes
     trace = np.trace(m, axis1=1, axis2=2)
     squares = np.stack([1 + trace, *(1 + 2 * m[:, i, i] - trace for i in range(3))], axis=1)
@@ -147,4 +150,3 @@ def _surface(deviations: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _opacity(gaussians: Gaussians) -> NDArray[np.float64]:
     return np.asarray(1 / (1 + np.exp(-gaussians.opacities.astype(np.float64))))
-

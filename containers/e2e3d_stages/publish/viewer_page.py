@@ -54,8 +54,9 @@ _ONWARDS = f"""
 
 # The viewer at a third of its size, as no server of plain files would send it.
 _UNPACKED = """
-            const packed = Uint8Array.from(atob(document.getElementById('packed').textContent), (at) => at.charCodeAt(0));
-            const code = new Blob([packed]).stream().pipeThrough(new DecompressionStream('gzip'));
+            const text = atob(document.getElementById('packed').textContent);
+            const packed = new Blob([Uint8Array.from(text, (sign) => sign.charCodeAt(0))]);
+            const code = packed.stream().pipeThrough(new DecompressionStream('gzip'));
             const file = new Blob([await new Response(code).blob()], { type: 'text/javascript' });
             const { createViewer } = await import(URL.createObjectURL(file));"""
 

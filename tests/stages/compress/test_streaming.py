@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,7 @@ def test_each_level_has_half_of_the_one_before_and_says_so(levels: Levels) -> No
     held = [len(levels.level(level)) for level in range(levels.meta["lodLevels"])]
     assert held == levels.meta["counts"] == levels.counts
     assert sum(held) == levels.meta["count"]
-    for finer, coarser in zip(held, held[1:], strict=False):
+    for finer, coarser in pairwise(held):
         assert finer / 2 <= coarser <= finer / 2 + len(levels.leaves())
     assert held[-1] <= COARSEST < held[-2]
 
