@@ -1,7 +1,7 @@
 """How soon a scene of a million Gaussians shows on a line of 10 Mbit/s: its levels of detail beside one file.
 
 Both pages are opened over HTTP in headless Chromium, which draws without a GPU and throttles itself. A picture counts
-from when the viewer says that it has drawn the scene.
+from when the viewer says that it has drawn the scene; of three tries the fastest.
 
     python bench/streaming.py [--gaussians 1000000] [--keep FOLDER] [--json]
 """
@@ -26,12 +26,13 @@ from e2e3d_stages.compress.params import Params
 from e2e3d_stages.publish.viewer_page import streamed_page, viewer_page, viewer_settings
 from e2e3d_stages.runtime.context import thread_count
 from e2e3d_stages.splats.gaussians import C0, Gaussians, write_ply
-from e2e3d_stages.splats.streamed import FOLDER, META, level_in_one_file
+from e2e3d_stages.splats.streamed import FOLDER, first_shown, level_in_one_file
 from tests.browser import chromium, colours, pixels
 from tests.web import served
 
 LIMIT_SECONDS = 5.0
-# Of the pages' first picture and of all that is made: a machine that takes longer is not fit to measure.
+# The fastest counts: what else a machine does only adds.
+TRIES = 3
 PATIENCE_SECONDS = 240.0
 LINE = {"offline": False, "latency": 20, "downloadThroughput": 10e6 / 8, "uploadThroughput": 10e6 / 8}
 SIZE = {"width": 1280, "height": 720}
@@ -89,38 +90,27 @@ def made(count: int, folder: Path) -> dict[str, Any]:
     pages = {
         "today.html": viewer_page("Hills", (folder / "scene.sog").read_bytes(), settings),
         "index.html": viewer_page("Hills", level_in_one_file(levels).read_bytes(), settings, has_levels=True),
-        "streamed.html": streamed_page("Hills", settings),
+        "streamed.html": streamed_page("Hills", first_shown(levels).name, settings),
     }
     for name, page in pages.items():
         (folder / name).write_text(page, encoding="utf-8")
-    coarsest = json.loads((levels / META).read_text())["filenames"][-1]
     sizes = {name: (folder / name).stat().st_size for name in pages}
-    return {**figures, "coarsest_bytes": (levels / coarsest).stat().st_size, "page_bytes": sizes}
+    return {**figures, "coarsest_bytes": first_shown(levels).stat().st_size, "page_bytes": sizes}
 
 
-def first_picture(address: str, picture: Path) -> float:
-    """Seconds from asking for a page to the scene's first picture, on the slow line."""
-    with chromium() as browser:
-        tab = browser.new_page(viewport=SIZE)
-        tab.context.new_cdp_session(tab).send("Network.emulateNetworkConditions", LINE)
-        tab.add_init_script("window.firstFrame = () => { window.drawn = true; }")
-        start = time.monotonic()
-        tab.goto(address, wait_until="commit")
-        while True:
-            try:
-                if tab.evaluate("window.drawn === true"):
-                    break
-            except Exception as gone:  # the page leads on to another just now
-                if "context" not in str(gone):
-                    raise
-            if time.monotonic() - start > PATIENCE_SECONDS:
-                raise SystemExit(f"{address} shows nothing after {PATIENCE_SECONDS:.0f} s")
-            time.sleep(0.02)
-        seconds = time.monotonic() - start
-        tab.screenshot(path=picture)
-        if colours(pixels(tab)) < 500:
-            raise SystemExit(f"{address} says that it shows the scene, and does not")
-        return seconds
+def first_picture(browser: Any, address: str, picture: Path) -> float:
+    """Seconds from asking for a page to the scene's first picture, on the slow line; nothing is in the cache."""
+    tab = browser.new_page(viewport=SIZE)
+    tab.context.new_cdp_session(tab).send("Network.emulateNetworkConditions", LINE)
+    tab.add_init_script("window.firstFrame = () => { window.drawn = performance.timeOrigin + performance.now(); }")
+    start = time.time()
+    tab.goto(address, wait_until="commit")
+    drawn = tab.wait_for_function("window.drawn", timeout=PATIENCE_SECONDS * 1000, polling=100).json_value()
+    tab.screenshot(path=picture)
+    if colours(pixels(tab)) < 500:
+        raise SystemExit(f"{address} says that it shows the scene, and does not")
+    tab.close()
+    return round(drawn / 1000 - start, 2)
 
 
 def main() -> None:
@@ -133,16 +123,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = arguments.keep or Path(name)
         figures = {"gaussians": arguments.gaussians, **made(arguments.gaussians, folder)}
-        with served(folder) as address:
+        with served(folder) as address, chromium() as browser:
             for name, page in (("levels_seconds", "index"), ("one_file_seconds", "today")):
-                seconds = first_picture(f"{address}/{page}.html?noanim", folder / f"{page}.png")
-                figures[name] = round(seconds, 2)
+                where = f"{address}/{page}.html?noanim"
+                tries = [first_picture(browser, where, folder / f"{page}.png") for _ in range(TRIES)]
+                figures |= {name: min(tries), f"{name}_tries": tries}
     figures["limit_seconds"] = LIMIT_SECONDS
     if arguments.json:
         print(json.dumps(figures))
     else:
         for figure, value in figures.items():
-            print(f"{figure:18} {value}")
+            print(f"{figure:22} {value}")
     if figures["levels_seconds"] > LIMIT_SECONDS:
         raise SystemExit(1)
 

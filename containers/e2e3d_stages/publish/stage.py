@@ -39,8 +39,10 @@ def run(context: StageContext) -> dict[str, Any]:
 
     context.progress(0, 2, "pages")
     if has_levels:
-        sog = streamed.level_in_one_file(compressed / streamed.FOLDER).read_bytes()
-        (context.output / STREAMED_PAGE).write_text(streamed_page(params.title, settings), encoding="utf-8")
+        levels = compressed / streamed.FOLDER
+        sog = streamed.level_in_one_file(levels).read_bytes()
+        leading = streamed_page(params.title, streamed.first_shown(levels).name, settings)
+        (context.output / STREAMED_PAGE).write_text(leading, encoding="utf-8")
     else:
         sog = (compressed / "scene.sog").read_bytes()
     page = viewer_page(params.title, sog, settings, has_levels=has_levels).encode()

@@ -130,17 +130,21 @@ def viewer_page(
     return _page(title, bootstrap, folder, _ONWARDS if has_levels else "")
 
 
-def streamed_page(title: str, settings: dict[str, Any], folder: Path = fetch_viewer.FOLDER) -> str:
-    """The page as HTML that loads levels of detail from beside it, as it needs them; see `viewer_page`."""
-    return _page(title, {"contentUrl": LEVELS, "settings": settings}, folder, packed=True)
+def streamed_page(title: str, first: str, settings: dict[str, Any], folder: Path = fetch_viewer.FOLDER) -> str:
+    """The page as HTML that loads levels of detail from beside it, as it needs them; see `viewer_page`.
+
+    :param first: name of the file that it shows first, to be on its way while the viewer starts.
+    """
+    ahead = f'<link rel="preload" as="fetch" crossorigin href="{streamed.FOLDER}{first}">'
+    return _page(title, {"contentUrl": LEVELS, "settings": settings}, folder, packed=ahead)
 
 
-def _page(title: str, bootstrap: dict[str, Any], folder: Path, first: str = "", *, packed: bool = False) -> str:
+def _page(title: str, bootstrap: dict[str, Any], folder: Path, head: str = "", packed: str | None = None) -> str:
     """The viewer in one file.
 
     :param bootstrap: what it shows.
-    :param first: what a browser does before all else.
-    :param packed: whether the viewer's code is compressed.
+    :param head: what a browser reads before all else.
+    :param packed: compresses the viewer's code, and is what follows it.
     """
     if not fetch_viewer.is_there(folder):
         raise StageError(
@@ -157,15 +161,15 @@ def _page(title: str, bootstrap: dict[str, Any], folder: Path, first: str = "", 
     bridge = _BRIDGE.read_text(encoding="utf-8").strip()
     # Ours goes in last: the first match wins, and a title may hold anything.
     page = _replace(page, _STYLESHEET, f"<style>\n{css}\n</style>")
-    page = _replace(page, _MODULE_IMPORT, _UNPACKED if packed else js)
+    page = _replace(page, _MODULE_IMPORT, js if packed is None else _UNPACKED)
     ours = _BAR.format(title=escape(title)) + _FRAMED.format(bridge=bridge)
-    if packed:
+    if packed is not None:
         code = base64.b64encode(gzip.compress(js.encode(), mtime=0)).decode()
-        ours += f'<script type="text/plain" id="packed">{code}</script>'
+        ours += f'<script type="text/plain" id="packed">{code}</script>{packed}'
     page = _replace(page, _BODY, f"<body>{ours}")
     page = _replace(page, _BOOTSTRAP, f'<script type="application/json" id="sse-bootstrap">{_json(bootstrap)}</script>')
-    head = f"<title>{escape(title)}</title>{first}\n<!--\nThe viewer's licence:\n{licence}\n-->"
-    return _replace(page, _TITLE, head)
+    named = f"<title>{escape(title)}</title>{head}\n<!--\nThe viewer's licence:\n{licence}\n-->"
+    return _replace(page, _TITLE, named)
 
 
 def _replace(page: str, seam: re.Pattern[str], text: str) -> str:

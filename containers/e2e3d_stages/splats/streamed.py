@@ -22,3 +22,11 @@ def level_in_one_file(folder: Path) -> Path:
     while (folder / chunk_name(level, 1)).exists():
         level += 1
     return folder / chunk_name(level, 0)
+
+
+def first_shown(folder: Path) -> Path:
+    """The file of the coarsest level."""
+    level = 0
+    while (folder / chunk_name(level + 1, 0)).exists():
+        level += 1
+    return folder / chunk_name(level, 0)

@@ -335,7 +335,7 @@ def test_a_scene_in_metres_has_a_scale_and_its_north_up(camera) -> None:
 def publish(run, tmp_path, monkeypatch) -> Callable[[], tuple[Path, dict[str, Any]]]:
     """Runs the stage without the viewer: pages of the arguments they were made of."""
     monkeypatch.setattr(stage, "viewer_page", lambda title, sog, settings, has_levels: f"{title} {sog!r} {has_levels}")
-    monkeypatch.setattr(stage, "streamed_page", lambda title, settings: f"{title} {settings['version']}")
+    monkeypatch.setattr(stage, "streamed_page", lambda title, first, settings: f"{title} {first}")
     (tmp_path / "output").mkdir()
     job = SimpleNamespace(
         params=Params(title="Yard"),
@@ -366,4 +366,4 @@ def test_a_scene_with_levels_gets_a_page_that_loads_them_and_one_with_the_finest
         (levels / name).write_text(name)
     output, _ = publish()
     assert (output / "index.html").read_text() == "Yard b'2_0.sog' True"
-    assert (output / "streamed.html").read_text() == "Yard 2"
+    assert (output / "streamed.html").read_text() == "Yard 3_0.sog"

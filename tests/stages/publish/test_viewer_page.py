@@ -60,9 +60,9 @@ def test_the_page_names_no_other_file_but_the_report(viewer) -> None:
 
 
 def test_a_page_with_levels_names_them_and_has_the_viewer_inside(viewer) -> None:
-    page = streamed_page("Yard", {"version": 2}, viewer)
+    page = streamed_page("Yard", "4_0.sog", {"version": 2}, viewer)
     assert bootstrap(page) == {"contentUrl": "streamed/lod-meta.json", "settings": {"version": 2}}
-    assert re.findall(r'(?:src|href)="([^"]*)"', page) == ["report.html"]
+    assert re.findall(r'(?:src|href)="([^"]*)"', page) == ["report.html", "streamed/4_0.sog"]
     packed = re.search(r'id="packed">([^<]*)</script>', page)[1]
     assert gzip.decompress(base64.b64decode(packed)).decode().strip() == "const createViewer = 1;"
     assert "MIT License, PlayCanvas" in page
