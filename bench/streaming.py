@@ -110,7 +110,7 @@ def first_picture(browser: Any, address: str, picture: Path) -> float:
     if colours(pixels(tab)) < 500:
         raise SystemExit(f"{address} says that it shows the scene, and does not")
     tab.close()
-    return round(drawn / 1000 - start, 2)
+    return round(float(drawn) / 1000 - start, 2)
 
 
 def main() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,11 +11,12 @@ from e2e3d_stages.splats.gaussians import C0, Floats, Gaussians, joined
 from e2e3d_stages.splats.sog import along_curve
 
 # How many of those that come next on the curve through space each Gaussian is compared with.
-NEIGHBOURS = 8
+NEIGHBOURS = 16
 # Each takes the pairs that are each other's nearest; what is left after the last becomes pairs as it comes.
 ROUNDS = 12
-# What a difference of full brightness in colour counts for, in standard deviations of distance.
-COLOUR_WEIGHT = 4.0
+# What a difference of full brightness in colour counts for, in standard deviations of distance. On the sample's 100,000
+# Gaussians, half of them then look like all by 35.7 dB in 0.8 s; splat-transform's by 36.3 dB in 11 s.
+COLOUR_WEIGHT = 16.0
 # Exponent of Knud Thomsen's formula for an ellipsoid's surface.
 THOMSEN = 1.6075
 LEAST_SCALE = 1e-9
@@ -41,9 +44,9 @@ def merged(one: Gaussians, other: Gaussians) -> Gaussians:
     total = weights[0] + weights[1]
     share = (weights[1] / np.maximum(total, 1e-30))[:, None]
 
-    def mixed(a: Floats, b: Floats) -> NDArray[np.float64]:
+    def mixed(a: NDArray[np.floating[Any]], b: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
         part = share.reshape(-1, *[1] * (a.ndim - 1))
-        return np.asarray((1 - part) * a + part * b)
+        return np.asarray((1 - part) * a + part * b, dtype=np.float64)
 
     apart = (other.means - one.means).astype(np.float64)
     spread = (share * (1 - share))[..., None] * apart[:, :, None] * apart[:, None, :]
