@@ -5,7 +5,7 @@ from __future__ import annotations
 from e2e3d_stages.compress.params import PRESETS, Params
 from e2e3d_stages.contract.figures import SIZE
 from e2e3d_stages.contract.spec import Deliverable, Limit, StageSpec, Workload
-from e2e3d_stages.splats.streamed import FOLDER
+from e2e3d_stages.splats.streamed import FOLDER, META
 
 # `make demo` on the sample, two cores of an AMD EPYC.
 SECONDS_PER_GAUSSIAN = 5e-5
@@ -34,6 +34,7 @@ SPEC = StageSpec(
     deliverables=(
         Deliverable("scene.sog", "the web viewer, and sharing: the smallest", format_of_scene=True),
         Deliverable("scene.spz", "phones and other viewers", format_of_scene=True),
+        Deliverable(f"{FOLDER}{META}", "pages of your own: streamed SOG, levels of detail by this file's address"),
         Deliverable(FOLDER),
     ),
     result=SIZE,

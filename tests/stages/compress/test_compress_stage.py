@@ -11,7 +11,9 @@ import pytest
 
 from e2e3d_stages.compress import stage
 from e2e3d_stages.compress.params import PRESETS, Params
+from e2e3d_stages.compress.spec import SPEC
 from e2e3d_stages.contract.messages import Interrupted, StageError
+from e2e3d_stages.contract.spec import Workload
 from e2e3d_stages.splats import sog, splat_transform
 from e2e3d_stages.splats.gaussians import Gaussians, write_ply
 
@@ -173,6 +175,14 @@ def test_a_scene_above_the_limit_gets_levels_and_one_at_the_limit_stays_as_it_wa
     assert metrics[2]["level_gaussians"] == [300]
     assert metrics[2]["level_bytes"] == sum(path.stat().st_size for path in streamed.iterdir())
     assert above.steps[-1] == ("levels", 1, 1)
+
+
+def test_levels_take_their_time_in_an_estimate() -> None:
+    def seconds(above: int, gaussians: int) -> float:
+        asked = {"stream_above": above}
+        return SPEC.rough_seconds(Workload(asked, photos=10, long_side=1000, gaussians=gaussians, gpu=False))
+
+    assert seconds(0, 2000) == seconds(2000, 2000) == seconds(1999, 2000) / 3 > 0
 
 
 def test_streaming_that_nobody_asked_for_changes_no_artifact_key() -> None:
