@@ -55,7 +55,7 @@ soak: $(VENV)/installed-dev  ## Whole captures, a million histories, chaos, and 
 	$(BIN)/python -m pytest -m 'soak or hypothesis' --hypothesis-profile minutes -s $(TESTS)
 
 bench: $(VENV)/installed-dev  ## Speed, as ratios against named baselines.
-	for what in rasterizer sfm compress orchestration observing waiting; do echo "== $$what"; $(BIN)/python bench/$$what.py || exit 1; done
+	for what in rasterizer sfm compress streaming orchestration observing waiting; do echo "== $$what"; $(BIN)/python bench/$$what.py || exit 1; done
 
 # Any Python that has torch for CUDA; what else it lacks comes from the wheels that `make gpu-wheels` fetched.
 GPU_PYTHON ?= python3

@@ -1,12 +1,36 @@
-"""A web server for tests: what Airflow tells goes here."""
+"""Web servers for tests: one that what Airflow tells goes to, and one of plain files."""
 
 from __future__ import annotations
 
 import json
 import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
+
+
+class _Files(SimpleHTTPRequestHandler):
+    def log_message(self, *args: Any) -> None:
+        pass
+
+    def handle(self) -> None:
+        # A browser leaves a page before it is whole.
+        with suppress(ConnectionError):
+            super().handle()
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """The address of a folder over HTTP."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Files, directory=str(folder)))
+    threading.Thread(target=server.serve_forever, args=[0.02], daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
 
 
 class Web:

@@ -48,6 +48,7 @@ class Notification(Model):
     )
     airflow: str | None = Field(default=None, description="The run in Airflow; only where [api] base_url is set.")
     thumbnail: str | None = Field(default=None, description="Address of a picture of the scene in the store.")
+    film: str | None = Field(default=None, description="Address of a film of the scene in the store, where it has one.")
     figures: dict[str, Any] = Field(default_factory=dict, description="As in run.json; of a batch its counts.")
     reason: Reason | None = Field(default=None, description="Why there is no scene, and what to do.")
     lines: dict[str, str] = Field(default_factory=dict, description="The figures in words.")
@@ -172,6 +173,7 @@ def slack_message(notification: Notification) -> dict[str, Any]:
     lines = {**notification.lines}
     if notification.reason is not None:
         lines = {"Why": notification.reason.message, "What to do": notification.reason.hint, **lines}
+    has_film = notification.film is not None and notification.film.startswith("http")
     attachment = {
         "color": _COLOURS[notification.state],
         "fallback": _plain(notification.headline),
@@ -181,7 +183,8 @@ def slack_message(notification: Notification) -> dict[str, Any]:
             {"title": _plain(name), "value": _plain(value), "short": len(value) < 40}
             for name, value in lines.items()
             if value
-        ],
+        ]
+        + [{"title": "Film", "value": f"<{notification.film}>", "short": True}] * has_film,
         "image_url": notification.thumbnail
         if notification.thumbnail and notification.thumbnail.startswith("http")
         else None,
@@ -252,6 +255,8 @@ def email_page(notification: Notification, *, with_picture: bool) -> str:
         parts.append(f'<p><a href="{escape(notification.page)}">Open it</a></p>')
     elif notification.page:
         parts.append(f"<p>It lies at {escape(notification.page)}</p>")
+    if notification.film and notification.film.startswith("http"):
+        parts.append(f'<p><a href="{escape(notification.film)}">Its film</a></p>')
     if notification.airflow:
         parts.append(f'<p><a href="{escape(notification.airflow)}">The run in Airflow</a></p>')
     parts.append(f"<p><small>{escape(notification.run)}</small></p>")

@@ -20,7 +20,7 @@ from airflow_provider_e2e3d.notifications.channels import Notification, Picture,
 from airflow_provider_e2e3d.operators.links import is_on_the_web, run_address, scene_address
 from airflow_provider_e2e3d.profiles.file import profile_named
 from airflow_provider_e2e3d.scenes.names import scene_of, title_of
-from airflow_provider_e2e3d.scenes.outcome import FAILURE, FOLDER, METRICS, PAGE, UNKNOWN, Reason
+from airflow_provider_e2e3d.scenes.outcome import FAILURE, FILM, FOLDER, METRICS, PAGE, UNKNOWN, Reason
 from e2e3d_stages.contract import figures
 from e2e3d_stages.contract.messages import now
 from e2e3d_stages.publish.spec import THUMBNAIL
@@ -104,6 +104,7 @@ class SceneSucceeded(EndNotifier):
             page=inside if is_on_the_web(inside) and not is_on_the_web(page) else page,
             airflow=run_on_the_web(context),
             thumbnail=page.replace("/index.html", f"/{THUMBNAIL}"),
+            film=_told(context, FILM),
             figures=record["metrics"],
             lines=figures.lines(record),
         )

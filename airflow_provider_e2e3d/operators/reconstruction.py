@@ -17,10 +17,11 @@ from airflow_provider_e2e3d.operators.stage import StageOperator, owner_of
 from airflow_provider_e2e3d.profiles.file import profile_named
 from airflow_provider_e2e3d.scenes.assets import OUTLETS, announce
 from airflow_provider_e2e3d.scenes.layout import lay_out
-from airflow_provider_e2e3d.scenes.outcome import FOLDER, METRICS, PAGE
+from airflow_provider_e2e3d.scenes.outcome import FILM, FOLDER, METRICS, PAGE
 from airflow_provider_e2e3d.scenes.record import Run, read_record
 from e2e3d_stages.contract.figures import PLACED, UPLOADED, key_metrics
 from e2e3d_stages.contract.messages import InvalidRequest, Manifest, Reference, StageName, now
+from e2e3d_stages.render.spec import FILM as FLIGHT
 from e2e3d_stages.store.artifacts import ArtifactStore
 
 if TYPE_CHECKING:
@@ -258,6 +259,8 @@ class PublishOperator(StageOperator):
             METRICS: key_metrics({stage: manifest.metrics for stage, manifest in manifests.items()}),
             FOLDER: uri.removeprefix(f"{store.storage.uri}/"),
         }
+        if "render" in manifests and any(file.path == FLIGHT for file in manifests["render"].files):
+            told[FILM] = f"{address}/{FLIGHT}"
         for key, value in told.items():
             context["ti"].xcom_push(key=key, value=value)
         announce(context, read_record(store.storage, f"{told[FOLDER]}/run.json"), page)

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 DAG_ID = "reconstruct"
-# XComs of a run's tasks: why one failed; where the page is, the figures of `key_metrics`, and the folder
-# below the store's root that the results lie in.
-FAILURE, PAGE, METRICS, FOLDER = "failure", "page", "metrics", "folder"
+# XComs of a run's tasks: why one failed; where the page is, and the film of a scene that has one, the figures of
+# `key_metrics`, and the folder below the store's root that the results lie in.
+FAILURE, PAGE, FILM, METRICS, FOLDER = "failure", "page", "film", "metrics", "folder"
 # The task that asks a person, and its XCom, a `Reason`, when nothing was to follow.
 APPROVE, STOPPED = "approve", "stopped"
 QUALITY_GATE, UNKNOWN = "quality_gate", "unknown"

@@ -25,7 +25,9 @@ from airflow_provider_e2e3d.scenes.record import MalformedRecord, read_record
 from airflow_provider_e2e3d.ui.stores import ProfileStore, below, scene_folder, side_by_side
 from e2e3d_stages.contract.figures import SHOWN
 from e2e3d_stages.contract.messages import StageError, canonical
+from e2e3d_stages.publish.spec import THUMBNAIL
 from e2e3d_stages.registry import STAGES
+from e2e3d_stages.render.spec import POSTER
 from e2e3d_stages.store.base import NotFound
 
 log = logging.getLogger(__name__)
@@ -219,7 +221,7 @@ def card(latest: Record, run: Record | None) -> Record:
         "run": latest.get("run"),
         "profile": latest["profile_of_store"],
         "mark": latest["mark"],
-        "thumbnail": "thumbnail.jpg" in (latest.get("files") or {}),
+        "picture": next((name for name in (POSTER, THUMBNAIL) if name in (latest.get("files") or {})), None),
         "started": latest.get("started"),
         "state": newer["state"] if newer else "success",
         "under_way": newer,

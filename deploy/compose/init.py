@@ -18,7 +18,10 @@ SAMPLE = Path("/opt/airflow/sample/caliterra/images")
 # A stage that waits for its container is deferred, and counts all the same.
 POOLS = (("e2e3d_cpu", "4", "Stages that need no GPU"), ("e2e3d_gpu", "1", "Training and evaluation"))
 # A scene opens in a browser by its address; photos, artifacts, records and where on earth it is do not.
-PUBLIC = ("index.html", "report.html", "thumbnail.jpg", "scene.sog", "scene.spz", "scene.ply", "cropped.ply")
+PUBLIC = (
+    *("index.html", "streamed.html", "streamed/*", "report.html", "thumbnail.jpg", "flight.mp4", "flight.jpg"),
+    *("scene.sog", "scene.spz", "scene.ply", "cropped.ply"),
+)
 PAGES_ARE_PUBLIC = {
     "Version": "2012-10-17",
     "Statement": [

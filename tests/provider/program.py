@@ -70,6 +70,8 @@ def metrics(stage: str, word: str, job: StageContext) -> dict[str, Any]:
             "reprojection_error_px": 0.6175,
             "turned_share": 0.9 if word == "turned" else 0.05,
         }
+    if stage == "render":
+        (job.output / "flight.mp4").write_bytes(b"a film of the scene")
     if stage == "publish":
         (job.output / "thumbnail.jpg").write_bytes(b"a picture of the scene")
     return {"word": word, "params": job.params.model_dump(mode="json")}

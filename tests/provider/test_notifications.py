@@ -133,7 +133,7 @@ def test_a_scene_is_told_every_way_with_picture_figures_and_link_and_stays_a_suc
 ) -> None:
     monkeypatch.setenv("AIRFLOW__API__BASE_URL", "https://airflow.example.org")
     profiles.write_text(profiles.read_text().replace("  preset:", "  url: https://scenes.example.org\n  preset:"))
-    outcome = run("publish")
+    outcome = run("publish", render_film=True)
     assert outcome.state == "success"
 
     ((_, headers, told),) = [each for each in web.requests if each[0] == "/hook"]
@@ -145,6 +145,7 @@ def test_a_scene_is_told_every_way_with_picture_figures_and_link_and_stays_a_suc
     folder = told["page"].removesuffix("/index.html")
     assert folder.startswith("https://scenes.example.org/scenes/statue/")
     assert told["thumbnail"] == f"{folder}/thumbnail.jpg"
+    assert told["film"] == f"{folder}/flight.mp4"
     assert told["airflow"].startswith("https://airflow.example.org/dags/reconstruct/runs/manual__")
     assert "reason" not in told
 
@@ -164,13 +165,14 @@ def test_a_scene_is_told_every_way_with_picture_figures_and_link_and_stays_a_suc
     html = text.get_payload(decode=True).decode()
     assert "cid:thumbnail.jpg" in html
     assert f'href="{told["page"]}"' in html
+    assert f'href="{told["film"]}"' in html
 
     # The same while nobody takes it.
     web.status = 500
     web.requests.clear()
     mail.server.shutdown()
     mail.server.server_close()
-    again = run("publish")
+    again = run("publish", render_film=True)
     assert again.state == "success"
     assert len(web.requests) == 2
     for way in ("webhook", "slack", "email"):
@@ -322,6 +324,16 @@ def test_words_of_a_capture_are_no_mark_up() -> None:
     assert "It is &lt;too&gt; dark." in page
     assert "<too>" not in page
     assert "<img" not in page
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_film_is_linked_where_the_scene_has_one(there: bool) -> None:
+    folder = "https://scenes.example.org/scenes/statue/run-1"
+    film = f"{folder}/flight.mp4"
+    made = NOTIFICATION.model_copy(update={"film": film if there else None})
+    fields = slack_message(made)["attachments"][0]["fields"]
+    assert ({"title": "Film", "value": f"<{film}>", "short": True} in fields) == there
+    assert (f'<a href="{film}">' in email_page(made, with_picture=False)) == there
 
 
 def test_the_docs_show_what_a_webhook_gets() -> None:

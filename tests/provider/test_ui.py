@@ -477,6 +477,12 @@ def test_a_file_comes_whole_in_parts_or_not_again(viewer: Browser, store: Artifa
 # The gallery
 
 
+def test_a_card_shows_the_poster_of_a_film_where_there_is_one() -> None:
+    files = {"index.html": 1, "thumbnail.jpg": 2, "flight.mp4": 3, "flight.jpg": 4}
+    latest = {"scene": "statue", "run": RUN, "profile_of_store": None, "mark": "m", "files": files}
+    assert gallery.card(latest, None)["picture"] == "flight.jpg"
+
+
 def test_the_gallery_tells_what_is_known_and_is_patient_with_what_is_not(
     viewer: Browser, own_store: ArtifactStore, runs: None
 ) -> None:
@@ -488,8 +494,8 @@ def test_the_gallery_tells_what_is_known_and_is_patient_with_what_is_not(
     statue, older = found["scenes"]
     figures = {"photos_uploaded": 10, "photos_placed": 9, "psnr": 27.5, "sog_bytes": 1_000_000}
     assert statue["metrics"] == figures
-    assert statue["thumbnail"]
-    assert not older["thumbnail"]
+    assert statue["picture"] == "thumbnail.jpg"
+    assert older["picture"] is None
     assert older["metrics"] == {}
     assert found["problems"] == []
 

@@ -22,8 +22,8 @@ function card(each) {
   const href = each.run
     ? address(`scenes/${each.scene}/${each.run}`, { profile: each.profile })
     : null;
-  const picture = each.thumbnail
-    ? h("img", { src: address(`scenes/${each.scene}/${each.run}/thumbnail.jpg`, { profile: each.profile, v: each.mark }), alt: "", loading: "lazy", width: 400, height: 300 })
+  const picture = each.picture
+    ? h("img", { src: address(`scenes/${each.scene}/${each.run}/${each.picture}`, { profile: each.profile, v: each.mark }), alt: "", loading: "lazy", width: 400, height: 300 })
     : h("div", { class: "nothing", "aria-hidden": "true" });
   const name = href
     ? h("a", { href, class: "whole" }, each.title)

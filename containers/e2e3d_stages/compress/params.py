@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -11,6 +11,8 @@ from e2e3d_stages.contract.messages import StageParams
 
 class Params(StageParams):
     """How far the scene is compressed, and what is left out of it."""
+
+    later: ClassVar[frozenset[str]] = frozenset({"stream_above"})
 
     sh_degree: int = Field(
         3,
@@ -54,6 +56,13 @@ class Params(StageParams):
         description="Write scene.spz too, by PlayCanvas's splat-transform (needs Node.js).",
     )
     seed: int = Field(0, ge=0, title="Seed", description="Seed of the clustering; the same seed gives the same file.")
+    stream_above: int = Field(
+        0,
+        ge=0,
+        title="Stream above",
+        description="Write levels of detail, which the page loads as it needs them, of scenes with more Gaussians than "
+        "this; the page in one file then has one that phones bear. 0: of none.",
+    )
 
 
 # Blending averages the palette's error: renders differ by about 0.42 times max_colour_error (measured on a trained
@@ -61,5 +70,5 @@ class Params(StageParams):
 PRESETS: dict[str, dict[str, Any]] = {
     "draft": {"max_colour_error": 0.008},
     "standard": {},
-    "high": {"max_colour_error": 0.002},
+    "high": {"max_colour_error": 0.002, "stream_above": 500_000},
 }

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from e2e3d_stages.compress import cleaning
+from e2e3d_stages.compress import cleaning, streaming
 from e2e3d_stages.compress.params import Params
 from e2e3d_stages.contract.messages import StageError
 from e2e3d_stages.runtime.context import StageContext
-from e2e3d_stages.splats import sog, splat_transform
+from e2e3d_stages.splats import sog, splat_transform, streamed
 from e2e3d_stages.splats.cropping import published_scene
 from e2e3d_stages.splats.gaussians import Floats, Gaussians, read_ply, write_ply
 
@@ -30,7 +31,7 @@ NOTABLE_FLOATING = 0.001
 
 
 def run(context: StageContext) -> dict[str, Any]:
-    """Compress the scene into scene.sog, and scene.spz where asked for; compression.json tells the rest.
+    """Compress the scene into scene.sog, and scene.spz and levels where asked for; compression.json tells the rest.
 
     :raises StageError: when no Gaussian is worth keeping, or splat-transform is missing or fails.
     """
@@ -58,6 +59,7 @@ def run(context: StageContext) -> dict[str, Any]:
     encoding = _write_sog(context, kept, context.output / "scene.sog")
     errors = measure(kept.select(encoding.order), sog.decode(context.output / "scene.sog"))
     spz_bytes = _write_spz(context, kept) if params.spz else 0
+    levels = _write_levels(context, kept) if 0 < params.stream_above < len(kept) else {}
 
     sizes = {
         "ply_bytes": source.stat().st_size,
@@ -75,6 +77,7 @@ def run(context: StageContext) -> dict[str, Any]:
         "palette_size": encoding.palette_size,
         "palette_colour_error": encoding.palette_error,
         **errors,
+        **levels,
     }
     report = {"removals": [asdict(removal) for removal in removals], "sog_files": encoding.image_bytes, **metrics}
     (context.output / "compression.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
@@ -156,6 +159,30 @@ def _write_spz(context: StageContext, gaussians: Gaussians) -> int:
     splat_transform.convert(context.scratch / "cleaned.ply", context.output / "scene.spz")
     context.progress(1, 1, "files", phase="SPZ")
     return (context.output / "scene.spz").stat().st_size
+
+
+def _write_levels(context: StageContext, gaussians: Gaussians) -> dict[str, Any]:
+    """Metrics of the levels of detail: how many Gaussians each has, the finest first, and all files' bytes."""
+    params: Params = context.params
+
+    def encode(some: Gaussians, path: Path, parts: NDArray[np.int64]) -> None:
+        sog.encode(
+            some,
+            path,
+            max_colour_error=params.max_colour_error,
+            seed=params.seed,
+            threads=context.threads,
+            parts=parts,
+            progress=lambda name: context.check_stop(),
+        )
+
+    def progress(done: int, total: int) -> None:
+        context.check_stop()
+        context.progress(done, total, "files", phase="levels")
+
+    folder = context.output / streamed.FOLDER
+    counts = streaming.write_levels(gaussians, folder, encode, progress=progress)
+    return {"level_gaussians": counts, "level_bytes": sum(path.stat().st_size for path in folder.iterdir())}
 
 
 def _warn_of(context: StageContext, removals: list[cleaning.Removal], total: int) -> None:

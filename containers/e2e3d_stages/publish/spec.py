@@ -6,6 +6,8 @@ from e2e3d_stages.contract.spec import Deliverable, Limit, StageSpec
 from e2e3d_stages.publish.params import PRESETS, Params
 
 PAGE, REPORT, THUMBNAIL = "index.html", "report.html", "thumbnail.jpg"
+# The page of a scene that has levels of detail; PAGE leads to it wherever it can load them.
+STREAMED_PAGE = "streamed.html"
 
 SPEC = StageSpec(
     name="publish",
@@ -22,6 +24,7 @@ SPEC = StageSpec(
         Deliverable(PAGE, "the page, to keep or to send"),
         Deliverable(REPORT, "the report, to keep or to send"),
         Deliverable(THUMBNAIL),
+        Deliverable(STREAMED_PAGE),
     ),
     filled=frozenset({"title"}),
     optional_inputs=("crop", "mesh", "render", "export"),

@@ -10,15 +10,16 @@ from e2e3d_stages.contract.formatting import as_size
 from e2e3d_stages.contract.messages import StageError
 from e2e3d_stages.publish.params import Params
 from e2e3d_stages.publish.report import report_page
-from e2e3d_stages.publish.spec import PAGE, REPORT, THUMBNAIL
-from e2e3d_stages.publish.viewer_page import viewer_page, viewer_settings
+from e2e3d_stages.publish.spec import PAGE, REPORT, STREAMED_PAGE, THUMBNAIL
+from e2e3d_stages.publish.viewer_page import streamed_page, viewer_page, viewer_settings
 from e2e3d_stages.runtime.context import StageContext
+from e2e3d_stages.splats import streamed
 
 NOTABLE_PAGE_BYTES = 100e6
 
 
 def run(context: StageContext) -> dict[str, Any]:
-    """Write index.html, report.html and thumbnail.jpg.
+    """Write index.html, report.html and thumbnail.jpg, and streamed.html for a scene with levels of detail.
 
     :raises StageError: when the viewer is not in this installation.
     """
@@ -32,16 +33,25 @@ def run(context: StageContext) -> dict[str, Any]:
             f"The opening view {opening['name']} is not among sfm's views.",
             hint="Trigger again with evaluate under Re-run stages (force).",
         )
-    sog = (context.inputs["compress"].folder / "scene.sog").read_bytes()
+    compressed = context.inputs["compress"].folder
+    settings = viewer_settings(view, opening["depth"])
+    has_levels = (compressed / streamed.FOLDER / streamed.META).is_file()
 
     context.progress(0, 2, "pages")
-    page = viewer_page(params.title, sog, viewer_settings(view, opening["depth"])).encode()
+    if has_levels:
+        levels = compressed / streamed.FOLDER
+        sog = streamed.level_in_one_file(levels).read_bytes()
+        leading = streamed_page(params.title, streamed.first_shown(levels).name, settings)
+        (context.output / STREAMED_PAGE).write_text(leading, encoding="utf-8")
+    else:
+        sog = (compressed / "scene.sog").read_bytes()
+    page = viewer_page(params.title, sog, settings, has_levels=has_levels).encode()
     (context.output / PAGE).write_bytes(page)
     if len(page) > NOTABLE_PAGE_BYTES:
         context.warn(
             "large_page",
             f"The viewer page has {as_size(len(page))}: phones may fail to open it.",
-            "Lower max_gaussians of the train stage, or sh_degree of the compress stage.",
+            "Set stream_above of the compress stage, or lower max_gaussians of the train stage.",
         )
     context.progress(1, 2, "pages")
     report = report_page(params.title, context.inputs, context.warnings).encode()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import json
 import re
 from html import escape
@@ -13,10 +14,13 @@ import numpy as np
 
 from e2e3d_stages.contract.messages import StageError
 from e2e3d_stages.publish import fetch_viewer
+from e2e3d_stages.publish.spec import STREAMED_PAGE
+from e2e3d_stages.splats import streamed
 from e2e3d_stages.splats.views import camera_place
 
 # The viewer turns splats by 180 degrees about z: x and y of our world change sign, and up = -y becomes its +y.
 TO_VIEWER = np.array([-1.0, -1.0, 1.0])
+LEVELS = f"{streamed.FOLDER}{streamed.META}"
 FOV_LIMITS = (20.0, 100.0)
 _BRIDGE = Path(__file__).parent / "templates" / "bridge.js"
 
@@ -36,6 +40,25 @@ _BAR = """
             #e2e3d a {{ color: #bcd7ff; margin-left: 10px; }}
         </style>
         <div id="e2e3d"><b>{title}</b><a href="report.html">Report</a></div>"""
+
+# A page that came from a disk, alone, or in a frame of Airflow's has nothing beside it that it could load.
+_ONWARDS = f"""
+<script>
+    if (self.origin !== 'null') {{
+        fetch('{LEVELS}').then(
+            (answer) => {{ if (answer.ok) location.replace('{STREAMED_PAGE}' + location.search); }},
+            () => {{}},
+        );
+    }}
+</script>"""
+
+# The viewer at a third of its size, as no server of plain files would send it.
+_UNPACKED = """
+            const text = atob(document.getElementById('packed').textContent);
+            const packed = new Blob([Uint8Array.from(text, (sign) => sign.charCodeAt(0))]);
+            const code = packed.stream().pipeThrough(new DecompressionStream('gzip'));
+            const file = new Blob([await new Response(code).blob()], { type: 'text/javascript' });
+            const { createViewer } = await import(URL.createObjectURL(file));"""
 
 # In a frame; the viewer gives its camera out only while its debug panel is open.
 _FRAMED = """
@@ -81,14 +104,47 @@ def viewer_settings(view: dict[str, Any], depth: float) -> dict[str, Any]:
     }
 
 
-def viewer_page(title: str, sog: bytes, settings: dict[str, Any], folder: Path = fetch_viewer.FOLDER) -> str:
-    """The whole page as HTML.
+def viewer_page(
+    title: str,
+    sog: bytes,
+    settings: dict[str, Any],
+    folder: Path = fetch_viewer.FOLDER,
+    *,
+    has_levels: bool = False,
+) -> str:
+    """The whole page as HTML, the scene in it.
 
     :param title: the scene's name, any text.
     :param sog: the compressed scene's bytes.
     :param settings: from `viewer_settings`.
     :param folder: where the viewer's files are.
-    :raises StageError: when they are not there.
+    :param has_levels: whether it leads on to `streamed_page`, wherever that can load its levels.
+    :raises StageError: when the viewer's files are not there.
+    """
+    content = base64.b64encode(sog).decode()
+    bootstrap = {
+        "contentUrl": f"data:application/octet-stream;base64,{content}",
+        "contentFilename": "scene.sog",
+        "settings": settings,
+    }
+    return _page(title, bootstrap, folder, _ONWARDS if has_levels else "")
+
+
+def streamed_page(title: str, first: str, settings: dict[str, Any], folder: Path = fetch_viewer.FOLDER) -> str:
+    """The page as HTML that loads levels of detail from beside it, as it needs them; see `viewer_page`.
+
+    :param first: name of the file that it shows first, to be on its way while the viewer starts.
+    """
+    ahead = f'<link rel="preload" as="fetch" crossorigin href="{streamed.FOLDER}{first}">'
+    return _page(title, {"contentUrl": LEVELS, "settings": settings}, folder, packed=ahead)
+
+
+def _page(title: str, bootstrap: dict[str, Any], folder: Path, head: str = "", packed: str | None = None) -> str:
+    """The viewer in one file.
+
+    :param bootstrap: what it shows.
+    :param head: what a browser reads before all else.
+    :param packed: compresses the viewer's code, and is what follows it.
     """
     if not fetch_viewer.is_there(folder):
         raise StageError(
@@ -102,19 +158,18 @@ def viewer_page(title: str, sog: bytes, settings: dict[str, Any], folder: Path =
     if re.search(r"</script|<!--|<script", js, re.IGNORECASE) or re.search(r"</style", css, re.IGNORECASE):
         raise StageError("The viewer's files hold markup that cannot be inlined.", hint="Use the pinned version.")
     licence = (folder / "LICENSE").read_text(encoding="utf-8").strip().replace("--", "- -")
-    content = base64.b64encode(sog).decode()
-    bootstrap = {
-        "contentUrl": f"data:application/octet-stream;base64,{content}",
-        "contentFilename": "scene.sog",
-        "settings": settings,
-    }
     bridge = _BRIDGE.read_text(encoding="utf-8").strip()
     # Ours goes in last: the first match wins, and a title may hold anything.
     page = _replace(page, _STYLESHEET, f"<style>\n{css}\n</style>")
-    page = _replace(page, _MODULE_IMPORT, js)
-    page = _replace(page, _BODY, "<body>" + _BAR.format(title=escape(title)) + _FRAMED.format(bridge=bridge))
+    page = _replace(page, _MODULE_IMPORT, js if packed is None else _UNPACKED)
+    ours = _BAR.format(title=escape(title)) + _FRAMED.format(bridge=bridge)
+    if packed is not None:
+        code = base64.b64encode(gzip.compress(js.encode(), mtime=0)).decode()
+        ours += f'<script type="text/plain" id="packed">{code}</script>{packed}'
+    page = _replace(page, _BODY, f"<body>{ours}")
     page = _replace(page, _BOOTSTRAP, f'<script type="application/json" id="sse-bootstrap">{_json(bootstrap)}</script>')
-    return _replace(page, _TITLE, f"<title>{escape(title)}</title>\n<!--\nThe viewer's licence:\n{licence}\n-->")
+    named = f"<title>{escape(title)}</title>{head}\n<!--\nThe viewer's licence:\n{licence}\n-->"
+    return _replace(page, _TITLE, named)
 
 
 def _replace(page: str, seam: re.Pattern[str], text: str) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from e2e3d_stages.contract.spec import Deliverable, Limit, StageSpec, Workload
 from e2e3d_stages.render.params import PRESETS, Params
 
+FILM, POSTER = "flight.mp4", "flight.jpg"
+
 # The sample's film on two cores of an AMD EPYC. The orthophoto's seconds and the GPU's share are guesses.
 SECONDS_OF_FILM = 30.0
 SECONDS_OF_ORTHOPHOTO = 20.0
@@ -31,8 +33,8 @@ SPEC = StageSpec(
     longest=Limit(seconds=14_400),
     rough_seconds=rough_seconds,
     deliverables=(
-        Deliverable("flight.mp4", "sharing: a film of ten seconds"),
-        Deliverable("flight.jpg", "a poster for the film"),
+        Deliverable(FILM, "sharing: a film of ten seconds"),
+        Deliverable(POSTER, "a poster for the film"),
         Deliverable("orthophoto.tif", "GIS: the scene from straight above, as a GeoTIFF"),
     ),
     optional_inputs=("crop",),

@@ -12,6 +12,7 @@ from rasterio.windows import Window
 from e2e3d_stages.render.flight import path_through, write_film, write_poster
 from e2e3d_stages.render.orthophoto import Map, map_of, write_orthophoto
 from e2e3d_stages.render.params import Params
+from e2e3d_stages.render.spec import FILM, POSTER
 from e2e3d_stages.runtime.context import StageContext
 from e2e3d_stages.splats.camera import Camera
 from e2e3d_stages.splats.cropping import published_box, published_scene
@@ -21,7 +22,7 @@ from e2e3d_stages.splats.rasterizer import Renderer, use_threads
 from e2e3d_stages.splats.views import views_and_points
 
 # The film's frame that stands for it.
-POSTER = 0.4
+POSTER_AT = 0.4
 
 
 def run(context: StageContext) -> dict[str, Any]:
@@ -40,9 +41,9 @@ def run(context: StageContext) -> dict[str, Any]:
     found: dict[str, Any] = {"frames": None, "ground_pixel": None, "coordinate_system": None}
     if params.film:
         cameras = path_through(views, points)
-        write_film(context.output / "flight.mp4", _filmed(context, renderer, cameras))
-        poster = cameras[int(POSTER * len(cameras))]
-        write_poster(context.output / "flight.jpg", _eight_bits(renderer.picture(poster)[0]))
+        write_film(context.output / FILM, _filmed(context, renderer, cameras))
+        poster = cameras[int(POSTER_AT * len(cameras))]
+        write_poster(context.output / POSTER, _eight_bits(renderer.picture(poster)[0]))
         found["frames"] = len(cameras)
     if params.orthophoto:
         if place := Georeference.of(sfm):

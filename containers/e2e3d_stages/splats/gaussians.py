@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,13 @@ class Gaussians:
         return Gaussians(
             self.means[index], self.scales[index], self.quats[index], self.opacities[index], self.sh[index]
         )
+
+
+def joined(parts: Sequence[Gaussians]) -> Gaussians:
+    """Those of one part after those of another, all of one SH degree."""
+    return Gaussians(
+        **{field.name: np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Gaussians)}
+    )
 
 
 def _columns(sh_count: int) -> list[str]:

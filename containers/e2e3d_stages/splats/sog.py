@@ -54,6 +54,7 @@ def encode(
     max_colour_error: float = 0.005,
     seed: int = 0,
     threads: int = 1,
+    parts: NDArray[np.integer] | None = None,
     progress: Callable[[str], None] = lambda name: None,
 ) -> Encoding:
     """Write Gaussians as one `.sog` file. The same seed and the same Gaussians give the same bytes.
@@ -62,16 +63,16 @@ def encode(
     :param max_colour_error: root mean square colour error, as a share of full brightness, that the palette of
         spherical harmonics may cause; the smallest palette below it is taken, or the largest the format has.
     :param threads: cores that the clustering uses; the file does not depend on it.
+    :param parts: (N,) numbers of parts that stay together, the lowest first in the file; one part where not given.
     :param progress: called with the name of each file written, and between clusterings with `shN`; may raise.
     :raises ValueError: when there is no Gaussian, or one has a value that is not finite.
     """
     fields = (gaussians.means, gaussians.scales, gaussians.quats, gaussians.opacities, gaussians.sh)
     if len(gaussians) == 0 or not all(np.isfinite(field).all() for field in fields):
         raise ValueError("SOG holds one or more Gaussians of finite values: clean them first")
-    log_means = np.sign(gaussians.means) * np.log1p(np.abs(gaussians.means, dtype=np.float64))
-    mins, maxs = log_means.min(axis=0), log_means.max(axis=0)
-    steps = np.round((log_means - mins) / np.where(maxs > mins, maxs - mins, 1) * 65535).astype(np.uint16)
-    order = np.argsort(morton_codes(steps), kind="stable")
+    steps, mins, maxs = _in_steps(gaussians.means)
+    codes = morton_codes(steps)
+    order = np.argsort(codes, kind="stable") if parts is None else np.lexsort((codes, parts))
     steps, ordered = steps[order], gaussians.select(order)
     scale_codes, scale_book = codebook(ordered.scales)
     colour_codes, colour_book = codebook(ordered.sh[:, 0])
@@ -147,6 +148,11 @@ def decode(path: Path) -> Gaussians:
     )
 
 
+def along_curve(means: Floats) -> NDArray[np.int64]:
+    """Indices (N,) that sort centres (N, 3) along the Z-order curve: most neighbours in space become neighbours."""
+    return np.argsort(morton_codes(_in_steps(means)[0]), kind="stable")
+
+
 def morton_codes(steps: NDArray[np.uint16]) -> NDArray[np.uint64]:
     """Place on the Z-order curve of (N, 3) coordinates of 16 bits: their bits interleaved to 48."""
     bits = steps.astype(np.uint64)
@@ -160,6 +166,14 @@ def morton_codes(steps: NDArray[np.uint16]) -> NDArray[np.uint64]:
         bits = (bits | (bits << np.uint64(shift))) & np.uint64(mask)
     codes: NDArray[np.uint64] = bits[:, 0] | (bits[:, 1] << np.uint64(1)) | (bits[:, 2] << np.uint64(2))
     return codes
+
+
+def _in_steps(means: Floats) -> tuple[NDArray[np.uint16], NDArray[np.float64], NDArray[np.float64]]:
+    """Centres (N, 3) in 16 bits between the least and the greatest logarithm of each coordinate, and these."""
+    log_means = np.sign(means) * np.log1p(np.abs(means, dtype=np.float64))
+    mins, maxs = log_means.min(axis=0), log_means.max(axis=0)
+    steps = np.round((log_means - mins) / np.where(maxs > mins, maxs - mins, 1) * 65535).astype(np.uint16)
+    return steps, mins, maxs
 
 
 def codebook(values: Floats) -> tuple[Bytes, Floats]:

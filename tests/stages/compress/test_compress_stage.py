@@ -11,7 +11,9 @@ import pytest
 
 from e2e3d_stages.compress import stage
 from e2e3d_stages.compress.params import PRESETS, Params
+from e2e3d_stages.compress.spec import SPEC
 from e2e3d_stages.contract.messages import Interrupted, StageError
+from e2e3d_stages.contract.spec import Workload
 from e2e3d_stages.splats import sog, splat_transform
 from e2e3d_stages.splats.gaussians import Gaussians, write_ply
 
@@ -157,6 +159,36 @@ def test_each_parameter_changes_what_is_written(
 
     assert stage.run(usual)[figure] != stage.run(changed)[figure]
     assert (usual.output / "scene.sog").read_bytes() != (changed.output / "scene.sog").read_bytes()
+
+
+def test_a_scene_above_the_limit_gets_levels_and_one_at_the_limit_stays_as_it_was(
+    make_gaussians: Any, make_job: MakeJob
+) -> None:
+    given = opaque(make_gaussians(300, 1))
+    usual, at, above = make_job(given), make_job(given, "at", stream_above=300), make_job(given, "up", stream_above=299)
+    metrics = [stage.run(context) for context in (usual, at, above)]
+
+    assert metrics[0] == metrics[1] == {name: metrics[2][name] for name in metrics[0]}
+    assert {path.name for path in at.output.iterdir()} == {path.name for path in usual.output.iterdir()}
+    streamed = above.output / "streamed"
+    assert {path.name for path in streamed.iterdir()} == {"lod-meta.json", "0_0.sog"}
+    assert metrics[2]["level_gaussians"] == [300]
+    assert metrics[2]["level_bytes"] == sum(path.stat().st_size for path in streamed.iterdir())
+    assert above.steps[-1] == ("levels", 1, 1)
+
+
+def test_levels_take_their_time_in_an_estimate() -> None:
+    def seconds(above: int, gaussians: int) -> float:
+        asked = {"stream_above": above}
+        return SPEC.rough_seconds(Workload(asked, photos=10, long_side=1000, gaussians=gaussians, gpu=False))
+
+    assert seconds(0, 2000) == seconds(2000, 2000) > 0
+    assert seconds(1999, 2000) == pytest.approx(3 * seconds(0, 2000))
+
+
+def test_streaming_that_nobody_asked_for_changes_no_artifact_key() -> None:
+    assert "stream_above" not in Params(**PRESETS["draft"]).keyed() | Params(**PRESETS["standard"]).keyed()
+    assert Params(stream_above=5).keyed()["stream_above"] == 5
 
 
 def test_the_seed_changes_the_palette(make_gaussians: Any, make_job: MakeJob) -> None:

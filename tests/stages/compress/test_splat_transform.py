@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from e2e3d_stages.compress import streaming
 from e2e3d_stages.contract.messages import StageError
 from e2e3d_stages.splats import sog, splat_transform
-from e2e3d_stages.splats.gaussians import read_ply, write_ply
+from e2e3d_stages.splats.gaussians import Gaussians, read_ply, write_ply
 
 # Node's start takes longer than what it does.
 pytestmark = pytest.mark.slow
@@ -54,6 +55,19 @@ def test_it_reads_our_sog_as_we_do(make_gaussians: Any, tmp_path: Path, count: i
     np.testing.assert_allclose(theirs.opacities, ours.opacities, atol=1e-3)
     np.testing.assert_allclose(theirs.sh, ours.sh, atol=1e-6)
     assert np.abs(np.sum(theirs.quats * ours.quats, axis=1)).min() > 1 - 1e-4
+
+
+def test_it_reads_a_file_of_a_level_as_we_do(make_gaussians: Any, tmp_path: Path) -> None:
+    def encode(some: Gaussians, path: Path, parts: Any) -> None:
+        sog.encode(some, path, parts=parts)
+
+    streaming.write_levels(make_gaussians(1200, 1), tmp_path / "streamed", encode, chunk=400, coarsest=100)
+    for name in ("0_2.sog", "1_1.sog", "3_0.sog"):
+        splat_transform.convert(tmp_path / "streamed" / name, tmp_path / "judged.ply")
+
+        ours, theirs = sog.decode(tmp_path / "streamed" / name), read_ply(tmp_path / "judged.ply")
+        np.testing.assert_allclose(theirs.means, ours.means, atol=1e-5)
+        np.testing.assert_allclose(theirs.sh, ours.sh, atol=1e-6)
 
 
 def test_its_spz_holds_the_scene_in_the_same_frame_and_order(make_gaussians: Any, tmp_path: Path) -> None:

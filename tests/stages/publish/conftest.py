@@ -54,18 +54,24 @@ def ball_on_floor(count: int = 3000) -> Gaussians:
 
 
 @pytest.fixture(scope="session")
+def ball() -> Gaussians:
+    """The made-up scene."""
+    return ball_on_floor()
+
+
+@pytest.fixture(scope="session")
 def camera() -> Callable[..., dict[str, Any]]:
     """Makes entries of `views.json`: camera(position, target, name, order)."""
     return look_at
 
 
 @pytest.fixture(scope="session")
-def scene_sog(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def scene_sog(ball: Gaussians, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The made-up scene as `compress` writes it."""
     from e2e3d_stages.splats import sog
 
     path = tmp_path_factory.mktemp("scene") / "scene.sog"
-    sog.encode(ball_on_floor(), path)
+    sog.encode(ball, path)
     return path
 
 

@@ -6,8 +6,10 @@ import base64
 import io
 import json
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -329,8 +331,11 @@ def test_a_scene_in_metres_has_a_scale_and_its_north_up(camera) -> None:
     assert float(bar[1]) / float(bar[2]) == pytest.approx((right - left) / 40, rel=0.02)
 
 
-def test_the_stage_makes_both_pages_and_the_thumbnail(run, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(stage, "viewer_page", lambda title, sog, settings: f"{title} {len(sog)}")
+@pytest.fixture
+def publish(run, tmp_path, monkeypatch) -> Callable[[], tuple[Path, dict[str, Any]]]:
+    """Runs the stage without the viewer: pages of the arguments they were made of."""
+    monkeypatch.setattr(stage, "viewer_page", lambda title, sog, settings, has_levels: f"{title} {sog!r} {has_levels}")
+    monkeypatch.setattr(stage, "streamed_page", lambda title, first, settings: f"{title} {first}")
     (tmp_path / "output").mkdir()
     job = SimpleNamespace(
         params=Params(title="Yard"),
@@ -339,10 +344,26 @@ def test_the_stage_makes_both_pages_and_the_thumbnail(run, tmp_path, monkeypatch
         warnings=[],
         progress=lambda *_: None,
     )
-    metrics = stage.run(job)
-    assert (job.output / "index.html").read_text().startswith("Yard ")
-    assert metrics["page_bytes"] == (job.output / "index.html").stat().st_size
-    assert metrics["report_bytes"] == (job.output / "report.html").stat().st_size
+    return lambda: (job.output, stage.run(job))
+
+
+def test_the_stage_makes_both_pages_and_the_thumbnail(run, publish) -> None:
+    (run.inputs["compress"].folder / "scene.sog").write_bytes(b"all")
+    output, metrics = publish()
+    assert (output / "index.html").read_text() == "Yard b'all' False"
+    assert metrics["page_bytes"] == (output / "index.html").stat().st_size
+    assert metrics["report_bytes"] == (output / "report.html").stat().st_size
     assert metrics["opening_view"] == "1.jpg"
-    with Image.open(job.output / "thumbnail.jpg") as thumbnail:
+    with Image.open(output / "thumbnail.jpg") as thumbnail:
         assert thumbnail.size == (32, 18)
+    assert not (output / "streamed.html").exists()
+
+
+def test_a_scene_with_levels_gets_a_page_that_loads_them_and_one_with_the_finest_in_one_file(run, publish) -> None:
+    levels = run.inputs["compress"].folder / "streamed"
+    levels.mkdir()
+    for name in ("lod-meta.json", "0_0.sog", "0_1.sog", "1_0.sog", "1_1.sog", "2_0.sog", "3_0.sog"):
+        (levels / name).write_text(name)
+    output, _ = publish()
+    assert (output / "index.html").read_text() == "Yard b'2_0.sog' True"
+    assert (output / "streamed.html").read_text() == "Yard 3_0.sog"

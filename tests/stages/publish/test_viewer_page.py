@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import io
 import json
 import re
@@ -15,7 +16,7 @@ import pytest
 from e2e3d_stages.contract.messages import StageError
 from e2e3d_stages.evaluate.opening import opening_view
 from e2e3d_stages.publish import fetch_viewer
-from e2e3d_stages.publish.viewer_page import viewer_page, viewer_settings
+from e2e3d_stages.publish.viewer_page import streamed_page, viewer_page, viewer_settings
 
 PAGE = """<!doctype html><html><head><title>Viewer</title><link rel="stylesheet" href="./index.css" />
 <script type="application/json" id="sse-bootstrap">null</script></head>
@@ -56,6 +57,22 @@ def test_the_page_names_no_other_file_but_the_report(viewer) -> None:
     assert re.findall(r'(?:src|href)="([^"]*)"', page) == ["report.html"]
     assert "sourceMappingURL" not in page
     assert "index.js" not in page
+
+
+def test_a_page_with_levels_names_them_and_has_the_viewer_inside(viewer) -> None:
+    page = streamed_page("Yard", "4_0.sog", {"version": 2}, viewer)
+    assert bootstrap(page) == {"contentUrl": "streamed/lod-meta.json", "settings": {"version": 2}}
+    assert re.findall(r'(?:src|href)="([^"]*)"', page) == ["report.html", "streamed/4_0.sog"]
+    packed = re.search(r'id="packed">([^<]*)</script>', page)[1]
+    assert gzip.decompress(base64.b64decode(packed)).decode().strip() == "const createViewer = 1;"
+    assert "MIT License, PlayCanvas" in page
+
+
+def test_the_page_leads_on_to_levels_only_where_there_are_some(viewer) -> None:
+    assert "streamed" not in viewer_page("Yard", b"scene", {}, viewer)
+    leading = viewer_page("Yard", b"level", {}, viewer, has_levels=True)
+    assert "location.replace('streamed.html'" in leading
+    assert base64.b64decode(bootstrap(leading)["contentUrl"].partition("base64,")[2]) == b"level"
 
 
 def test_the_viewers_licence_stays_with_it(viewer) -> None:
