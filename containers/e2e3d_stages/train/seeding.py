@@ -12,7 +12,10 @@ from e2e3d_stages.splats.gaussians import C0
 from e2e3d_stages.train.scene import Points, Scene, View
 
 CELL_SHARE = 50  # a cell of the coverage grid is the picture's long side through this
-_INITIAL_OPACITY = 0.1
+# Solid, and small where SfM's points lie close: what begins large and faint stays so, is soft, and takes long to draw.
+# Measured in docs/trials.md.
+_INITIAL_OPACITY = 0.5
+_CLOSE, _SHRUNK = 1.5, 0.6
 # Of all training photos together; a place is in some ten of them. Below the least, more cost next to nothing.
 PIXELS_PER_GAUSSIAN, FEWEST_GAUSSIANS = 200, 20_000
 _FEWEST_POINTS = 10
@@ -45,7 +48,7 @@ def seed(
     xyz, rgb, size = _cover(scene.views, points, np.ones((len(scene.views), 3), np.float32) if gains is None else gains)
     filled = len(xyz)
     xyz, rgb = np.concatenate([points.xyz, xyz]), np.concatenate([points.rgb, rgb])
-    size = np.concatenate([spacing(points.xyz), size])
+    size = np.concatenate([_sizes(points.xyz), size])
     if len(xyz) > max_gaussians:
         keep = np.sort(rng.choice(len(xyz), max_gaussians, replace=False))
         filled = int((keep >= len(points.xyz)).sum())
@@ -61,6 +64,13 @@ def seed(
         "sh_dc": torch.from_numpy((rgb - 0.5) / C0)[:, None],
         "sh_rest": torch.zeros(count, (sh_degree + 1) ** 2 - 1, 3),
     }, filled
+
+
+def _sizes(xyz: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Initial standard deviations (P,): the distance to the neighbours, and less of it where that is no long way."""
+    apart = spacing(xyz)
+    sizes: NDArray[np.float32] = np.where(apart < _CLOSE * np.median(apart), _SHRUNK * apart, apart)
+    return sizes
 
 
 def spacing(xyz: NDArray[np.float32]) -> NDArray[np.float32]:
