@@ -30,6 +30,7 @@ _STYLESHEET = re.compile(r'<link\b[^>]*href="\./index\.css"[^>]*>')
 _MODULE_IMPORT = re.compile(r"import \{ createViewer \} from '\./index\.js';")
 _BOOTSTRAP = re.compile(r'<script type="application/json" id="sse-bootstrap">.*?</script>', re.DOTALL)
 _BODY = re.compile(r"<body\b[^>]*>")
+_ADDRESS = re.compile(r"const url = new URL\(location\.href\);")
 _SOURCE_MAP = re.compile(r"\n//# sourceMappingURL=\S+\s*$")
 
 _BAR = """
@@ -40,6 +41,12 @@ _BAR = """
             #e2e3d a {{ color: #bcd7ff; margin-left: 10px; }}
         </style>
         <div id="e2e3d"><b>{title}</b><a href="report.html">Report</a></div>"""
+
+# What a link says beside the page's address may not put something else into it.
+_OWN_ADDRESS = """const url = new URL(location.href);
+            for (const name of ['content', 'settings', 'poster', 'skybox', 'collision', 'voxel']) {
+                url.searchParams.delete(name);
+            }"""
 
 # A page that came from a disk, alone, or in a frame of Airflow's has nothing beside it that it could load.
 _ONWARDS = f"""
@@ -160,6 +167,7 @@ def _page(title: str, bootstrap: dict[str, Any], folder: Path, head: str = "", p
     licence = (folder / "LICENSE").read_text(encoding="utf-8").strip().replace("--", "- -")
     bridge = _BRIDGE.read_text(encoding="utf-8").strip()
     # Ours goes in last: the first match wins, and a title may hold anything.
+    page = _replace(page, _ADDRESS, _OWN_ADDRESS)
     page = _replace(page, _STYLESHEET, f"<style>\n{css}\n</style>")
     page = _replace(page, _MODULE_IMPORT, js if packed is None else _UNPACKED)
     ours = _BAR.format(title=escape(title)) + _FRAMED.format(bridge=bridge)

@@ -58,7 +58,9 @@ def test_the_scene_is_seen_upright_and_turns_without_asking_the_network(
 ) -> None:
     settings = viewer_settings(camera([0, -1.5, -5], [0, 0, 0]), depth=5)
     (tmp_path / "index.html").write_text(viewer_page("Ball", scene_sog.read_bytes(), settings), encoding="utf-8")
-    page.goto((tmp_path / "index.html").as_uri() + "?noanim")
+    # Whoever sends a link may not put another scene into the page.
+    others = "content=http://127.0.0.1:9/other.sog&settings=http://127.0.0.1:9/settings.json"
+    page.goto((tmp_path / "index.html").as_uri() + f"?noanim&{others}")
 
     shown = settled(page, lambda seen: all(half.sum() > 500 for half in red_and_blue(seen)))
     red, blue = red_and_blue(shown)

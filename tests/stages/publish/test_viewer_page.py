@@ -20,7 +20,8 @@ from e2e3d_stages.publish.viewer_page import streamed_page, viewer_page, viewer_
 
 PAGE = """<!doctype html><html><head><title>Viewer</title><link rel="stylesheet" href="./index.css" />
 <script type="application/json" id="sse-bootstrap">null</script></head>
-<body><script type="module">import { createViewer } from './index.js';</script></body></html>"""
+<body><script type="module">import { createViewer } from './index.js';
+const url = new URL(location.href);</script></body></html>"""
 
 
 @pytest.fixture
