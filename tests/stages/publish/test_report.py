@@ -155,6 +155,8 @@ def test_the_worst_photo_and_what_no_training_photo_shows_are_told(run) -> None:
     words = Page(report_page("Yard", run.inputs)).words
     assert "The worst photo has 31.02 dB colour-corrected." in words
     assert "No training photo shows" not in words
+    run.change("evaluate", metrics={**metrics, "views": 2, "unseen": 0.02})
+    assert "colour-corrected. No training photo shows 2 %" in Page(report_page("Yard", run.inputs)).words
 
 
 def test_figures_as_drawn_and_colour_corrected_are_told_apart(run) -> None:
