@@ -10,12 +10,14 @@ import re
 import socket
 import threading
 from collections import defaultdict
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import psutil
 import yaml
+
+from tests.web import answering
 
 _KINDS = {"c": "counter", "g": "gauge", "ms": "observer"}
 Labels = tuple[tuple[str, str], ...]
@@ -52,10 +54,9 @@ class StatsdExporter:
             def log_message(self, *_: object) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Page)
-        self.port: int = self._server.server_address[1]
-        for work in (self._hear, self._server.serve_forever):
-            threading.Thread(target=work, daemon=True).start()
+        self._server = answering(Page)
+        self.port: int = self._server.server_port
+        threading.Thread(target=self._hear, daemon=True).start()
 
     def close(self) -> None:
         """Hear and answer nothing more."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -23,11 +23,19 @@ class _Files(SimpleHTTPRequestHandler):
             super().handle()
 
 
+def answering(handler: Callable[..., BaseHTTPRequestHandler]) -> ThreadingHTTPServer:
+    """A server on a port of its own, which answers until it is shut down."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server.daemon_threads = True
+    # How soon its end is heard.
+    threading.Thread(target=server.serve_forever, args=[0.02], daemon=True).start()
+    return server
+
+
 @contextmanager
 def served(folder: Path) -> Iterator[str]:
     """The address of a folder over HTTP."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Files, directory=str(folder)))
-    threading.Thread(target=server.serve_forever, args=[0.02], daemon=True).start()
+    server = answering(partial(_Files, directory=str(folder)))
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
     server.server_close()
@@ -56,11 +64,8 @@ class Web:
             def log_message(self, *args: Any) -> None:
                 pass
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
+        self.server = answering(Handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}"
-        # How soon its end is heard.
-        threading.Thread(target=self.server.serve_forever, args=[0.02], daemon=True).start()
 
     def sent_to(self, path: str) -> list[Any]:
         """What came there."""

@@ -20,6 +20,7 @@ from airflow.sdk import BaseHook, Connection
 from airflow.sdk.configuration import conf
 from pydantic import Field
 
+from airflow_provider_e2e3d.operators.links import is_on_the_web
 from airflow_provider_e2e3d.scenes.outcome import Reason
 from e2e3d_stages.contract.messages import InvalidRequest, Model
 from e2e3d_stages.contract.paths import shown
@@ -173,7 +174,7 @@ def slack_message(notification: Notification) -> dict[str, Any]:
     lines = {**notification.lines}
     if notification.reason is not None:
         lines = {"Why": notification.reason.message, "What to do": notification.reason.hint, **lines}
-    has_film = notification.film is not None and notification.film.startswith("http")
+    film = {"title": "Film", "value": f"<{notification.film}>", "short": True}
     attachment = {
         "color": _COLOURS[notification.state],
         "fallback": _plain(notification.headline),
@@ -184,10 +185,8 @@ def slack_message(notification: Notification) -> dict[str, Any]:
             for name, value in lines.items()
             if value
         ]
-        + [{"title": "Film", "value": f"<{notification.film}>", "short": True}] * has_film,
-        "image_url": notification.thumbnail
-        if notification.thumbnail and notification.thumbnail.startswith("http")
-        else None,
+        + ([film] if is_on_the_web(notification.film) else []),
+        "image_url": notification.thumbnail if is_on_the_web(notification.thumbnail) else None,
         "footer": f"<{notification.airflow}|{_plain(notification.run)}>"
         if notification.airflow
         else _plain(notification.run),
@@ -251,11 +250,11 @@ def email_page(notification: Notification, *, with_picture: bool) -> str:
         f"<tr><td>{escape(name)}</td><td><b>{escape(value)}</b></td></tr>" for name, value in notification.lines.items()
     ]
     parts.append(f'<table cellpadding="4">{"".join(rows)}</table>' if rows else "")
-    if notification.page and notification.page.startswith("http"):
+    if is_on_the_web(notification.page):
         parts.append(f'<p><a href="{escape(notification.page)}">Open it</a></p>')
     elif notification.page:
         parts.append(f"<p>It lies at {escape(notification.page)}</p>")
-    if notification.film and notification.film.startswith("http"):
+    if is_on_the_web(notification.film):
         parts.append(f'<p><a href="{escape(notification.film)}">Its film</a></p>')
     if notification.airflow:
         parts.append(f'<p><a href="{escape(notification.airflow)}">The run in Airflow</a></p>')

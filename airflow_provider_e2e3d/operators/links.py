@@ -6,7 +6,7 @@ are known, so that they work while the task runs or is deferred; at the end Airf
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 from urllib.parse import quote
 
 from airflow.sdk import BaseOperatorLink
@@ -77,9 +77,9 @@ def scene_address(folder: str) -> str:
     return airflow_address(f"/e2e3d/scenes/{scene}/{run}")
 
 
-def is_on_the_web(address: str) -> bool:
-    """Whether a browser opens it, wherever it runs."""
-    return address.startswith(("http://", "https://"))
+def is_on_the_web(address: str | None) -> TypeGuard[str]:
+    """Whether there is an address that a browser opens, wherever it runs."""
+    return address is not None and address.startswith(("http://", "https://"))
 
 
 def artifact_address(ti: Any, storage: Storage, path: str) -> str:

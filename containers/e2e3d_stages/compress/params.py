@@ -65,6 +65,11 @@ class Params(StageParams):
     )
 
 
+def has_levels(stream_above: int, gaussians: int) -> bool:
+    """Whether a scene of so many Gaussians gets levels of detail."""
+    return 0 < stream_above < gaussians
+
+
 # Blending averages the palette's error: renders differ by about 0.42 times max_colour_error (measured on a trained
 # scene), so 0.005 costs 0.03 dB at 32 dB and 0.1 dB at 37 dB.
 PRESETS: dict[str, dict[str, Any]] = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from e2e3d_stages.compress.params import PRESETS, Params
+from e2e3d_stages.compress.params import PRESETS, Params, has_levels
 from e2e3d_stages.contract.figures import SIZE
 from e2e3d_stages.contract.spec import Deliverable, Limit, StageSpec, Workload
 from e2e3d_stages.splats.streamed import FOLDER, META
@@ -15,7 +15,8 @@ TIMES_WITH_LEVELS = 3
 
 def rough_seconds(workload: Workload) -> float:
     """By the number of Gaussians."""
-    streams = 0 < workload.params.get("stream_above", 0) < workload.gaussians
+    # What was made before there were levels does not name the parameter.
+    streams = has_levels(workload.params.get("stream_above", 0), workload.gaussians)
     return SECONDS_PER_GAUSSIAN * workload.gaussians * (TIMES_WITH_LEVELS if streams else 1)
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from e2e3d_stages.compress import cleaning, streaming
-from e2e3d_stages.compress.params import Params
+from e2e3d_stages.compress.params import Params, has_levels
 from e2e3d_stages.contract.messages import StageError
 from e2e3d_stages.runtime.context import StageContext
 from e2e3d_stages.splats import sog, splat_transform, streamed
@@ -59,7 +61,7 @@ def run(context: StageContext) -> dict[str, Any]:
     encoding = _write_sog(context, kept, context.output / "scene.sog")
     errors = measure(kept.select(encoding.order), sog.decode(context.output / "scene.sog"))
     spz_bytes = _write_spz(context, kept) if params.spz else 0
-    levels = _write_levels(context, kept) if 0 < params.stream_above < len(kept) else {}
+    levels = _write_levels(context, kept) if has_levels(params.stream_above, len(kept)) else {}
 
     sizes = {
         "ply_bytes": source.stat().st_size,
@@ -122,16 +124,14 @@ def _write_sog(context: StageContext, gaussians: Gaussians, path: Path) -> sog.E
             written.add(name)
         context.progress(len(written), total, "files", phase="SOG")
 
-    params: Params = context.params
     context.progress(0, total, "files", phase="SOG")
-    return sog.encode(
-        gaussians,
-        path,
-        max_colour_error=params.max_colour_error,
-        seed=params.seed,
-        threads=context.threads,
-        progress=progress,
-    )
+    return _encoder(context)(gaussians, path, progress=progress)
+
+
+def _encoder(context: StageContext) -> Callable[..., sog.Encoding]:
+    """`sog.encode` as this run wants it."""
+    params: Params = context.params
+    return partial(sog.encode, max_colour_error=params.max_colour_error, seed=params.seed, threads=context.threads)
 
 
 def _write_spz(context: StageContext, gaussians: Gaussians) -> int:
@@ -163,18 +163,10 @@ def _write_spz(context: StageContext, gaussians: Gaussians) -> int:
 
 def _write_levels(context: StageContext, gaussians: Gaussians) -> dict[str, Any]:
     """Metrics of the levels of detail: how many Gaussians each has, the finest first, and all files' bytes."""
-    params: Params = context.params
+    encode_parts = partial(_encoder(context), progress=lambda _name: context.check_stop())
 
     def encode(some: Gaussians, path: Path, parts: NDArray[np.int64]) -> None:
-        sog.encode(
-            some,
-            path,
-            max_colour_error=params.max_colour_error,
-            seed=params.seed,
-            threads=context.threads,
-            parts=parts,
-            progress=lambda name: context.check_stop(),
-        )
+        encode_parts(some, path, parts=parts)
 
     def progress(done: int, total: int) -> None:
         context.check_stop()
