@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import json
 import threading
+from collections.abc import Iterable
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -87,21 +88,30 @@ class Collector:
         scopes = [scope for each in told for one in each["resourceSpans"] for scope in one["scopeSpans"]]
         return [_span(span) for scope in scopes for span in scope["spans"]]
 
-    def trace_of(self, run: str) -> list[Span]:
-        """A DAG run's trace, once its root is there, which is sent last; every span but the root lies in another."""
+    def trace_of(self, run: str, tasks: Iterable[str]) -> list[Span]:
+        """A DAG run's trace, once these tasks are in it and it hangs together: each span but the run's lies in another.
+
+        The processes of a run send their spans in any order.
+        """
+        expected = {f"task_run.{task}" for task in tasks}
         found: list[Span] = []
 
         def complete() -> bool:
             spans = self.spans()
             traces = {span.trace for span in spans if span.attributes.get("airflow.dag_run.run_id") == run}
             found[:] = [span for span in spans if span.trace in traces]
-            return any(not span.parent for span in found)
+            if not expected <= {span.name for span in found}:
+                return False
+            return [span.name for span in _outermost(found)] == [f"dag_run.{_dag_of(found)}"]
 
         until(complete)
-        assert len({span.trace for span in found}) == 1
-        ids = {span.id for span in found}
-        assert [span.name for span in found if span.parent not in ids] == [f"dag_run.{_dag_of(found)}"]
         return found
+
+
+def _outermost(spans: list[Span]) -> list[Span]:
+    """Those that lie in no other of them."""
+    ids = {span.id for span in spans}
+    return [span for span in spans if span.parent not in ids]
 
 
 def _dag_of(spans: list[Span]) -> str:

@@ -153,8 +153,9 @@ def test_progress_is_seen_within_five_seconds_of_a_process_a_container_and_a_def
     print({name: f"{statistics.median(each):.1f} s, at most {max(each):.1f} s" for name, each in late.items()})
     # The page itself looks every two seconds.
     assert all(statistics.median(each) < 3 for each in late.values()), late
-    spans = collector.trace_of(started.run)
-    for task, backend in (("process", "local"), ("container", "docker"), ("deferred", "docker")):
+    backends = {"process": "local", "container": "docker", "deferred": "docker"}
+    spans = collector.trace_of(started.run, backends)
+    for task, backend in backends.items():
         check_job(spans, task, "ingest", backend)
 
 

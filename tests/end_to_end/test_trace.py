@@ -37,6 +37,6 @@ def test_one_trace_shows_a_run_from_its_trigger_to_its_page(
     (capture / "1.jpg").write_bytes(f"a photo for {where}".encode())
     run = airflow.trigger(capture=str(capture), profile=where)
     assert airflow.end_of(run, seconds=400) == "success"
-    spans = collector.trace_of(run)
+    spans = collector.trace_of(run, ALWAYS)
     for stage in ALWAYS:
         check_job(spans, stage, stage, where)
