@@ -14,7 +14,8 @@ start() {
         also monitoring
         export E2E3D_METRICS=True
     elif [ "$(setting E2E3D_METRICS)" != True ]; then
-        COMPOSE_PROFILES=monitoring $COMPOSE rm --stop --force grafana prometheus node-exporter statsd-exporter
+        # Where there is none, Compose says so, which would puzzle whoever never had it.
+        COMPOSE_PROFILES=monitoring $COMPOSE rm --stop --force grafana prometheus node-exporter statsd-exporter >/dev/null
     fi
     if [ "${DOCS:-0}" -gt 0 ]; then
         also docs
@@ -26,7 +27,7 @@ start() {
         set -- --scale "worker=$WORKERS"
     elif [ "$(setting E2E3D_EXECUTOR)" != CeleryExecutor ]; then
         # Workers of an earlier `make up WORKERS=2` would wait for nothing.
-        COMPOSE_PROFILES=distributed $COMPOSE rm --stop --force worker redis
+        COMPOSE_PROFILES=distributed $COMPOSE rm --stop --force worker redis >/dev/null
     fi
     if ! $COMPOSE up --detach "$@"; then
         docker logs --tail 30 "$(docker ps --all --quiet --filter "label=com.docker.compose.project=$project" \
