@@ -30,8 +30,10 @@ start() {
         COMPOSE_PROFILES=distributed $COMPOSE rm --stop --force worker redis >/dev/null
     fi
     if ! $COMPOSE up --detach "$@"; then
-        docker logs --tail 30 "$(docker ps --all --quiet --filter "label=com.docker.compose.project=$project" \
-            --filter label=com.docker.compose.service=airflow-init)" >&2 || true
+        init=$(docker ps --all --quiet --filter "label=com.docker.compose.project=$project" \
+            --filter label=com.docker.compose.service=airflow-init)
+        # Of one that went well, or of an earlier time, a page of log would hide what went wrong.
+        [ "$(docker inspect --format '{{.State.ExitCode}}' "$init" 2>&1)" = 0 ] || docker logs --tail 30 "$init" >&2 || true
         fail "$COMPOSE up failed, as said above. Where a port is taken, choose another: make up E2E3D_UI_PORT=8081"
     fi
 }
