@@ -188,7 +188,7 @@ class Making:
             raise
 
     def left_behind(self, request: Request, made: Reference) -> Attempt | None:
-        """The attempt that made the artifact, if it is of an earlier try of this task, none of which lived to tell its end.
+        """The attempt that made the artifact, if no earlier try of this task, whose it is, lived to tell its end.
 
         Of one whose end was told, what its backend keeps is removed.
         """

@@ -108,7 +108,9 @@ def test_a_stopped_task_s_job_is_stopped_although_its_triggerer_does_not_wait(
 
     asyncio.run(stop())
     until(lambda: not attempt.backend.poll(attempt.state.handle).running)
-    assert (failure := attempt.store.failure("ingest", KEY, 1)) and failure.code is FailureCode.INTERRUPTED
+    failure = attempt.store.failure("ingest", KEY, 1)
+    assert failure is not None
+    assert failure.code is FailureCode.INTERRUPTED
 
 
 def test_a_job_is_found_again_without_its_handle_until_it_ends(attempt: Attempt, script: Script) -> None:
