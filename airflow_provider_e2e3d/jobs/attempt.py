@@ -91,6 +91,7 @@ class AttemptState(Model):
     stage: StageName
     key: str
     claim: Claim
+    # Empty where its backend knows the job no longer.
     handle: Handle
     cursor: Cursor = 0
 
@@ -158,6 +159,8 @@ class Attempt:
         return _JobTime(self.state.stage, self.backend.settings.backend)
 
     def _look(self, write_line: Callable[[str], object]) -> JobStatus:
+        if not self.state.handle:
+            return JobStatus(running=False)
         status = self.backend.poll(self.state.handle)
         # A log that grows faster than it is read would keep the look from ending; that of an ended job is read out.
         for _ in range(CHUNKS_A_LOOK) if status.running else count():
@@ -182,7 +185,8 @@ class Attempt:
 
     def clean_up(self, *, succeeded: bool) -> None:
         """Remove what the backend keeps of it."""
-        retry_while_unavailable(lambda: self.backend.clean_up(self.state.handle, succeeded=succeeded))
+        if self.state.handle:
+            retry_while_unavailable(lambda: self.backend.clean_up(self.state.handle, succeeded=succeeded))
 
     def record(self, profile: Profile, status: JobStatus, metrics: Mapping[str, Any]) -> JobRecord:
         """Write down, and report where the profile asks for it, what the ended job took.

@@ -187,12 +187,23 @@ class Making:
             self.store.write_failure(self.stage, request.key, Failure.of(error, claim.attempt))
             raise
 
-    def clean_up(self, request: Request) -> None:
-        """Do what a worker did not live to do after its job's success."""
-        backend = self.profile.backend(self.stage, self._size(request))
-        _, handle = self._own_job(backend, request)
-        if handle:
-            retry_while_unavailable(partial(backend.clean_up, handle, succeeded=True))
+    def left_behind(self, request: Request, made: Reference) -> Attempt | None:
+        """The attempt that made the artifact, if no earlier try of this task, whose it is, lived to tell its end.
+
+        Of one whose end was told, what its backend keeps is removed.
+        """
+        size = self._size(request)
+        backend = self.profile.backend(self.stage, size)
+        claim, handle = self._own_job(backend, request)
+        if claim is None:
+            return None
+        attempt = self._attempt(backend, request, size, claim, handle or {})
+        manifest = self.store.manifest(self.stage, request.key, digest=made.digest)
+        told = self.store.job(self.stage, request.key, claim.attempt)
+        if manifest is not None and manifest.attempt == claim.attempt and told is None:
+            return attempt
+        attempt.clean_up(succeeded=True)
+        return None
 
     def _size(self, request: Request) -> CaptureSize | None:
         """How large the capture is, as ingest counted it."""

@@ -93,7 +93,8 @@ class SceneSucceeded(EndNotifier):
         """The scene, its figures, and where it is."""
         page, folder, record = _told(context, PAGE), _told(context, FOLDER), _record(context)
         scene, inside = folder.split("/")[-2], scene_address(folder)
-        summary = ", ".join(f"{label} {text}" for label, text in figures.lines({"metrics": record["metrics"]}).items())
+        few = figures.lines({"metrics": record["metrics"]}, figures.CARD)
+        summary = ", ".join(f"{label} {text}" for label, text in few.items())
         return Notification(
             what="scene",
             state="succeeded",

@@ -129,8 +129,10 @@ class StageOperator(AuthoredTemplates):
             self.log.info("%s %s", self.stage, store.storage.uri_of(folder))
             ArtifactLink().push(context, artifact_address(context["ti"], store.storage, folder))
             remember_artifact(context, self.profile, self.stage, request.key, attempt=None)
-            if reference is not None:
-                making.clean_up(request)
+            if reference is not None and (attempt := making.left_behind(request, reference)) is not None:
+                self.log.info("Attempt %d made it, and its end is not told yet", attempt.state.claim.attempt)
+                # It has ended, or will in a moment: not worth a triggerer's time.
+                return self._wait(context, attempt)
             self.log.info("::endgroup::")
             while reference is None:
                 self.log.info("::group::(2/4) Start the %s program", self.stage)
@@ -210,6 +212,10 @@ class StageOperator(AuthoredTemplates):
                 trigger=JobTrigger(attempt.serialize(), deadline.isoformat() if deadline else None),
                 method_name=self.resume.__name__,
             )
+        return self._wait(context, attempt)
+
+    def _wait(self, context: Context, attempt: Attempt) -> dict[str, Any]:
+        """Wait for the job with this worker."""
         try:
             while (status := attempt.follow(self.log.info)).running:
                 if self._killed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 from collections.abc import AsyncIterator
 from typing import Any
@@ -52,5 +53,9 @@ class JobTrigger(BaseTrigger):
 
     async def on_kill(self) -> None:
         """A person marked the task or cleared it: stop paying for the job."""
-        attempt = await in_thread(self.attempt["profile"], Attempt.deserialize, self.attempt)
-        await in_thread(self.attempt["profile"], attempt.cancel)
+        # The triggerer cancels this as well when it looks again, a second later.
+        await asyncio.shield(in_thread(self.attempt["profile"], _cancel, self.attempt))
+
+
+def _cancel(attempt: dict[str, Any]) -> None:
+    Attempt.deserialize(attempt).cancel()

@@ -23,7 +23,7 @@ from airflow_provider_e2e3d.scenes.names import scene_of, title_of
 from airflow_provider_e2e3d.scenes.outcome import DAG_ID
 from airflow_provider_e2e3d.scenes.record import MalformedRecord, read_record
 from airflow_provider_e2e3d.ui.stores import ProfileStore, below, scene_folder, side_by_side
-from e2e3d_stages.contract.figures import SHOWN
+from e2e3d_stages.contract.figures import CARD
 from e2e3d_stages.contract.messages import StageError, canonical
 from e2e3d_stages.publish.spec import THUMBNAIL
 from e2e3d_stages.registry import STAGES
@@ -36,7 +36,6 @@ FRESH_SECONDS = 10.0
 # Runs of a scene that are listed, and runs of the DAG whose states the gallery asks for; the newest of them.
 MOST_RUNS, MOST_STATES = 200, 300
 # Figures that a card has room for, and that the gallery sorts by.
-CARD = tuple(figure for figure in SHOWN if figure.card)
 
 Record = dict[str, Any]
 

@@ -14,7 +14,8 @@ start() {
         also monitoring
         export E2E3D_METRICS=True
     elif [ "$(setting E2E3D_METRICS)" != True ]; then
-        COMPOSE_PROFILES=monitoring $COMPOSE rm --stop --force grafana prometheus node-exporter statsd-exporter
+        # Where there is none, Compose says so, which would puzzle whoever never had it.
+        COMPOSE_PROFILES=monitoring $COMPOSE rm --stop --force grafana prometheus node-exporter statsd-exporter >/dev/null
     fi
     if [ "${DOCS:-0}" -gt 0 ]; then
         also docs
@@ -26,11 +27,13 @@ start() {
         set -- --scale "worker=$WORKERS"
     elif [ "$(setting E2E3D_EXECUTOR)" != CeleryExecutor ]; then
         # Workers of an earlier `make up WORKERS=2` would wait for nothing.
-        COMPOSE_PROFILES=distributed $COMPOSE rm --stop --force worker redis
+        COMPOSE_PROFILES=distributed $COMPOSE rm --stop --force worker redis >/dev/null
     fi
     if ! $COMPOSE up --detach "$@"; then
-        docker logs --tail 30 "$(docker ps --all --quiet --filter "label=com.docker.compose.project=$project" \
-            --filter label=com.docker.compose.service=airflow-init)" >&2 || true
+        init=$(docker ps --all --quiet --filter "label=com.docker.compose.project=$project" \
+            --filter label=com.docker.compose.service=airflow-init)
+        # Of one that went well, or of an earlier time, a page of log would hide what went wrong.
+        [ "$(docker inspect --format '{{.State.ExitCode}}' "$init" 2>&1)" = 0 ] || docker logs --tail 30 "$init" >&2 || true
         fail "$COMPOSE up failed, as said above. Where a port is taken, choose another: make up E2E3D_UI_PORT=8081"
     fi
 }

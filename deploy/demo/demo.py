@@ -53,6 +53,8 @@ def _environment(capture: Path) -> dict[str, str]:
         "AIRFLOW__API__HOST": "127.0.0.1",
         # Airflow builds its execution API at its first request, for longer than a task would wait.
         "AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT": "60",
+        # While stages use every core; a DAG that is not read in within 50 is gone from the UI.
+        "AIRFLOW__DAG_PROCESSOR__DAG_FILE_PROCESSOR_TIMEOUT": "300",
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
         "AIRFLOW__CORE__PARALLELISM": "4",

@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 
 from airflow_provider_e2e3d.backends.base import Backend, Handle, JobSpec
-from e2e3d_stages.contract.messages import Claim, FailureCode, Request, StageName
+from airflow_provider_e2e3d.jobs.attempt import Attempt
+from airflow_provider_e2e3d.operators.stage import StageOperator
+from e2e3d_stages.contract.messages import Claim, FailureCode, JobRecord, Manifest, Request, StageName
 from e2e3d_stages.registry import STAGES
 from e2e3d_stages.store.artifacts import ArtifactStore
 from e2e3d_stages.store.leases import Watch
@@ -106,6 +108,39 @@ def test_a_worker_that_dies_costs_no_second_job(
     assert outcome.tries["ingest"] == 2
     assert place.calls == ["ingest", "sfm"]
     assert place.left() == []
+
+
+@pytest.mark.parametrize("keeps_ended", [True, False], ids=["ended jobs are kept", "ended jobs are forgotten"])
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_job_s_end_is_told_once_whether_its_worker_died_before_or_after(
+    place: ScriptedPlace, run: Run, monkeypatch: pytest.MonkeyPatch, moment: str, keeps_ended: bool
+) -> None:
+    place.settings["keeps_ended"] = keeps_ended
+    told: list[tuple[str, int]] = []
+    finish, clean_up = StageOperator._finish, Attempt.clean_up
+
+    def tell(attempt: Attempt, task: Any, manifest: Manifest, failure: Any, record: JobRecord) -> None:
+        assert attempt.store.job(attempt.state.stage, attempt.state.key, manifest.attempt) == record
+        told.append((attempt.state.stage, manifest.attempt))
+
+    def die_once(living: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        monkeypatch.setattr(StageOperator, "_finish", finish)
+        monkeypatch.setattr(Attempt, "clean_up", clean_up)
+        until(lambda: not place.newest("ingest").running)
+        raise RuntimeError("the worker dies here")
+
+    monkeypatch.setattr(Attempt, "tell", tell)
+    dies_in = (StageOperator, "_finish") if moment == "before" else (Attempt, "clean_up")
+    monkeypatch.setattr(*dies_in, die_once)
+    outcome = run("ingest")
+    assert outcome.state == "success", outcome.log
+    assert outcome.tries["ingest"] == 2
+    assert not outcome.results["ingest"]["reused"]
+    assert place.calls == ["ingest"]
+    assert place.left() == []
+    assert told == [("ingest", 1)]
+    assert run("ingest").reused == ["ingest"]
+    assert told == [("ingest", 1)]
 
 
 def test_a_job_that_outlives_its_worker_is_waited_for(

@@ -34,6 +34,7 @@ from airflow_provider_e2e3d.pipelines.batch.notifier import BatchEnded
 from airflow_provider_e2e3d.pipelines.batch.plan import BatchFolder, Ledger, Record
 from airflow_provider_e2e3d.scenes.outcome import QUALITY_GATE, UNKNOWN, Reason
 from airflow_provider_e2e3d.scenes.outcome import Outcome as SceneOutcome
+from e2e3d_stages.contract import figures
 from e2e3d_stages.contract.messages import FailureCode
 from e2e3d_stages.store.opening import open_storage
 from tests.airflow_runs import Outcome, run_dag
@@ -340,6 +341,9 @@ def test_the_docs_show_what_a_webhook_gets() -> None:
     page = (ROOT / "docs" / "notifications.md").read_text()
     made, reason = (json.loads(block) for block in re.findall(r"```json\n(.*?)```", page, re.DOTALL))
     Notification.model_validate(made)
+    few = figures.lines({"metrics": made["figures"]}, figures.CARD)
+    assert made["headline"].endswith(" is ready. " + ", ".join(f"{label} {text}" for label, text in few.items()))
+    assert made["lines"] == figures.lines({"metrics": made["figures"], "seconds": 453})
     Reason.model_validate(reason)
     assert all(code in page for code in (*(code.value for code in FailureCode), QUALITY_GATE, UNKNOWN))
     connections = re.findall(r"AIRFLOW_CONN_\w+='(.*?)'`", page)

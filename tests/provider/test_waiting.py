@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -80,6 +81,36 @@ def test_the_trigger_survives_its_triggerer(attempt: Attempt) -> None:
     again = JobTrigger(**values)
     assert again.serialize() == (path, values)
     assert "status" in events(again)
+
+
+def test_a_stopped_task_s_job_is_stopped_although_its_triggerer_does_not_wait(
+    attempt: Attempt, script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It cancels `on_kill` itself at its next look, which on a busy machine comes before a profile was read."""
+    script["ingest"] = ["wait"]
+    until(lambda: script.calls)
+    trigger, read, living = JobTrigger(attempt.serialize()), threading.Event(), Attempt.deserialize
+
+    def deserialize(values: dict[str, Any]) -> Attempt:
+        assert read.wait(10)
+        return living(values)
+
+    monkeypatch.setattr(Attempt, "deserialize", deserialize)
+
+    async def stop() -> None:
+        for _ in range(2):
+            killed = asyncio.ensure_future(trigger.on_kill())
+            await asyncio.sleep(0)
+            killed.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await killed
+        read.set()
+
+    asyncio.run(stop())
+    until(lambda: not attempt.backend.poll(attempt.state.handle).running)
+    failure = attempt.store.failure("ingest", KEY, 1)
+    assert failure is not None
+    assert failure.code is FailureCode.INTERRUPTED
 
 
 def test_a_job_is_found_again_without_its_handle_until_it_ends(attempt: Attempt, script: Script) -> None:

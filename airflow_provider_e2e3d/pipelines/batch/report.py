@@ -9,12 +9,12 @@ from typing import Any
 
 from airflow_provider_e2e3d.pipelines.batch.plan import BatchFolder, Ledger, Plan, Record, Row, State
 from airflow_provider_e2e3d.scenes.outcome import Outcome
-from e2e3d_stages.contract.figures import SHOWN
+from e2e3d_stages.contract.figures import CARD
 from e2e3d_stages.contract.pages import rendered
 
 _TEMPLATE = Path(__file__).parent / "templates" / "batch.html"
 # Nobody keeps a price with a scene of a batch.
-FIGURES = tuple(figure for figure in SHOWN if figure.card and figure.name != "price")
+FIGURES = tuple(figure for figure in CARD if figure.name != "price")
 # A word for a person, and the order on the page: first what somebody must do something about.
 WORDS = {
     State.FAILED: "failed",

@@ -6,7 +6,7 @@ none of them names a figure's facts by itself. To add one, let a stage measure i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -123,6 +123,8 @@ FIGURES: tuple[Figure, ...] = (
     *(VIEWS, *LOOKS_AS_DRAWN, *AT_OTHER_SIZES, LOSS, TRIANGLES),
 )
 SHOWN = tuple(figure for figure in FIGURES if figure.shown)
+# Where there is room for a few.
+CARD = tuple(figure for figure in SHOWN if figure.card)
 
 
 def key_metrics(metrics: Metrics) -> dict[str, Any]:
@@ -130,6 +132,6 @@ def key_metrics(metrics: Metrics) -> dict[str, Any]:
     return {figure.name: figure.of_metrics(metrics) for figure in FIGURES if figure.stage in metrics}
 
 
-def lines(record: Mapping[str, Any]) -> dict[str, str]:
+def lines(record: Mapping[str, Any], among: Iterable[Figure] = SHOWN) -> dict[str, str]:
     """Label and text of every figure that people see and that is known, of a run's record."""
-    return {figure.label: figure.text(record) for figure in SHOWN if figure.of_record(record) is not None}
+    return {figure.label: figure.text(record) for figure in among if figure.of_record(record) is not None}
