@@ -35,7 +35,6 @@ log = logging.getLogger(__name__)
 FRESH_SECONDS = 10.0
 # Runs of a scene that are listed, and runs of the DAG whose states the gallery asks for; the newest of them.
 MOST_RUNS, MOST_STATES = 200, 300
-# Figures that a card has room for, and that the gallery sorts by.
 
 Record = dict[str, Any]
 
