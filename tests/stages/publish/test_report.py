@@ -356,13 +356,14 @@ def publish(run, tmp_path, monkeypatch) -> Callable[[], tuple[Path, dict[str, An
     monkeypatch.setattr(stage, "streamed_page", lambda title, first, settings, **has: f"{title} {first} {_those(has)}")
     monkeypatch.setattr(stage, "mesh_page", lambda title, sog, glb, settings: f"{title} {sog!r} {glb!r}")
     (tmp_path / "output").mkdir()
+    warnings: list[Advice] = []
     job = SimpleNamespace(
         params=Params(title="Yard"),
         inputs=run.inputs,
         output=tmp_path / "output",
-        warnings=[],
+        warnings=warnings,
         progress=lambda *_: None,
-        warn=lambda code, message, advice: job.warnings.append(Advice(code=code, message=message, advice=advice)),
+        warn=lambda code, message, advice: warnings.append(Advice(code=code, message=message, advice=advice)),
     )
     return lambda: (job.output, stage.run(job))
 
