@@ -338,18 +338,6 @@ def _those(has: dict[str, bool]) -> str:
 
 
 @pytest.fixture
-def mesh(run, tmp_path) -> None:
-    """The run made a mesh, too."""
-    folder = tmp_path / "mesh"
-    folder.mkdir()
-    (folder / "mesh.glb").write_bytes(b"triangles")
-    Image.new("RGB", (64, 32)).save(folder / "mesh.jpg")
-    metrics = {"triangles": 5120, "closed": False, "points_distance_share": 0.0012, "voxel_share": 0.0026}
-    manifest = run.inputs["train"].manifest.model_copy(update={"stage": "mesh", "metrics": metrics, "files": ()})
-    run.inputs["mesh"] = replace(run.inputs["train"], folder=folder, spec=STAGES["mesh"], manifest=manifest)
-
-
-@pytest.fixture
 def publish(run, tmp_path, monkeypatch) -> Callable[[], tuple[Path, dict[str, Any]]]:
     """Runs the stage without the viewer: pages of the arguments they were made of."""
     monkeypatch.setattr(stage, "viewer_page", lambda title, sog, settings, **has: f"{title} {sog!r} {_those(has)}")
