@@ -53,7 +53,14 @@ def run(context: StageContext) -> dict[str, Any]:
         elif step == "gltf":
             splat_transform.convert(scene, context.output / "scene.glb", actions=TO_GLTF)
         elif step == "tiles" and place:
-            write_tiles(context.output / "tiles", scene, gaussians, place, context.scratch)
+            far = len(gaussians) - write_tiles(context.output / "tiles", gaussians, place, context.scratch)
+            if far:
+                context.warn(
+                    "tiles_range",
+                    f"{far} Gaussians lie more than {splat_transform.SPZ_LIMIT:.0f} m from the scene's middle and are "
+                    "not in the 3D Tiles.",
+                    "Nothing to do if that is the sky; crop_keep leaves it out everywhere.",
+                )
         elif step == "tiles":
             context.warn(
                 "no_tiles",

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from e2e3d_stages.splats import splat_transform
-from e2e3d_stages.splats.gaussians import Gaussians
+from e2e3d_stages.splats.gaussians import Gaussians, write_ply
 from e2e3d_stages.splats.georeference import Georeference
 from e2e3d_stages.splats.glb import write_glb
 
@@ -25,17 +25,20 @@ SPZ_VERSION = ("--spz-version", "3")
 _BYTES, _FLOATS = 5121, 5126
 
 
-def write_tiles(folder: Path, scene: Path, gaussians: Gaussians, place: Georeference, scratch: Path) -> None:
+def write_tiles(folder: Path, gaussians: Gaussians, place: Georeference, scratch: Path) -> int:
     """A tileset of one tile: `tileset.json`, and `scene.glb` with the Gaussians as SPZ.
 
-    :param scene: the Gaussians' PLY.
+    :returns: how many Gaussians it has: without those that lie farther from the origin than SPZ reaches.
     :raises StageError: when splat-transform is missing or fails.
     """
     folder.mkdir()
-    compressed = scratch / "tile.spz"
+    near = gaussians.select(np.flatnonzero(np.abs(gaussians.means).max(1) < splat_transform.SPZ_LIMIT))
+    scene, compressed = scratch / "tile.ply", scratch / "tile.spz"
+    write_ply(scene, near)
     splat_transform.convert(scene, compressed, options=SPZ_VERSION)
-    _write_glb(folder / "scene.glb", gaussians, compressed.read_bytes())
-    _write_tileset(folder / "tileset.json", gaussians, place, "scene.glb")
+    _write_glb(folder / "scene.glb", near, compressed.read_bytes())
+    _write_tileset(folder / "tileset.json", near, place, "scene.glb")
+    return len(near)
 
 
 def _write_glb(path: Path, gaussians: Gaussians, spz: bytes) -> None:

@@ -12,6 +12,8 @@ from pathlib import Path
 from e2e3d_stages.contract.messages import StageError
 
 NAME = "splat-transform"
+# SPZ holds coordinates in 24 bits, 12 of them behind the point: beyond this many units they wrap around.
+SPZ_LIMIT = 2048.0
 HINT = (
     "Install it with `npm ci --prefix containers/compressor --omit=peer --ignore-scripts` and link "
     "node_modules/.bin/splat-transform into a folder of PATH or beside the Python interpreter, "

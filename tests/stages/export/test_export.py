@@ -167,6 +167,20 @@ def test_3d_tiles_put_every_gaussian_where_it_lies_on_the_globe(tmp_path: Path) 
     assert tileset["geometricError"] > root["geometricError"] == 0
 
 
+def test_what_lies_farther_away_than_spz_reaches_is_left_out_of_the_tiles_and_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    away = scene()
+    away.means[:3, 1] = [2500, -2500, 2047]
+    monkeypatch.setattr(stage, "read_ply", lambda _: away)
+    found = exported(tmp_path, tiles=True)
+    assert found.warned == ["tiles_range"]
+    file = GLTF2().load(found.folder / "tiles" / "scene.glb")
+    means = positions_in_spz(file.binary_blob()[: file.bufferViews[0].byteLength]) * (1, -1, -1)
+    assert cKDTree(means).query(away.means[2:])[0].max() < 1e-3
+    assert len(means) == 48
+
+
 def positions_in_spz(file: bytes) -> np.ndarray:
     """(N, 3) by Niantic's description of SPZ: 24 bits a coordinate, little end first, in two's complement."""
     packed = gzip.decompress(file)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from e2e3d_stages.export.tiles import write_tiles
-from e2e3d_stages.splats.gaussians import Gaussians, write_ply
+from e2e3d_stages.splats.gaussians import Gaussians
 from e2e3d_stages.splats.georeference import Georeference
 from tests.browser import chromium, needed, pixels
 from tests.web import served
@@ -63,8 +63,7 @@ def globe(tmp_path: Path) -> Iterator[Any]:
     needed(CESIUM.is_dir(), "CesiumJS (npm ci --prefix tests/javascript --ignore-scripts)")
     folder = tmp_path / "web"
     folder.mkdir()
-    write_ply(tmp_path / "scene.ply", painted_ball())
-    write_tiles(folder / "tiles", tmp_path / "scene.ply", painted_ball(), Georeference(GEOREF), tmp_path)
+    write_tiles(folder / "tiles", painted_ball(), Georeference(GEOREF), tmp_path)
     (folder / "index.html").write_text(PAGE)
     (folder / "cesium").symlink_to(CESIUM)
     with served(folder) as address, chromium() as browser:
