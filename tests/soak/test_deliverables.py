@@ -84,7 +84,8 @@ def seen_pixels(path: Path, _: Path) -> int:
 
 def usd(path: Path, _: Path) -> int:
     """By OpenUSD."""
-    prim = Usd.Stage.Open(str(path)).GetPrimAtPath("/scene/gaussians")
+    opened = Usd.Stage.Open(str(path))
+    prim = opened.GetPrimAtPath("/scene/gaussians")
     return len(UsdVol.ParticleField3DGaussianSplat(prim).GetPrim().GetAttribute("positions").Get())
 
 
