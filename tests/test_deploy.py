@@ -139,7 +139,7 @@ def test_a_scene_is_public_and_where_it_is_and_of_what_photos_is_not(public: lis
     formats = {each.path for spec in STAGES.values() for each in spec.deliverables if each.format_of_scene}
     others = {each.path for spec in STAGES.values() for each in spec.deliverables} - formats
     page = {"index.html", "streamed.html", "streamed/", "streamed/lod-meta.json", REPORT, "thumbnail.jpg"}
-    page |= {"flight.mp4", "flight.jpg"}
+    page |= {"mesh.html", "flight.mp4", "flight.jpg"}
     assert all(is_public(f"scenes/barn/run-1/{name}") for name in {*formats, *page})
     private = others - page | {"run.json", "estimate.json", "owner"}
     assert {"georef.json", "photos.json", "sparse/0/"} <= private

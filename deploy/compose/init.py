@@ -19,7 +19,8 @@ SAMPLE = Path("/opt/airflow/sample/caliterra/images")
 POOLS = (("e2e3d_cpu", "4", "Stages that need no GPU"), ("e2e3d_gpu", "1", "Training and evaluation"))
 # A scene opens in a browser by its address; photos, artifacts, records and where on earth it is do not.
 PUBLIC = (
-    *("index.html", "streamed.html", "streamed/*", "report.html", "thumbnail.jpg", "flight.mp4", "flight.jpg"),
+    *("index.html", "streamed.html", "streamed/*", "mesh.html", "report.html"),
+    *("thumbnail.jpg", "flight.mp4", "flight.jpg"),
     *("scene.sog", "scene.spz", "scene.ply", "cropped.ply"),
 )
 PAGES_ARE_PUBLIC = {

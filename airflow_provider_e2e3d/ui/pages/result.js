@@ -37,10 +37,11 @@ function tabs(label, entries) {
 }
 
 const SCENE = "3D scene";
+const MESH = "Mesh";
 const REPORT = "Report";
 
 function hero(record) {
-  const pages = { "index.html": SCENE, "report.html": REPORT };
+  const pages = { "index.html": SCENE, "mesh.html": MESH, "report.html": REPORT };
   const there = Object.entries(pages).filter(([file]) => file in record.files);
   if (!there.length) return h("p", { class: "quiet" }, "This run left no page.");
   const frames = [];
@@ -52,7 +53,7 @@ function hero(record) {
       return made;
     },
   ]);
-  const [list, panel, choose] = tabs("Scene or report", entries);
+  const [list, panel, choose] = tabs("Scene, mesh or report", entries);
   onOpen(() => frames, (page) => pages[page] && choose(pages[page]));
   const whole = h("button", { type: "button", class: "plain", onclick: () => panel.requestFullscreen?.() }, "Full screen");
   return h("section", { class: "hero", "aria-label": "The scene" }, h("div", { class: "bar" }, list, whole), panel);

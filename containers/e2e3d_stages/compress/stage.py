@@ -23,8 +23,6 @@ from e2e3d_stages.splats.gaussians import Floats, Gaussians, read_ply, write_ply
 
 log = logging.getLogger(__name__)
 
-# SPZ holds coordinates in 24 bits, 12 of them behind the point: beyond this many units they wrap around.
-SPZ_LIMIT = 2048.0
 SPZ_STEP = 1 / 4096
 # Coarser than this share of the extent, SPZ's fixed step moves Gaussians visibly.
 SPZ_COARSE = 1e-3
@@ -138,10 +136,10 @@ def _write_spz(context: StageContext, gaussians: Gaussians) -> int:
     """Size in bytes of scene.spz; 0, with a warning, where the scene does not fit the format."""
     context.check_stop()
     farthest = float(np.abs(gaussians.means).max())
-    if farthest >= SPZ_LIMIT:
+    if farthest >= splat_transform.SPZ_LIMIT:
         context.warn(
             "spz_range",
-            f"The scene reaches {farthest:.0f} units from its origin and SPZ ends at {SPZ_LIMIT:.0f}: "
+            f"The scene reaches {farthest:.0f} units from its origin and SPZ ends at {splat_transform.SPZ_LIMIT:.0f}: "
             "no SPZ file was written.",
             "Use the SOG file.",
         )

@@ -38,8 +38,8 @@ class Params(StageParams):
     tiles: bool = Field(
         False,
         title="Write 3D Tiles",
-        description="Write tiles/tileset.json and tiles/scene.glb, the Gaussians where they lie on the globe; "
-        "needs GPS.",
+        description="Write tiles/tileset.json and tiles/scene.glb, the Gaussians as SPZ where they lie on the "
+        "globe, for CesiumJS; needs GPS.",
     )
 
     @property

@@ -8,7 +8,7 @@ from typing import Any
 
 from e2e3d_stages.export.params import Params
 from e2e3d_stages.export.points import points_of, write_laz, write_ply
-from e2e3d_stages.export.tiles import write_tileset
+from e2e3d_stages.export.tiles import write_tiles
 from e2e3d_stages.export.usd import write_usd
 from e2e3d_stages.runtime.context import StageContext
 from e2e3d_stages.splats import splat_transform
@@ -53,9 +53,14 @@ def run(context: StageContext) -> dict[str, Any]:
         elif step == "gltf":
             splat_transform.convert(scene, context.output / "scene.glb", actions=TO_GLTF)
         elif step == "tiles" and place:
-            (context.output / "tiles").mkdir()
-            splat_transform.convert(scene, context.output / "tiles" / "scene.glb", actions=TO_GLTF)
-            write_tileset(context.output / "tiles" / "tileset.json", gaussians, place, "scene.glb")
+            far = len(gaussians) - write_tiles(context.output / "tiles", gaussians, place, context.scratch)
+            if far:
+                context.warn(
+                    "tiles_range",
+                    f"{far} Gaussians lie more than {splat_transform.SPZ_LIMIT:.0f} m from the scene's middle and are "
+                    "not in the 3D Tiles.",
+                    "Nothing to do if that is the sky; crop_keep leaves it out everywhere.",
+                )
         elif step == "tiles":
             context.warn(
                 "no_tiles",

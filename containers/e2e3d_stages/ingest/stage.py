@@ -653,6 +653,7 @@ def _write(
                 "source": photo.source,
                 "width": photo.width,
                 "height": photo.height,
+                "full": _full_size(photo),
                 "focal_px": round(photo.focal_px, 3) if photo.focal_px else None,
                 "camera": cameras.setdefault((*_camera_of(photo), *pose.get("lens", ())), len(cameras)),
                 "gps": photo.exif.gps,
@@ -693,6 +694,12 @@ def _write(
         "long_side": max(max(photo.width, photo.height) for photo in prepared),
         "blur_median": round(median(photo.blur for photo in prepared), 2),
     }
+
+
+def _full_size(photo: Prepared) -> tuple[int, int]:
+    """Width and height of the upright photo before it was resized, in px."""
+    width, height = photo.stored
+    return (height, width) if (width > height) != (photo.width > photo.height) else (width, height)
 
 
 def _place_of(photo: Prepared, positions: Positions) -> dict[str, Any]:

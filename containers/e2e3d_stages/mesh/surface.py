@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from skimage.measure import marching_cubes
 
 from e2e3d_stages.contract.messages import StageError
 from e2e3d_stages.mesh.fusion import Volume
+from e2e3d_stages.splats import glb
 from e2e3d_stages.splats.srgb import decoded
 
 Floats = NDArray[np.float32]
@@ -173,14 +172,7 @@ def write_glb(path: Path, surface: Surface, colours: Floats) -> None:
         "bufferViews": views,
         "buffers": [{"byteLength": offset}],
     }
-    text = json.dumps(document, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 4)
-    with path.open("wb") as file:
-        file.write(struct.pack("<4sIIII", b"glTF", 2, 28 + len(text) + offset, len(text), 0x4E4F534A))
-        file.write(text)
-        file.write(struct.pack("<II", offset, 0x004E4942))
-        for array, _ in buffers:
-            file.write(array.tobytes())
+    glb.write_glb(path, document, (array.tobytes() for array, _ in buffers))
 
 
 def write_ply(path: Path, surface: Surface, colours: Floats) -> None:

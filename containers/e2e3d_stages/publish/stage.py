@@ -10,8 +10,8 @@ from e2e3d_stages.contract.formatting import as_size
 from e2e3d_stages.contract.messages import StageError
 from e2e3d_stages.publish.params import Params
 from e2e3d_stages.publish.report import report_page
-from e2e3d_stages.publish.spec import PAGE, REPORT, STREAMED_PAGE, THUMBNAIL
-from e2e3d_stages.publish.viewer_page import streamed_page, viewer_page, viewer_settings
+from e2e3d_stages.publish.spec import MESH_PAGE, PAGE, REPORT, STREAMED_PAGE, THUMBNAIL
+from e2e3d_stages.publish.viewer_page import mesh_page, streamed_page, viewer_page, viewer_settings
 from e2e3d_stages.runtime.context import StageContext
 from e2e3d_stages.splats import streamed
 
@@ -19,7 +19,7 @@ NOTABLE_PAGE_BYTES = 100e6
 
 
 def run(context: StageContext) -> dict[str, Any]:
-    """Write index.html, report.html and thumbnail.jpg, and streamed.html for a scene with levels of detail.
+    """Write index.html, report.html and thumbnail.jpg; streamed.html for levels of detail, mesh.html for a mesh.
 
     :raises StageError: when the viewer is not in this installation.
     """
@@ -36,31 +36,44 @@ def run(context: StageContext) -> dict[str, Any]:
     compressed = context.inputs["compress"].folder
     settings = viewer_settings(view, opening["depth"])
     has_levels = (compressed / streamed.FOLDER / streamed.META).is_file()
+    has_mesh = "mesh" in context.inputs
 
     context.progress(0, 2, "pages")
     if has_levels:
         levels = compressed / streamed.FOLDER
         sog = streamed.level_in_one_file(levels).read_bytes()
-        leading = streamed_page(params.title, streamed.first_shown(levels).name, settings)
+        first = streamed.first_shown(levels).name
+        leading = streamed_page(params.title, first, settings, has_mesh=has_mesh)
         (context.output / STREAMED_PAGE).write_text(leading, encoding="utf-8")
     else:
         sog = (compressed / "scene.sog").read_bytes()
-    page = viewer_page(params.title, sog, settings, has_levels=has_levels).encode()
-    (context.output / PAGE).write_bytes(page)
-    if len(page) > NOTABLE_PAGE_BYTES:
-        context.warn(
-            "large_page",
-            f"The viewer page has {as_size(len(page))}: phones may fail to open it.",
-            "Set stream_above of the compress stage, or lower max_gaussians of the train stage.",
-        )
+    page = viewer_page(params.title, sog, settings, has_levels=has_levels, has_mesh=has_mesh)
+    advice = "Set stream_above of the compress stage, or lower max_gaussians of the train stage."
+    page_bytes = _written(context, PAGE, page, advice)
+    if has_mesh:
+        glb = (context.inputs["mesh"].folder / "mesh.glb").read_bytes()
+        advice = "Lower max_faces of the mesh stage."
+        _written(context, MESH_PAGE, mesh_page(params.title, sog, glb, settings), advice)
     context.progress(1, 2, "pages")
     report = report_page(params.title, context.inputs, context.warnings).encode()
     (context.output / REPORT).write_bytes(report)
     shutil.copyfile(evaluated / THUMBNAIL, context.output / THUMBNAIL)
     context.progress(2, 2, "pages")
     return {
-        "page_bytes": len(page),
+        "page_bytes": page_bytes,
         "report_bytes": len(report),
         "opening_view": view["name"],
         "warnings": sum(len(artifact.manifest.warnings) for artifact in context.inputs.values()),
     }
+
+
+def _written(context: StageContext, name: str, page: str, advice: str) -> int:
+    """A page's size in bytes.
+
+    :param advice: what to do against one that is too large.
+    """
+    data = page.encode()
+    (context.output / name).write_bytes(data)
+    if len(data) > NOTABLE_PAGE_BYTES:
+        context.warn("large_page", f"The page {name} has {as_size(len(data))}: phones may fail to open it.", advice)
+    return len(data)

@@ -14,7 +14,7 @@ import numpy as np
 
 from e2e3d_stages.contract.messages import StageError
 from e2e3d_stages.publish import fetch_viewer
-from e2e3d_stages.publish.spec import STREAMED_PAGE
+from e2e3d_stages.publish.spec import MESH_PAGE, REPORT, STREAMED_PAGE
 from e2e3d_stages.splats import streamed
 from e2e3d_stages.splats.views import camera_place
 
@@ -22,7 +22,7 @@ from e2e3d_stages.splats.views import camera_place
 TO_VIEWER = np.array([-1.0, -1.0, 1.0])
 LEVELS = f"{streamed.FOLDER}{streamed.META}"
 FOV_LIMITS = (20.0, 100.0)
-_BRIDGE = Path(__file__).parent / "templates" / "bridge.js"
+_TEMPLATES = Path(__file__).parent / "templates"
 
 # The seams that the package's own `renderViewerHtml` (dist/index.js) replaces; that function needs Node.js.
 _TITLE = re.compile(r"<title>.*?</title>")
@@ -31,6 +31,8 @@ _MODULE_IMPORT = re.compile(r"import \{ createViewer \} from '\./index\.js';")
 _BOOTSTRAP = re.compile(r'<script type="application/json" id="sse-bootstrap">.*?</script>', re.DOTALL)
 _BODY = re.compile(r"<body\b[^>]*>")
 _ADDRESS = re.compile(r"const url = new URL\(location\.href\);")
+_START = re.compile(r"(?=createViewer\(\{ container: document\.body)")
+_END = re.compile(r"(?=</script>\s*</body>)")
 _SOURCE_MAP = re.compile(r"\n//# sourceMappingURL=\S+\s*$")
 
 _BAR = """
@@ -40,7 +42,24 @@ _BAR = """
                 border-radius: 8px; white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }}
             #e2e3d a {{ color: #bcd7ff; margin-left: 10px; }}
         </style>
-        <div id="e2e3d"><b>{title}</b><a href="report.html">Report</a></div>"""
+        <div id="e2e3d"><b>{title}</b>{links}</div>"""
+_TO_REPORT = f'<a href="{REPORT}">Report</a>'
+_TO_MESH = f'<a href="{MESH_PAGE}">Mesh</a>'
+
+# Which of the two a person looks at; hidden until both are there.
+_LOOK = """
+        <style>
+            #e2e3d-look { position: fixed; z-index: 20; top: 12px; right: 12px; padding: 7px 12px; color: #fff;
+                font: 13px/1.4 system-ui, sans-serif; background: rgba(20, 22, 26, .62); border-radius: 8px; }
+            #e2e3d-look label { margin-left: 10px; white-space: nowrap; }
+            @media (max-width: 700px) { #e2e3d-look { top: 56px; right: auto; left: 12px; } }
+        </style>
+        <form id="e2e3d-look" hidden role="radiogroup" aria-label="What is shown">
+            <label><input type="radio" name="look" value="scene"> Scene</label>
+            <label><input type="radio" name="look" value="mesh" checked> Mesh</label>
+            <label><input type="radio" name="look" value="form"> Its form</label>
+        </form>
+        <script type="text/plain" id="mesh">{mesh}</script>"""
 
 # What a link says beside the page's address may not put something else into it.
 _OWN_ADDRESS = """const url = new URL(location.href);
@@ -118,6 +137,7 @@ def viewer_page(
     folder: Path = fetch_viewer.FOLDER,
     *,
     has_levels: bool = False,
+    has_mesh: bool = False,
 ) -> str:
     """The whole page as HTML, the scene in it.
 
@@ -126,32 +146,62 @@ def viewer_page(
     :param settings: from `viewer_settings`.
     :param folder: where the viewer's files are.
     :param has_levels: whether it leads on to `streamed_page`, wherever that can load its levels.
+    :param has_mesh: whether it links to `mesh_page`.
     :raises StageError: when the viewer's files are not there.
     """
-    content = base64.b64encode(sog).decode()
-    bootstrap = {
-        "contentUrl": f"data:application/octet-stream;base64,{content}",
-        "contentFilename": "scene.sog",
-        "settings": settings,
-    }
-    return _page(title, bootstrap, folder, _ONWARDS if has_levels else "")
+    head = _ONWARDS if has_levels else ""
+    return _page(title, _inside(sog, settings), folder, head=head, has_mesh=has_mesh)
 
 
-def streamed_page(title: str, first: str, settings: dict[str, Any], folder: Path = fetch_viewer.FOLDER) -> str:
+def streamed_page(
+    title: str, first: str, settings: dict[str, Any], folder: Path = fetch_viewer.FOLDER, *, has_mesh: bool = False
+) -> str:
     """The page as HTML that loads levels of detail from beside it, as it needs them; see `viewer_page`.
 
     :param first: name of the file that it shows first, to be on its way while the viewer starts.
     """
     ahead = f'<link rel="preload" as="fetch" crossorigin href="{streamed.FOLDER}{first}">'
-    return _page(title, {"contentUrl": LEVELS, "settings": settings}, folder, packed=ahead)
+    return _page(title, {"contentUrl": LEVELS, "settings": settings}, folder, packed=ahead, has_mesh=has_mesh)
 
 
-def _page(title: str, bootstrap: dict[str, Any], folder: Path, head: str = "", packed: str | None = None) -> str:
+def mesh_page(title: str, sog: bytes, glb: bytes, settings: dict[str, Any], folder: Path = fetch_viewer.FOLDER) -> str:
+    """The page as HTML that has the mesh and the scene in it, and shows either from the same place; see `viewer_page`.
+
+    :param glb: the mesh as glTF, in the frame that `mesh/surface.py` writes.
+    """
+    return _page(title, _inside(sog, settings), folder, look=_LOOK.replace("{mesh}", _packed(glb)))
+
+
+def _inside(sog: bytes, settings: dict[str, Any]) -> dict[str, Any]:
+    """What the viewer is told to show: a scene that is inside the page."""
+    return {
+        "contentUrl": f"data:application/octet-stream;base64,{base64.b64encode(sog).decode()}",
+        "contentFilename": "scene.sog",
+        "settings": settings,
+    }
+
+
+def _packed(data: bytes) -> str:
+    return base64.b64encode(gzip.compress(data, mtime=0)).decode()
+
+
+def _page(
+    title: str,
+    bootstrap: dict[str, Any],
+    folder: Path,
+    *,
+    head: str = "",
+    packed: str | None = None,
+    look: str = "",
+    has_mesh: bool = False,
+) -> str:
     """The viewer in one file.
 
     :param bootstrap: what it shows.
     :param head: what a browser reads before all else.
     :param packed: compresses the viewer's code, and is what follows it.
+    :param look: a mesh, and the switch between it and the scene.
+    :param has_mesh: whether there is a page for the mesh, to link to.
     """
     if not fetch_viewer.is_there(folder):
         raise StageError(
@@ -165,19 +215,26 @@ def _page(title: str, bootstrap: dict[str, Any], folder: Path, head: str = "", p
     if re.search(r"</script|<!--|<script", js, re.IGNORECASE) or re.search(r"</style", css, re.IGNORECASE):
         raise StageError("The viewer's files hold markup that cannot be inlined.", hint="Use the pinned version.")
     licence = (folder / "LICENSE").read_text(encoding="utf-8").strip().replace("--", "- -")
-    bridge = _BRIDGE.read_text(encoding="utf-8").strip()
+    bridge = _template("bridge.js")
     # Ours goes in last: the first match wins, and a title may hold anything.
     page = _replace(page, _ADDRESS, _OWN_ADDRESS)
     page = _replace(page, _STYLESHEET, f"<style>\n{css}\n</style>")
+    if look:
+        page = _replace(page, _START, "const viewer = await ")
+        page = _replace(page, _END, f"\n{_template('mesh.js')}\n")
     page = _replace(page, _MODULE_IMPORT, js if packed is None else _UNPACKED)
-    ours = _BAR.format(title=escape(title)) + _FRAMED.format(bridge=bridge)
+    links = (_TO_MESH if has_mesh else "") + _TO_REPORT
+    ours = _BAR.format(title=escape(title), links=links) + _FRAMED.format(bridge=bridge) + look
     if packed is not None:
-        code = base64.b64encode(gzip.compress(js.encode(), mtime=0)).decode()
-        ours += f'<script type="text/plain" id="packed">{code}</script>{packed}'
+        ours += f'<script type="text/plain" id="packed">{_packed(js.encode())}</script>{packed}'
     page = _replace(page, _BODY, f"<body>{ours}")
     page = _replace(page, _BOOTSTRAP, f'<script type="application/json" id="sse-bootstrap">{_json(bootstrap)}</script>')
     named = f"<title>{escape(title)}</title>{head}\n<!--\nThe viewer's licence:\n{licence}\n-->"
     return _replace(page, _TITLE, named)
+
+
+def _template(name: str) -> str:
+    return (_TEMPLATES / name).read_text(encoding="utf-8").strip()
 
 
 def _replace(page: str, seam: re.Pattern[str], text: str) -> str:

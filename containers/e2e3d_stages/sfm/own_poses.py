@@ -11,6 +11,7 @@ import numpy as np
 import pycolmap
 
 from e2e3d_stages.contract.messages import UnreadableCapture
+from e2e3d_stages.sfm.naming import photo_called
 
 
 def read_model(folder: Path) -> pycolmap.Reconstruction:
@@ -42,7 +43,7 @@ def take_over(model: pycolmap.Reconstruction, photos: Sequence[dict[str, Any]]) 
     """
     scaled: dict[int, tuple[float, float]] = {}
     for image in list(model.images.values()):
-        photo = _photo_of(image.name, photos)
+        photo = photo_called(image.name, photos)
         camera = model.cameras[image.camera_id]
         if photo is None or not _fits(camera, photo, scaled=image.camera_id in scaled):
             if image.has_pose:
@@ -78,11 +79,6 @@ def place_as_told(database: Path, photos: Sequence[dict[str, Any]]) -> pycolmap.
             placed = pycolmap.Image(name=image.name, camera_id=image.camera_id, image_id=image.image_id)
             model.add_image_with_trivial_frame(placed, pycolmap.Rigid3d(world_to_camera))
     return model
-
-
-def _photo_of(name: str, photos: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
-    found = [photo for photo in photos if photo["source"] == name or photo["source"].endswith(f"/{name}")]
-    return found[0] if len(found) == 1 else None
 
 
 def _fits(camera: pycolmap.Camera, photo: dict[str, Any], *, scaled: bool) -> bool:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from e2e3d_stages.contract.messages import StageParams
+from e2e3d_stages.sfm.measured import EXAMPLE, read_measured
 
 VERSION = 2
 MIN_FEATURES = 2048
@@ -17,7 +18,7 @@ FULL_ORIENTATIONS = 2
 class Params(StageParams):
     """How photos are matched and placed."""
 
-    later: ClassVar[frozenset[str]] = frozenset({"camera_height"})
+    later: ClassVar[frozenset[str]] = frozenset({"camera_height", "measured"})
 
     max_features: int = Field(
         8192,
@@ -75,7 +76,23 @@ class Params(StageParams):
         "positions give the scene metres, this does. 0 where nobody measured it. What is nearer to a camera than "
         "0.2 m is not drawn then.",
     )
+    measured: str = Field(
+        "",
+        max_length=2_000,
+        title="Measured distance",
+        description="A distance between two points, and where two photos or more show each of them, in pixels of the "
+        f"upright photo from its upper left corner: `{EXAMPLE}`. Where neither GPS nor positions give the scene "
+        "metres, this does, before the camera height; where they do, the task says what the distance is by them. Empty "
+        "where nobody measured one.",
+    )
     seed: int = Field(0, ge=0, le=2**31 - 1, title="Seed", description="Seed of all random sampling.")
+
+    @field_validator("measured")
+    @classmethod
+    def _readable(cls, text: str) -> str:
+        if text:
+            read_measured(text)
+        return text
 
     def thorough(self) -> Params | None:
         """The parameters for a second go after a fast one lost photos, or None when there was nothing fast about it."""

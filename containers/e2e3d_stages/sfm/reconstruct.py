@@ -22,7 +22,7 @@ import pycolmap
 from numpy.typing import NDArray
 from PIL import Image, ImageStat
 
-from e2e3d_stages.contract.messages import Failure, UnreadableCapture
+from e2e3d_stages.contract.messages import Failure, InvalidRequest, UnreadableCapture
 from e2e3d_stages.sfm import export
 from e2e3d_stages.sfm.frame import estimate_up, georeferenced, heights_above_ground, upright
 from e2e3d_stages.sfm.geodesy import (
@@ -35,10 +35,12 @@ from e2e3d_stages.sfm.geodesy import (
     to_enu,
     walked,
 )
+from e2e3d_stages.sfm.measured import Measured, Sighting, place_in, read_measured
 from e2e3d_stages.sfm.motion import spread_out, turn_explains
 from e2e3d_stages.sfm.own_poses import place_as_told, read_model, take_over
 from e2e3d_stages.sfm.pairs import Pair, choose_pairs, order_taken
 from e2e3d_stages.sfm.params import Params
+from e2e3d_stages.sfm.rays import Ray, meeting_point
 from e2e3d_stages.sfm.retrieval import alike
 from e2e3d_stages.sfm.rigs import between, join_rigs, same_panorama, units_of
 from e2e3d_stages.sfm.stillness import background_stood_still
@@ -66,6 +68,8 @@ WIDE, USUAL_FISHEYE = 0.6, 0.4
 FISHEYE_GAIN = 0.8
 # Mean length of the unit vectors that point up by the cameras' own measure, where these agree (within about 8 degrees).
 AGREED = 0.99
+# Of the distance to the nearest camera: what is shorter was not measured in photos but within a pixel of them.
+LEAST_MEASURED = 0.005
 # From what up is known to so many degrees that an axis of positions farther from it is not up.
 SURE, SURE_TILT = ("horizon", "gimbal"), 10.0
 EVENT_SECONDS = 0.5
@@ -162,12 +166,12 @@ class Task:
 
 
 def main(path: str) -> None:
-    """Do what `task.json` says; what is wrong with the capture goes to `failure.json`."""
+    """Do what `task.json` says; what is wrong with capture or request goes to `failure.json`."""
     _die_with_parent()
     task = Task.read(Path(path))
     try:
         find_scene(task)
-    except UnreadableCapture as error:
+    except (UnreadableCapture, InvalidRequest) as error:
         (task.scratch / "failure.json").write_text(Failure.of(error, 0).model_dump_json(), encoding="utf-8")
         sys.exit(error.code.exit_code)
 
@@ -750,6 +754,8 @@ def place_in_world(task: Task, model: pycolmap.Reconstruction) -> dict[str, Any]
     rotations = np.array([image.cam_from_world().rotation.matrix().T for image in images])
     ground = [position for position in _ground_positions(task) if position is not None]
     up, up_from = _gimbals_up(task, images) or estimate_up(rotations, centers, walked(np.array(ground)))
+    measured = read_measured(task.params.measured) if task.params.measured else None
+    length, miss = _sighted_length(task, measured, images) if measured else (0.0, 0.0)
     fit, origin = _fit_gps(task, images, up)
     if fit.similarity is not None and not fit.problem:
         world, scene_to_enu = georeferenced(fit.similarity, points)
@@ -765,16 +771,21 @@ def place_in_world(task: Task, model: pycolmap.Reconstruction) -> dict[str, Any]
         else:
             distance = _viewing_distance(model, images)
             world = upright(up, rotations[0, :, 2], points, distance)
-            if task.params.camera_height:
+            metres = 0.0
+            if measured:
+                metres, figures["metres_from"] = measured.metres / length, "measured"
+            elif task.params.camera_height:
                 heights = heights_above_ground(centers, points, up, distance, task.params.seed)
                 height = 0.0 if heights is None else float(np.median(heights))
                 if height > 0:
-                    larger = task.params.camera_height / (world.scale * height)
-                    world = Similarity(larger * world.scale, world.rotation, larger * world.translation)
-                    figures["metres_from"] = "camera_height"
+                    metres, figures["metres_from"] = task.params.camera_height / height, "camera_height"
+            if metres:
+                world = Similarity(metres, world.rotation, metres / world.scale * world.translation)
         if told:
             figures |= {"positions_photos": told.located, "positions_problem": told.problem}
             figures["positions_residual_m"] = None if told.residual is None else round(told.residual, 4)
+    if measured:
+        figures |= {"measured_m": round(world.scale * length, 6), "measured_miss_px": round(miss, 2)}
     model.transform(pycolmap.Sim3d(world.scale, pycolmap.Rotation3d(world.rotation), world.translation))
     return figures | {
         "up_from": up_from,
@@ -783,6 +794,40 @@ def place_in_world(task: Task, model: pycolmap.Reconstruction) -> dict[str, Any]
         "gps_residual_m": None if fit.residual is None else round(fit.residual, 3),
         "gps_inlier_share": None if fit.inlier_share is None else round(fit.inlier_share, 3),
     }
+
+
+def _sighted_length(task: Task, measured: Measured, images: Sequence[pycolmap.Image]) -> tuple[float, float]:
+    """How far the ends of a distance are apart in the model's unit, and the largest miss of their sightings in px.
+
+    :raises InvalidRequest: when a photo that shows them has no place, or photos do not show the same.
+    """
+    ends = [[_ray(task, sighting, images) for sighting in seen] for seen in measured.ends]
+    (one, miss), (other, other_miss) = (meeting_point(rays) for rays in ends)
+    length = float(np.linalg.norm(one - other))
+    near = min(float(np.linalg.norm(ray.center - one)) for ray in ends[0])
+    if length < LEAST_MEASURED * near:
+        raise InvalidRequest(
+            "The ends of the measured distance are one point, as far as the photos tell.",
+            hint="In sfm_measured, choose two points that lie farther apart.",
+        )
+    return length, max(miss, other_miss)
+
+
+def _ray(task: Task, sighting: Sighting, images: Sequence[pycolmap.Image]) -> Ray:
+    """The line of sight of a photo's place in the model's frame."""
+    photo, pixel = place_in(sighting, task.photos)
+    image = next((image for image in images if image.name == photo["name"]), None)
+    camera = image.camera if image else None
+    flat = camera.cam_from_img(np.array(pixel)) if camera else None
+    if image is None or camera is None or flat is None:
+        raise InvalidRequest(
+            f"{sighting.photo} has no place in the scene, so it cannot tell where an end of the measured distance is.",
+            hint="In sfm_measured, name another photo that shows that end.",
+        )
+    direction = image.cam_from_world().rotation.matrix().T @ [*np.asarray(flat), 1.0]
+    full = max(photo["full"])
+    focal = camera.mean_focal_length() * full / max(photo["width"], photo["height"])
+    return Ray(str(sighting), image.projection_center(), direction / np.linalg.norm(direction), focal, full)
 
 
 def _fit_gps(task: Task, images: Sequence[pycolmap.Image], up: NDArray[np.float64]) -> tuple[Fit, list[float]]:

@@ -10,9 +10,17 @@ import time
 from pathlib import Path
 from typing import Any
 
-from e2e3d_stages.contract.messages import Failure, OutOfMemory, StageError, UnreadableCapture
+from e2e3d_stages.contract.messages import (
+    Failure,
+    FailureCode,
+    InvalidRequest,
+    OutOfMemory,
+    StageError,
+    UnreadableCapture,
+)
 from e2e3d_stages.contract.paths import safe_path
 from e2e3d_stages.runtime.context import StageContext
+from e2e3d_stages.sfm.measured import place_in, read_measured
 from e2e3d_stages.sfm.params import Params
 
 CHILD = "e2e3d_stages.sfm.reconstruct"
@@ -32,12 +40,17 @@ def run(context: StageContext) -> dict[str, Any]:
     :return: photos given, registered and supported, models, points, reprojection error, GPS residual and more.
     :raises OutOfMemory: the child was killed, or could not allocate.
     :raises UnreadableCapture: the poses that came with the capture are no model.
+    :raises InvalidRequest: photos do not show the distance that was measured.
     :raises StageError: the child ended in any other way.
     """
     record = json.loads((context.inputs["ingest"].folder / "photos.json").read_text(encoding="utf-8"))
     for photo in record["photos"]:
         # COLMAP joins them to the photos' folder.
         safe_path(photo["name"])
+    if context.params.measured:
+        # Before hours of work that would end in the same words.
+        for sighting in sum(read_measured(context.params.measured).ends, ()):
+            place_in(sighting, record["photos"])
     poses = context.inputs["ingest"].folder / "poses"
     masks = context.inputs["ingest"].folder / "masks"
     task = {
@@ -101,7 +114,8 @@ class _Events:
 def _failure(returncode: int, log_path: Path, told: Path) -> StageError:
     if told.exists():
         failure = Failure.model_validate_json(told.read_bytes())
-        return UnreadableCapture(failure.message, hint=failure.hint)
+        kind = InvalidRequest if failure.code is FailureCode.INVALID_REQUEST else UnreadableCapture
+        return kind(failure.message, hint=failure.hint)
     lines = log_path.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_LINES:]
     text = "\n".join(lines)
     if returncode == -signal.SIGKILL or "bad_alloc" in text or "MemoryError" in text:
@@ -158,6 +172,11 @@ def _warn(context: StageContext, metrics: dict[str, Any]) -> None:
             "On a turntable, add masks of the thing: what stood still is around it in all photos and spoils the scene. "
             "If it was the camera that moved, it was by too little: walk around, in larger steps.",
         )
+    _warn_of_scale(context, metrics)
+
+
+def _warn_of_scale(context: StageContext, metrics: dict[str, Any]) -> None:
+    """What was told of metres, and is not what gives the scene its own."""
     if metrics.get("positions_problem"):
         context.warn(
             "positions_not_used",
@@ -175,8 +194,16 @@ def _warn(context: StageContext, metrics: dict[str, Any]) -> None:
     elif asked.camera_height and metrics["metres_from"] != "camera_height":
         context.warn(
             "camera_height_not_needed",
-            "The camera height was not used: the photos' GPS or positions give the scene its metres.",
-            "Nothing to do. Photos without GPS or positions are scaled by the camera height.",
+            "The camera height was not used: GPS, positions or a measured distance give the scene its metres.",
+            "Nothing to do. What has neither of them is scaled by the camera height.",
+        )
+    if asked.measured and metrics["metres_from"] in ("gps", "positions"):
+        context.warn(
+            "measured_not_needed",
+            f"The photos' GPS or positions give the scene its metres: by them the distance that was measured as "
+            f"{read_measured(asked.measured).metres:g} m has {metrics['measured_m']:.4g} m.",
+            "Nothing to do if that is near enough; otherwise take GPS or positions out of the capture: then what was "
+            "measured scales the scene.",
         )
     if metrics["gps_problem"] and metrics["gps_photos"]:
         context.warn(

@@ -12,11 +12,13 @@ from pathlib import Path
 from e2e3d_stages.contract.messages import StageError
 
 NAME = "splat-transform"
+# SPZ holds coordinates in 24 bits, 12 of them behind the point: beyond this many units they wrap around.
+SPZ_LIMIT = 2048.0
 HINT = (
     "Install it with `npm ci --prefix containers/compressor --omit=peer --ignore-scripts` and link "
     "node_modules/.bin/splat-transform into a folder of PATH or beside the Python interpreter, "
-    "or with `npm install --global @playcanvas/splat-transform@2.7.1`; or do without SPZ and glTF (compress_spz, "
-    "export_gltf)."
+    "or with `npm install --global @playcanvas/splat-transform@2.7.1`; or do without what it writes (compress_spz, "
+    "export_gltf, export_tiles)."
 )
 
 
@@ -63,7 +65,7 @@ def convert(
         if exit_status != 0 or size == 0:
             raise StageError(
                 f"splat-transform could not write {target.name}: exit status {exit_status}, {size} bytes written.",
-                hint="Its last words are in the task's log; do without SPZ and glTF (compress_spz, export_gltf).",
+                hint="Its last words are in the task's log; do without it (compress_spz, export_gltf, export_tiles).",
                 details={"output": output[-2000:]},
             )
         aside.replace(target)

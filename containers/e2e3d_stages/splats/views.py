@@ -18,7 +18,7 @@ View = dict[str, Any]
 
 
 def in_metres(sfm: InputArtifact) -> bool:
-    """Whether the scene's unit is a metre: by GPS, by positions that came along, or by a camera height."""
+    """Whether the scene's unit is a metre: by GPS, by positions that came along, or by what somebody measured."""
     # Artifacts from before that was a metric have it from GPS alone.
     return bool(sfm.manifest.metrics.get("metres_from")) or (sfm.folder / "georef.json").is_file()
 

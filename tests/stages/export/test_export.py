@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import struct
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +17,7 @@ import trimesh
 from pxr import Usd, UsdGeom, UsdVol
 from pygltflib import GLTF2
 from pyproj import Transformer
+from scipy.spatial import cKDTree
 
 from e2e3d_stages.export import stage
 from e2e3d_stages.export.params import PRESETS, Params
@@ -64,6 +67,7 @@ def exported(
             "train": SimpleNamespace(folder=train),
         },
         output=output,
+        scratch=tmp_path,
         check_stop=lambda: None,
         progress=lambda *_, **__: None,
         warn=lambda code, *_: warned.append(code),
@@ -146,19 +150,44 @@ def test_3d_tiles_put_every_gaussian_where_it_lies_on_the_globe(tmp_path: Path) 
     assert tileset["asset"]["version"] == "1.1"
     root = tileset["root"]
     file = GLTF2().load(folder / root["content"]["uri"])
-    accessor = file.accessors[file.meshes[0].primitives[0].attributes.POSITION]
-    start = (file.bufferViews[accessor.bufferView].byteOffset or 0) + (accessor.byteOffset or 0)
-    x, y, z = np.frombuffer(file.binary_blob(), "<f4", 3 * accessor.count, start).reshape(-1, 3).astype(np.float64).T
+    assert file.extensionsRequired == ["KHR_gaussian_splatting", "KHR_gaussian_splatting_compression_spz_2"]
+    assert file.accessors[file.meshes[0].primitives[0].attributes.POSITION].count == 50
+    x, y, z = positions_in_spz(file.binary_blob()[: file.bufferViews[0].byteLength]).T
     # As every reader of 3D Tiles does: glTF's y becomes z, then the tile's transform, whose columns follow one another.
     in_tile = np.stack([x, -z, y, np.ones_like(x)], 1)
     on_earth = in_tile @ np.array(root["transform"]).reshape(4, 4)
     assert np.allclose(on_earth[:, 3], 1)
     found = np.stack(Transformer.from_crs("EPSG:4978", "EPSG:32632").transform(*on_earth[:, :3].T), 1)
     truth = Georeference(GEOREF).utm(scene().means)
-    assert np.allclose(found, truth, atol=2e-3)
+    away, nearest = cKDTree(found).query(truth)
+    assert away.max() < 2e-3
+    assert len(set(nearest)) == 50
     box = np.array(root["boundingVolume"]["box"])
     assert (np.abs(in_tile[:, :3] - box[:3]) <= np.diag(box[3:].reshape(3, 3))).all()
     assert tileset["geometricError"] > root["geometricError"] == 0
+
+
+def test_what_lies_farther_away_than_spz_reaches_is_left_out_of_the_tiles_and_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    away = scene()
+    away.means[:3, 1] = [2500, -2500, 2047]
+    monkeypatch.setattr(stage, "read_ply", lambda _: away)
+    found = exported(tmp_path, tiles=True)
+    assert found.warned == ["tiles_range"]
+    file = GLTF2().load(found.folder / "tiles" / "scene.glb")
+    means = positions_in_spz(file.binary_blob()[: file.bufferViews[0].byteLength]) * (1, -1, -1)
+    assert cKDTree(means).query(away.means[2:])[0].max() < 1e-3
+    assert len(means) == 48
+
+
+def positions_in_spz(file: bytes) -> np.ndarray:
+    """(N, 3) by Niantic's description of SPZ: 24 bits a coordinate, little end first, in two's complement."""
+    packed = gzip.decompress(file)
+    magic, version, count, _, fraction = struct.unpack("<4sIIBB", packed[:14])
+    assert (magic, version) == (b"NGSP", 3)
+    low, middle, high = np.frombuffer(packed, np.uint8, 9 * count, 16).astype(np.int64).reshape(-1, 3, 3).T
+    return np.asarray((low + (middle << 8) + (high << 16) - ((high > 127) << 24)).T / 2**fraction)
 
 
 def test_without_gps_there_are_no_3d_tiles_and_it_says_so(tmp_path: Path) -> None:

@@ -58,6 +58,7 @@ def test_a_photo_stored_turned_comes_out_upright_and_without_exif(
     assert not image.getexif()
     assert "exif" not in image.info
     assert (result.photo("turned.jpg")["width"], result.photo("turned.jpg")["height"]) == (300, 400)
+    assert result.photo("turned.jpg")["full"] == [300, 400]
 
 
 @pytest.mark.parametrize("told", [0, 9, 255, 65535])

@@ -140,6 +140,18 @@ def run(tmp_path: Path, scene_sog: Path) -> SimpleNamespace:
     return SimpleNamespace(inputs=inputs, change=change, views=_VIEWS)
 
 
+@pytest.fixture
+def mesh(run: SimpleNamespace, tmp_path: Path) -> None:
+    """The run made a mesh, too."""
+    folder = tmp_path / "mesh"
+    folder.mkdir()
+    (folder / "mesh.glb").write_bytes(b"triangles")
+    Image.new("RGB", (64, 32)).save(folder / "mesh.jpg")
+    metrics = {"triangles": 5120, "closed": False, "points_distance_share": 0.0012, "voxel_share": 0.0026}
+    manifest = run.inputs["train"].manifest.model_copy(update={"stage": "mesh", "metrics": metrics, "files": ()})
+    run.inputs["mesh"] = replace(run.inputs["train"], folder=folder, spec=STAGES["mesh"], manifest=manifest)
+
+
 _VIEWS = [look_at([x, -1.5, -5], [0, 0, 0], f"{i}.jpg", i) for i, x in enumerate((-2.0, 0.0, 2.0))]
 _PHOTOS = [{"name": view["name"], "source": f"DSC_{view['order']}.jpg"} for view in _VIEWS]
 

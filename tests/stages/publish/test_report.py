@@ -333,18 +333,25 @@ def test_a_scene_in_metres_has_a_scale_and_its_north_up(camera) -> None:
     assert float(bar[1]) / float(bar[2]) == pytest.approx((right - left) / 40, rel=0.02)
 
 
+def _those(has: dict[str, bool]) -> str:
+    return " ".join(sorted(name for name, there in has.items() if there))
+
+
 @pytest.fixture
 def publish(run, tmp_path, monkeypatch) -> Callable[[], tuple[Path, dict[str, Any]]]:
     """Runs the stage without the viewer: pages of the arguments they were made of."""
-    monkeypatch.setattr(stage, "viewer_page", lambda title, sog, settings, has_levels: f"{title} {sog!r} {has_levels}")
-    monkeypatch.setattr(stage, "streamed_page", lambda title, first, settings: f"{title} {first}")
+    monkeypatch.setattr(stage, "viewer_page", lambda title, sog, settings, **has: f"{title} {sog!r} {_those(has)}")
+    monkeypatch.setattr(stage, "streamed_page", lambda title, first, settings, **has: f"{title} {first} {_those(has)}")
+    monkeypatch.setattr(stage, "mesh_page", lambda title, sog, glb, settings: f"{title} {sog!r} {glb!r}")
     (tmp_path / "output").mkdir()
+    warnings: list[Advice] = []
     job = SimpleNamespace(
         params=Params(title="Yard"),
         inputs=run.inputs,
         output=tmp_path / "output",
-        warnings=[],
+        warnings=warnings,
         progress=lambda *_: None,
+        warn=lambda code, message, advice: warnings.append(Advice(code=code, message=message, advice=advice)),
     )
     return lambda: (job.output, stage.run(job))
 
@@ -352,13 +359,34 @@ def publish(run, tmp_path, monkeypatch) -> Callable[[], tuple[Path, dict[str, An
 def test_the_stage_makes_both_pages_and_the_thumbnail(run, publish) -> None:
     (run.inputs["compress"].folder / "scene.sog").write_bytes(b"all")
     output, metrics = publish()
-    assert (output / "index.html").read_text() == "Yard b'all' False"
+    assert (output / "index.html").read_text() == "Yard b'all' "
     assert metrics["page_bytes"] == (output / "index.html").stat().st_size
     assert metrics["report_bytes"] == (output / "report.html").stat().st_size
     assert metrics["opening_view"] == "1.jpg"
     with Image.open(output / "thumbnail.jpg") as thumbnail:
         assert thumbnail.size == (32, 18)
     assert not (output / "streamed.html").exists()
+    assert not (output / "mesh.html").exists()
+
+
+def test_a_mesh_gets_a_page_with_the_scene_that_the_other_pages_lead_to(run, mesh, publish) -> None:
+    (run.inputs["compress"].folder / "scene.sog").write_bytes(b"all")
+    output, _ = publish()
+    assert (output / "index.html").read_text() == "Yard b'all' has_mesh"
+    assert (output / "mesh.html").read_text() == "Yard b'all' b'triangles'"
+    report = Page((output / "report.html").read_text())
+    assert "mesh.html" in report.links
+    assert "5,120 triangles, open" in report.words
+
+
+def test_a_page_that_phones_may_fail_to_open_is_told_of_by_name(run, mesh, publish, monkeypatch) -> None:
+    monkeypatch.setattr(stage, "NOTABLE_PAGE_BYTES", 40)
+    (run.inputs["compress"].folder / "scene.sog").write_bytes(b"some")
+    (run.inputs["mesh"].folder / "mesh.glb").write_bytes(b"many triangles, more than fit")
+    output, _ = publish()
+    words = Page((output / "report.html").read_text()).words
+    assert "The page mesh.html has 45 B: phones may fail to open it. Lower max_faces of the mesh stage." in words
+    assert "The page index.html" not in words
 
 
 def test_a_scene_with_levels_gets_a_page_that_loads_them_and_one_with_the_finest_in_one_file(run, publish) -> None:
@@ -367,5 +395,5 @@ def test_a_scene_with_levels_gets_a_page_that_loads_them_and_one_with_the_finest
     for name in ("lod-meta.json", "0_0.sog", "0_1.sog", "1_0.sog", "1_1.sog", "2_0.sog", "3_0.sog"):
         (levels / name).write_text(name)
     output, _ = publish()
-    assert (output / "index.html").read_text() == "Yard b'2_0.sog' True"
-    assert (output / "streamed.html").read_text() == "Yard 3_0.sog"
+    assert (output / "index.html").read_text() == "Yard b'2_0.sog' has_levels"
+    assert (output / "streamed.html").read_text() == "Yard 3_0.sog "

@@ -96,3 +96,18 @@ def test_it_fits_and_can_be_read_by_day_and_by_night_and_asks_nobody(
     assert light == (scheme == "light")
     assert set(asked) <= {"file", "data"}
     assert wrong == []
+
+
+def test_in_a_frame_its_links_to_scene_and_mesh_are_the_page_arounds_to_follow(
+    browser: Any, run: SimpleNamespace, mesh: None, tmp_path: Path
+) -> None:
+    (tmp_path / "report.html").write_text(report_page("Yard", run.inputs), encoding="utf-8")
+    around = "<script>told = []; onmessage = ({ data }) => told.push(data);</script>"
+    (tmp_path / "around.html").write_text(f'{around}<iframe src="report.html" sandbox="allow-scripts"></iframe>')
+    tab = browser.new_page(viewport={"width": 1280, "height": 900})
+    tab.goto((tmp_path / "around.html").as_uri())
+    report = tab.frame_locator("iframe")
+    report.get_by_role("link", name="Open the scene").click()
+    report.get_by_role("link", name="Turn the mesh").click()
+    tab.wait_for_function("told.length === 2")
+    assert tab.evaluate("told") == [{"e2e3d": "open", "page": page} for page in ("index.html", "mesh.html")]

@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import trimesh
 
 from e2e3d_stages.compress.streaming import write_levels
+from e2e3d_stages.mesh.surface import Surface, write_glb
 from e2e3d_stages.publish import fetch_viewer
-from e2e3d_stages.publish.viewer_page import streamed_page, viewer_page, viewer_settings
+from e2e3d_stages.publish.viewer_page import mesh_page, streamed_page, viewer_page, viewer_settings
 from e2e3d_stages.splats import sog
 from e2e3d_stages.splats.gaussians import Gaussians
 from e2e3d_stages.splats.streamed import level_in_one_file
@@ -78,6 +80,62 @@ def test_the_scene_is_seen_upright_and_turns_without_asking_the_network(
 
     assert {url.split(":")[0] for url in page.asked} <= {"file", "data", "blob"}
     assert [url for url in page.asked if url.startswith("file:")] == [page.url]
+
+
+def test_a_mesh_is_seen_where_the_scene_is_from_the_right_side_and_may_be_turned(
+    page: Any, camera: Callable[..., dict[str, Any]], scene_sog: Path, tmp_path: Path
+) -> None:
+    settings = viewer_settings(camera([0, -1.5, -5], [0, 0, 0]), depth=5)
+    text = mesh_page("Ball", scene_sog.read_bytes(), painted_ball(tmp_path), settings)
+    (tmp_path / "mesh.html").write_text(text, encoding="utf-8")
+    page.goto((tmp_path / "mesh.html").as_uri() + "?noanim")
+
+    shown = settled(page, lambda seen: covered(seen, YELLOW).sum() > 500)
+    up_left, up_right, down = (covered(shown, colour) for colour in (RED, YELLOW, BLUE))
+    assert min(up_left.sum(), up_right.sum(), down.sum()) > 500, "the near side is not to be seen"
+    assert not covered(shown, GREEN).any(), "the far side is to be seen"
+    assert np.nonzero(up_left)[0].mean() < np.nonzero(down)[0].mean() - 20, "the mesh stands on its head"
+    assert np.nonzero(up_left)[1].mean() < np.nonzero(up_right)[1].mean() - 20, "the mesh is mirrored"
+
+    page.get_by_label("Its form").check()
+    form = settled(page, lambda seen: not covered(seen, RED).any())
+    grey = form[up_left | up_right | down]
+    assert np.ptp(grey, axis=1).max() < 30, "form has a colour"
+    assert np.ptp(grey.mean(axis=1)) > 40, "form has no shade"
+
+    page.get_by_label("Scene").check()
+    scene = settled(page, shows_the_ball)
+    red, blue = red_and_blue(scene)
+    assert (red & (up_left | up_right)).sum() > 0.8 * (up_left | up_right).sum(), "the scene lies elsewhere"
+    assert (blue & down).sum() > 0.8 * down.sum(), "the scene lies elsewhere"
+
+    page.get_by_label("Mesh").check()
+    settled(page, lambda seen: covered(seen, YELLOW).sum() > 500)
+    page.mouse.move(320, 200)
+    page.mouse.down()
+    page.mouse.move(600, 200, steps=8)
+    page.mouse.up()
+    turned = settled(page, lambda seen: covered(seen, GREEN).sum() > 500)
+    assert covered(turned, GREEN).sum() > 500, "dragging does not turn the mesh"
+    assert [url for url in page.asked if url.startswith("file:")] == [page.url]
+
+
+RED, YELLOW, BLUE, GREEN = (0.9, 0.2, 0.15), (0.9, 0.8, 0.1), (0.15, 0.3, 0.9), (0.1, 0.7, 0.2)
+
+
+def painted_ball(folder: Path) -> bytes:
+    """A mesh of the ball of `ball_on_floor` as glTF: red up left, yellow up right, blue below, green behind."""
+    ball = trimesh.creation.icosphere(4, radius=1.05)
+    x, y, z = ball.vertices.T
+    at = np.select([z > 0.3, y > 0, x < 0], [3, 2, 0], 1)
+    surface = Surface(ball.vertices.astype(np.float32), ball.faces.astype(np.int32))
+    write_glb(folder / "mesh.glb", surface, np.array([RED, YELLOW, BLUE, GREEN], np.float32)[at])
+    return (folder / "mesh.glb").read_bytes()
+
+
+def covered(shown: np.ndarray, colour: tuple[float, ...]) -> np.ndarray:
+    """Where a picture has a colour as it was given."""
+    return np.abs(shown - 255 * np.array(colour)).max(axis=2) < 12
 
 
 def shows_the_ball(shown: np.ndarray) -> bool:

@@ -16,12 +16,13 @@ import pytest
 from e2e3d_stages.contract.messages import StageError
 from e2e3d_stages.evaluate.opening import opening_view
 from e2e3d_stages.publish import fetch_viewer
-from e2e3d_stages.publish.viewer_page import streamed_page, viewer_page, viewer_settings
+from e2e3d_stages.publish.viewer_page import mesh_page, streamed_page, viewer_page, viewer_settings
 
 PAGE = """<!doctype html><html><head><title>Viewer</title><link rel="stylesheet" href="./index.css" />
 <script type="application/json" id="sse-bootstrap">null</script></head>
 <body><script type="module">import { createViewer } from './index.js';
-const url = new URL(location.href);</script></body></html>"""
+const url = new URL(location.href);</script>
+<script type="module">createViewer({ container: document.body, settings, ...options });</script></body></html>"""
 
 
 @pytest.fixture
@@ -74,6 +75,23 @@ def test_the_page_leads_on_to_levels_only_where_there_are_some(viewer) -> None:
     leading = viewer_page("Yard", b"level", {}, viewer, has_levels=True)
     assert "location.replace('streamed.html'" in leading
     assert base64.b64decode(bootstrap(leading)["contentUrl"].partition("base64,")[2]) == b"level"
+
+
+def test_a_scenes_pages_link_to_its_mesh_where_it_has_one(viewer) -> None:
+    for page in (
+        viewer_page("Yard", b"scene", {}, viewer, has_mesh=True),
+        streamed_page("Yard", "4_0.sog", {}, viewer, has_mesh=True),
+    ):
+        assert '<a href="mesh.html">Mesh</a>' in page
+
+
+def test_the_page_of_a_mesh_has_mesh_scene_and_viewer_inside_and_names_no_other_file_but_the_report(viewer) -> None:
+    page = mesh_page("Yard", b"scene", b"triangles", {"version": 2}, viewer)
+    assert base64.b64decode(bootstrap(page)["contentUrl"].partition("base64,")[2]) == b"scene"
+    assert bootstrap(page)["settings"] == {"version": 2}
+    packed = re.search(r'id="mesh">([^<]*)</script>', page)[1]
+    assert gzip.decompress(base64.b64decode(packed)) == b"triangles"
+    assert re.findall(r'(?:src|href)="([^"]*)"', page) == ["report.html"]
 
 
 def test_the_viewers_licence_stays_with_it(viewer) -> None:

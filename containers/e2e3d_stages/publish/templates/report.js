@@ -41,10 +41,12 @@ for (const button of document.querySelectorAll("[data-copy]")) {
   });
 }
 
-// Inside Airflow's pages a link to the scene is the page around's to follow: a frame of theirs has no login.
+// Inside Airflow's pages a link to scene or mesh is the page around's to follow: a frame of theirs has no login.
 if (window.parent !== window) {
-  document.querySelector('a[href="index.html"]')?.addEventListener("click", (event) => {
-    event.preventDefault();
-    window.parent.postMessage({ e2e3d: "open", page: "index.html" }, "*");
-  });
+  for (const link of document.querySelectorAll('a[href="index.html"], a[href="mesh.html"]')) {
+    link.addEventListener("click", (event) => {
+      event.preventDefault();
+      window.parent.postMessage({ e2e3d: "open", page: link.getAttribute("href") }, "*");
+    });
+  }
 }
