@@ -13,7 +13,7 @@ from e2e3d_stages.splats.rendering import Render, Splats
 
 # Kerbl et al. 2023, except that all rates fall.
 _LEARNING_RATES = {
-    "means": 1.6e-4,  # times the scene's extent
+    "means": 1.6e-4,  # times the scene's extent, in a training of their length
     "scales": 5e-3,
     "quats": 1e-3,
     "opacities": 5e-2,
@@ -22,6 +22,8 @@ _LEARNING_RATES = {
 }
 _FINAL_SHARE = {"means": 0.01}
 _MIN_OPACITY = 0.005
+# In fewer steps the means come as far, as in a random walk: measured in docs/trials.md for the least.
+_KERBLS_STEPS, _FEWEST_STEPS = 30_000, 2_500
 
 
 class TrainableSplats:
@@ -30,10 +32,11 @@ class TrainableSplats:
     :param tensors: `means` (N, 3), `scales` (N, 3) logarithms, `quats` (N, 4), `opacities` (N,) logits, `sh_dc`
         (N, 1, 3), `sh_rest` (N, K - 1, 3).
     :param extent: the scene's size; the learning rate of the means is relative to it.
+    :param steps: how many the training has.
     """
 
-    def __init__(self, tensors: dict[str, Tensor], extent: float, device: torch.device) -> None:
-        self._extent = extent
+    def __init__(self, tensors: dict[str, Tensor], extent: float, steps: int, device: torch.device) -> None:
+        self._reach = extent * max(1.0, _KERBLS_STEPS / max(steps, _FEWEST_STEPS)) ** 0.5
         self.tensors = {name: t.to(device).contiguous().requires_grad_() for name, t in tensors.items()}
         groups = [{"params": [t], "name": name} for name, t in self.tensors.items()]
         self.optimizer = torch.optim.Adam(groups, lr=1.0, eps=1e-15, fused=True)
@@ -57,7 +60,7 @@ class TrainableSplats:
         for group in self.optimizer.param_groups:
             name = group["name"]
             rate = _LEARNING_RATES[name] * _FINAL_SHARE.get(name, 0.1) ** share
-            group["lr"] = rate * self._extent if name == "means" else rate
+            group["lr"] = rate * self._reach if name == "means" else rate
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 

@@ -8,8 +8,8 @@ import torch
 from e2e3d_stages.train.model import TrainableSplats
 
 
-@pytest.mark.parametrize("opacity", [0.1, 0.5, 0.9])
-def test_the_halves_of_a_gaussian_are_together_as_opaque_as_it_was(opacity: float) -> None:
+def one_gaussian(opacity: float = 0.5, steps: int = 30_000) -> TrainableSplats:
+    """At the origin, longest along x."""
     tensors = {
         "means": torch.zeros(1, 3),
         "scales": torch.tensor([[0.0, -1.0, -2.0]]),
@@ -18,7 +18,20 @@ def test_the_halves_of_a_gaussian_are_together_as_opaque_as_it_was(opacity: floa
         "sh_dc": torch.zeros(1, 1, 3),
         "sh_rest": torch.zeros(1, 0, 3),
     }
-    model = TrainableSplats(tensors, extent=1.0, device=torch.device("cpu"))
+    return TrainableSplats(tensors, extent=1.0, steps=steps, device=torch.device("cpu"))
+
+
+@pytest.mark.parametrize(("steps", "times"), [(100_000, 1), (30_000, 1), (7_500, 2), (2_500, 12**0.5), (30, 12**0.5)])
+def test_the_fewer_the_steps_the_farther_a_gaussian_moves_in_one(steps: int, times: float) -> None:
+    model = one_gaussian(steps=steps)
+    model.splats().means.sum().backward()
+    model.step(0.0)
+    assert model.splats().means[0, 0].item() == pytest.approx(-1.6e-4 * times, rel=1e-3)
+
+
+@pytest.mark.parametrize("opacity", [0.1, 0.5, 0.9])
+def test_the_halves_of_a_gaussian_are_together_as_opaque_as_it_was(opacity: float) -> None:
+    model = one_gaussian(opacity)
     model.pull += 1
     model.times_seen += 1
     model.refine(2)
