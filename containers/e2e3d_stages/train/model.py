@@ -13,7 +13,7 @@ from e2e3d_stages.splats.rendering import Render, Splats
 
 # Kerbl et al. 2023, except that all rates fall.
 _LEARNING_RATES = {
-    "means": 1.6e-4,  # times the scene's extent, in a training of their length
+    "means": 1.6e-4,  # times the scene's extent
     "scales": 5e-3,
     "quats": 1e-3,
     "opacities": 5e-2,
@@ -22,8 +22,9 @@ _LEARNING_RATES = {
 }
 _FINAL_SHARE = {"means": 0.01}
 _MIN_OPACITY = 0.005
-# In fewer steps the means come as far, as in a random walk: measured in docs/trials.md for the least.
-_KERBLS_STEPS, _FEWEST_STEPS = 30_000, 2_500
+# In fewer steps than theirs Gaussians move, grow and turn as far, as in a random walk. Measured in docs/trials.md.
+_HURRIED = ("means", "scales", "quats")
+_THEIR_STEPS, _FEWEST_STEPS = 30_000, 2_500
 
 
 class TrainableSplats:
@@ -36,7 +37,9 @@ class TrainableSplats:
     """
 
     def __init__(self, tensors: dict[str, Tensor], extent: float, steps: int, device: torch.device) -> None:
-        self._reach = extent * max(1.0, _KERBLS_STEPS / max(steps, _FEWEST_STEPS)) ** 0.5
+        haste = max(1.0, _THEIR_STEPS / max(steps, _FEWEST_STEPS)) ** 0.5
+        self._rates = {name: rate * (haste if name in _HURRIED else 1) for name, rate in _LEARNING_RATES.items()}
+        self._rates["means"] *= extent
         self.tensors = {name: t.to(device).contiguous().requires_grad_() for name, t in tensors.items()}
         groups = [{"params": [t], "name": name} for name, t in self.tensors.items()]
         self.optimizer = torch.optim.Adam(groups, lr=1.0, eps=1e-15, fused=True)
@@ -59,8 +62,7 @@ class TrainableSplats:
         """
         for group in self.optimizer.param_groups:
             name = group["name"]
-            rate = _LEARNING_RATES[name] * _FINAL_SHARE.get(name, 0.1) ** share
-            group["lr"] = rate * self._reach if name == "means" else rate
+            group["lr"] = self._rates[name] * _FINAL_SHARE.get(name, 0.1) ** share
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 

@@ -22,11 +22,14 @@ def one_gaussian(opacity: float = 0.5, steps: int = 30_000) -> TrainableSplats:
 
 
 @pytest.mark.parametrize(("steps", "times"), [(100_000, 1), (30_000, 1), (7_500, 2), (2_500, 12**0.5), (30, 12**0.5)])
-def test_the_fewer_the_steps_the_farther_a_gaussian_moves_in_one(steps: int, times: float) -> None:
+def test_the_fewer_the_steps_the_farther_a_gaussian_moves_grows_and_turns_in_one(steps: int, times: float) -> None:
     model = one_gaussian(steps=steps)
-    model.splats().means.sum().backward()
+    sum(tensor.sum() for tensor in model.tensors.values()).backward()
+    before = {name: tensor.detach().clone() for name, tensor in model.tensors.items()}
     model.step(0.0)
-    assert model.splats().means[0, 0].item() == pytest.approx(-1.6e-4 * times, rel=1e-3)
+    moved = {name: float((model.tensors[name] - before[name]).flatten()[0]) for name in ("means", "scales", "quats")}
+    assert moved == pytest.approx({"means": -1.6e-4 * times, "scales": -5e-3 * times, "quats": -1e-3 * times}, rel=1e-3)
+    assert float(model.tensors["opacities"] - before["opacities"]) == pytest.approx(-5e-2, rel=1e-3)
 
 
 @pytest.mark.parametrize("opacity", [0.1, 0.5, 0.9])

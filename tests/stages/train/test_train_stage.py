@@ -305,7 +305,8 @@ def test_what_no_point_covers_is_seeded_too(half_covered: Path) -> None:
     assert filled > 20
     added = tensors["means"][-filled:]
     assert (added[:, 0] > 0.3).float().mean() > 0.5  # where the points are missing
-    assert ((added[:, 2] > 2) & (added[:, 2] < 5)).all()  # at the depth of the nearest points
+    # The points are 2 to 5 away, and what continues them no more than half as far again.
+    assert ((added[:, 2] > 2 / 1.5) & (added[:, 2] < 5 * 1.5)).all()
 
 
 def test_a_bare_floor_is_seeded_where_it_lies() -> None:
@@ -323,7 +324,7 @@ def test_a_bare_floor_is_seeded_where_it_lies() -> None:
     place, _, _ = camera.project(added.numpy())
     bare = np.abs(place - (50, 58)).max(1) < 12
     assert bare.sum() > 20
-    assert np.abs(added[bare, 1] - 1).max() < 0.01
+    assert np.abs(added[bare, 1] - 1).max() < 0.07
 
 
 def test_points_in_a_line_tell_one_slope_only() -> None:
