@@ -22,6 +22,9 @@ _LEARNING_RATES = {
 }
 _FINAL_SHARE = {"means": 0.01}
 _MIN_OPACITY = 0.005
+# In fewer steps than theirs Gaussians move, grow and turn as far, as in a random walk. Measured in docs/trials.md.
+_HURRIED = ("means", "scales", "quats")
+_THEIR_STEPS, _FEWEST_STEPS = 30_000, 2_500
 
 
 class TrainableSplats:
@@ -30,10 +33,13 @@ class TrainableSplats:
     :param tensors: `means` (N, 3), `scales` (N, 3) logarithms, `quats` (N, 4), `opacities` (N,) logits, `sh_dc`
         (N, 1, 3), `sh_rest` (N, K - 1, 3).
     :param extent: the scene's size; the learning rate of the means is relative to it.
+    :param steps: how many the training has.
     """
 
-    def __init__(self, tensors: dict[str, Tensor], extent: float, device: torch.device) -> None:
-        self._extent = extent
+    def __init__(self, tensors: dict[str, Tensor], extent: float, steps: int, device: torch.device) -> None:
+        haste = max(1.0, _THEIR_STEPS / max(steps, _FEWEST_STEPS)) ** 0.5
+        self._rates = {name: rate * (haste if name in _HURRIED else 1) for name, rate in _LEARNING_RATES.items()}
+        self._rates["means"] *= extent
         self.tensors = {name: t.to(device).contiguous().requires_grad_() for name, t in tensors.items()}
         groups = [{"params": [t], "name": name} for name, t in self.tensors.items()]
         self.optimizer = torch.optim.Adam(groups, lr=1.0, eps=1e-15, fused=True)
@@ -56,8 +62,7 @@ class TrainableSplats:
         """
         for group in self.optimizer.param_groups:
             name = group["name"]
-            rate = _LEARNING_RATES[name] * _FINAL_SHARE.get(name, 0.1) ** share
-            group["lr"] = rate * self._extent if name == "means" else rate
+            group["lr"] = self._rates[name] * _FINAL_SHARE.get(name, 0.1) ** share
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 

@@ -19,6 +19,9 @@ _CLOSE, _SHRUNK = 1.5, 0.6
 # Of all training photos together; a place is in some ten of them. Below the least, more cost next to nothing.
 PIXELS_PER_GAUSSIAN, FEWEST_GAUSSIANS = 200, 20_000
 _FEWEST_POINTS = 10
+# Of the points around a place that no point covers: how many tell its depth, how much slopes of it are held back, in
+# squared cells, and how many times nearer or farther than any of theirs it may be.
+_NEAREST, _HELD_BACK, _BEYOND = 16, 0.5, 1.5
 
 
 def resolved(scene: Scene) -> int:
@@ -91,8 +94,8 @@ def _cover(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
     """Places, colours and sizes for the parts of the training views that no point covers; they would stay black.
 
-    A cell of a view's grid without a point in it or next to it gets a Gaussian at the depth of the nearest points the
-    view observes, in the photos' mean light. What one view adds counts as cover for the next.
+    A cell of a view's grid without a point in it or next to it gets a Gaussian on the surface that the nearest points
+    the view observes lie on, in the photos' mean light. What one view adds counts as cover for the next.
     """
     added: list[NDArray[np.float32]] = []
     colours: list[NDArray[np.float32]] = []
@@ -109,11 +112,7 @@ def _cover(
             empty = empty[view.counted[row, column]]
         if not len(empty):
             continue
-        distance, nearest = torch.cdist(torch.from_numpy(empty), torch.from_numpy(observed)).topk(
-            min(3, len(observed)), largest=False
-        )
-        weight = 1 / (distance + cell)
-        z = ((weight * torch.from_numpy(depth)[nearest]).sum(1) / weight.sum(1)).numpy()[:, None]
+        z = _depths(empty, observed, depth, cell)[:, None]
         camera = view.camera
         local = np.concatenate([(empty - camera.centre) / camera.focal * z, z], axis=1).astype(np.float32)
         pose = camera.pose.numpy()
@@ -127,6 +126,31 @@ def _cover(
         np.concatenate([none, *colours]),
         np.concatenate([none[:, 0], *sizes]),
     )
+
+
+def _depths(
+    places: NDArray[np.float32], observed: NDArray[np.float32], depth: NDArray[np.float32], cell: float
+) -> NDArray[np.float32]:
+    """How far away a view's surface is at places (E, 2) of its picture, by points (P, 2) of known depth, all in px.
+
+    Floors, walls and fields are planes, and a plane's inverse depth is linear in px: it is fitted to the nearest points
+    by least squares. Nearer ones weigh more, and slopes are held back, for points in a line tell only one.
+    """
+    distance, nearest = torch.cdist(torch.from_numpy(places), torch.from_numpy(observed)).topk(
+        min(_NEAREST, len(observed)), largest=False
+    )
+    weight = (1 / (distance + cell)).double()
+    weight /= weight.sum(1, keepdim=True)
+    inverse = 1 / torch.from_numpy(depth).double()[nearest]
+    mean = (weight * inverse).sum(1, keepdim=True)
+    offset = (torch.from_numpy(observed)[nearest] - torch.from_numpy(places)[:, None]).double() / cell
+    terms = torch.cat([torch.ones_like(offset[..., :1]), offset], 2)
+    weighted = (terms * weight[..., None]).transpose(1, 2)
+    held_back = torch.diag(torch.tensor([0, _HELD_BACK, _HELD_BACK], dtype=torch.float64))
+    fitted = torch.linalg.solve(weighted @ terms + held_back, weighted @ (inverse - mean)[..., None])[:, 0, 0]
+    least, most = inverse.min(1).values / _BEYOND, inverse.max(1).values * _BEYOND
+    z: NDArray[np.float32] = (1 / (mean[:, 0] + fitted).clamp(least, most)).float().numpy()
+    return z
 
 
 def _empty_cells(view: View, cell: float, pixels: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -86,7 +86,7 @@ class Trainer:
         self.most = min(self.params.max_gaussians, resolved(scene))
         gains = None if self.light is None else self.light.gains()
         tensors, self.filled = seed(scene, self.most, self.params.sh_degree, self.rng, gains)
-        self.model = TrainableSplats(tensors, scene.extent, device)
+        self.model = TrainableSplats(tensors, scene.extent, self.params.iterations, device)
         self.seeded = len(self.model)
         self.background = torch.zeros(3, device=device)
         self.photos = Photos(scene.views, device)
@@ -237,7 +237,7 @@ class Trainer:
             return
         self.step, folder = latest
         state = torch.load(folder / "state.pt", map_location=self.device, weights_only=True)
-        self.model = TrainableSplats(state["model"]["tensors"], self.scene.extent, self.device)
+        self.model = TrainableSplats(state["model"]["tensors"], self.scene.extent, self.params.iterations, self.device)
         self.model.load_state_dict(state["model"])
         self.light = None
         if state["light"] is not None:

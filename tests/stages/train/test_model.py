@@ -8,8 +8,8 @@ import torch
 from e2e3d_stages.train.model import TrainableSplats
 
 
-@pytest.mark.parametrize("opacity", [0.1, 0.5, 0.9])
-def test_the_halves_of_a_gaussian_are_together_as_opaque_as_it_was(opacity: float) -> None:
+def one_gaussian(opacity: float = 0.5, steps: int = 30_000) -> TrainableSplats:
+    """At the origin, longest along x."""
     tensors = {
         "means": torch.zeros(1, 3),
         "scales": torch.tensor([[0.0, -1.0, -2.0]]),
@@ -18,7 +18,23 @@ def test_the_halves_of_a_gaussian_are_together_as_opaque_as_it_was(opacity: floa
         "sh_dc": torch.zeros(1, 1, 3),
         "sh_rest": torch.zeros(1, 0, 3),
     }
-    model = TrainableSplats(tensors, extent=1.0, device=torch.device("cpu"))
+    return TrainableSplats(tensors, extent=1.0, steps=steps, device=torch.device("cpu"))
+
+
+@pytest.mark.parametrize(("steps", "times"), [(100_000, 1), (30_000, 1), (7_500, 2), (2_500, 12**0.5), (30, 12**0.5)])
+def test_the_fewer_the_steps_the_farther_a_gaussian_moves_grows_and_turns_in_one(steps: int, times: float) -> None:
+    model = one_gaussian(steps=steps)
+    sum(tensor.sum() for tensor in model.tensors.values()).backward()
+    before = {name: tensor.detach().clone() for name, tensor in model.tensors.items()}
+    model.step(0.0)
+    moved = {name: float((model.tensors[name] - before[name]).flatten()[0]) for name in ("means", "scales", "quats")}
+    assert moved == pytest.approx({"means": -1.6e-4 * times, "scales": -5e-3 * times, "quats": -1e-3 * times}, rel=1e-3)
+    assert float(model.tensors["opacities"] - before["opacities"]) == pytest.approx(-5e-2, rel=1e-3)
+
+
+@pytest.mark.parametrize("opacity", [0.1, 0.5, 0.9])
+def test_the_halves_of_a_gaussian_are_together_as_opaque_as_it_was(opacity: float) -> None:
+    model = one_gaussian(opacity)
     model.pull += 1
     model.times_seen += 1
     model.refine(2)

@@ -19,13 +19,14 @@ from pydantic import ValidationError
 from synthetic import FakeJob, write_sfm
 
 from e2e3d_stages.contract.messages import Interrupted, InvalidRequest, OutOfMemory, StageError
+from e2e3d_stages.splats.camera import Camera
 from e2e3d_stages.splats.gaussians import read_ply
 from e2e3d_stages.splats.quality import psnr
 from e2e3d_stages.splats.rasterizer import Renderer
 from e2e3d_stages.train import seeding, stage
 from e2e3d_stages.train.params import PRESETS, Params
-from e2e3d_stages.train.scene import Photos, load_scene, split_heldout
-from e2e3d_stages.train.seeding import seed
+from e2e3d_stages.train.scene import Photos, Points, Scene, View, load_scene, split_heldout
+from e2e3d_stages.train.seeding import _depths, seed
 
 MakeJob = Callable[..., FakeJob]
 
@@ -304,7 +305,41 @@ def test_what_no_point_covers_is_seeded_too(half_covered: Path) -> None:
     assert filled > 20
     added = tensors["means"][-filled:]
     assert (added[:, 0] > 0.3).float().mean() > 0.5  # where the points are missing
-    assert ((added[:, 2] > 2) & (added[:, 2] < 5)).all()  # at the depth of the nearest points
+    # The points are 2 to 5 away, and what continues them no more than half as far again.
+    assert ((added[:, 2] > 2 / 1.5) & (added[:, 2] < 5 * 1.5)).all()
+
+
+def test_a_bare_floor_is_seeded_where_it_lies() -> None:
+    # Obliquely seen: y = 1 below a camera that looks along z.
+    camera = Camera(torch.eye(4), (80, 80), (50, 20), 100, 75)
+    rng = np.random.default_rng(0)
+    pixels = rng.uniform((0, 35), (100, 75), (400, 2))
+    pixels = pixels[np.abs(pixels - (50, 58)).max(1) > 12]
+    ray = np.concatenate([(pixels - camera.centre) / camera.focal, np.ones((len(pixels), 1))], 1)
+    xyz = (ray / ray[:, 1:2]).astype(np.float32)
+    view = View("floor.jpg", camera, np.full((75, 100, 3), 128, np.uint8))
+    points = Points(xyz, np.full_like(xyz, 0.5), [np.arange(len(xyz))])
+    tensors, filled = seed(Scene([view], points, []), 5_000, 0, rng)
+    added = tensors["means"][-filled:]
+    place, _, _ = camera.project(added.numpy())
+    bare = np.abs(place - (50, 58)).max(1) < 12
+    assert bare.sum() > 20
+    assert np.abs(added[bare, 1] - 1).max() < 0.07
+
+
+def test_points_in_a_line_tell_one_slope_only() -> None:
+    column = np.arange(0, 100, 5, dtype=np.float32)
+    line = np.stack([column, np.full_like(column, 10)], 1)
+    places = np.array([[50, 12], [50, 70]], np.float32)
+    near, far = _depths(places, line, np.full(len(line), 3, np.float32), 2.0)
+    assert near == pytest.approx(3)
+    assert far == pytest.approx(3)
+
+
+def test_what_lies_beyond_all_points_is_not_far_beyond_them() -> None:
+    pixels = np.random.default_rng(0).uniform(0, 10, (40, 2)).astype(np.float32)
+    (z,) = _depths(np.array([[0, 90]], np.float32), pixels, 1 / (0.5 - 0.02 * pixels[:, 1]), 2.0)
+    assert 2 < z < 2 * (1 / 0.3)
 
 
 def test_uncovered_areas_do_not_stay_black(half_covered: Path, tmp_path: Path) -> None:
