@@ -111,7 +111,7 @@ def test_a_store_that_does_not_answer_while_a_job_runs_is_counted(told: StatsdEx
         poll=lambda _handle: SimpleNamespace(running=True),
         logs=lambda _handle, cursor: ([], cursor),
     )
-    state = SimpleNamespace(stage="train", key="k", claim=None, handle={}, cursor=0)
+    state = SimpleNamespace(stage="train", key="k", claim=None, handle={"container": "1"}, cursor=0)
     follower: Any = Attempt(SimpleNamespace(heartbeat=away), backend, state)  # type: ignore[arg-type]
     assert follower.follow(print).running
     assert counted(told, metrics.UNANSWERED, by="store") == 1
