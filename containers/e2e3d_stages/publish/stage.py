@@ -49,11 +49,11 @@ def run(context: StageContext) -> dict[str, Any]:
         sog = (compressed / "scene.sog").read_bytes()
     page = viewer_page(params.title, sog, settings, has_levels=has_levels, has_mesh=has_mesh)
     advice = "Set stream_above of the compress stage, or lower max_gaussians of the train stage."
-    page_bytes = _written(context, PAGE, page, advice)
+    page_bytes = _write_page(context, PAGE, page, advice)
     if has_mesh:
         glb = (context.inputs["mesh"].folder / "mesh.glb").read_bytes()
         advice = "Lower max_faces of the mesh stage."
-        _written(context, MESH_PAGE, mesh_page(params.title, sog, glb, settings), advice)
+        _write_page(context, MESH_PAGE, mesh_page(params.title, sog, glb, settings), advice)
     context.progress(1, 2, "pages")
     report = report_page(params.title, context.inputs, context.warnings).encode()
     (context.output / REPORT).write_bytes(report)
@@ -67,8 +67,8 @@ def run(context: StageContext) -> dict[str, Any]:
     }
 
 
-def _written(context: StageContext, name: str, page: str, advice: str) -> int:
-    """A page's size in bytes.
+def _write_page(context: StageContext, name: str, page: str, advice: str) -> int:
+    """Write a page; returns its size in bytes.
 
     :param advice: what to do against one that is too large.
     """

@@ -22,9 +22,10 @@ _LEARNING_RATES = {
 }
 _FINAL_SHARE = {"means": 0.01}
 _MIN_OPACITY = 0.005
-# In fewer steps than theirs Gaussians move, grow and turn as far, as in a random walk. Measured in docs/trials.md.
-_HURRIED = ("means", "scales", "quats")
-_THEIR_STEPS, _FEWEST_STEPS = 30_000, 2_500
+# Fewer steps than Kerbl's are longer ones: in all, Gaussians move, grow and turn as far, as in a random walk. Measured
+# in docs/trials.md.
+_GEOMETRY = ("means", "scales", "quats")
+_USUAL_STEPS, _FEWEST_STEPS = 30_000, 2_500
 
 
 class TrainableSplats:
@@ -37,8 +38,8 @@ class TrainableSplats:
     """
 
     def __init__(self, tensors: dict[str, Tensor], extent: float, steps: int, device: torch.device) -> None:
-        haste = max(1.0, _THEIR_STEPS / max(steps, _FEWEST_STEPS)) ** 0.5
-        self._rates = {name: rate * (haste if name in _HURRIED else 1) for name, rate in _LEARNING_RATES.items()}
+        longer = max(1.0, _USUAL_STEPS / max(steps, _FEWEST_STEPS)) ** 0.5
+        self._rates = {name: rate * (longer if name in _GEOMETRY else 1) for name, rate in _LEARNING_RATES.items()}
         self._rates["means"] *= extent
         self.tensors = {name: t.to(device).contiguous().requires_grad_() for name, t in tensors.items()}
         groups = [{"params": [t], "name": name} for name, t in self.tensors.items()]
