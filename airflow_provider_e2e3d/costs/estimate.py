@@ -41,7 +41,8 @@ class StageEstimate(Model):
     @property
     def basis(self) -> str:
         """Where the figure comes from, for a person."""
-        return self.problem or (f"measured {self.measured} times" if self.measured else "rough")
+        times = "time" if self.measured == 1 else "times"
+        return self.problem or (f"measured {self.measured} {times}" if self.measured else "rough")
 
     @property
     def runs_on(self) -> str:
@@ -199,7 +200,8 @@ def _stage_estimate(
     seconds = expected * (median(each.took / each.expected for each in same) if same else 1)
     return StageEstimate(
         stage=stage,
-        seconds=round(seconds, 1),
+        # However short it was so far, none takes no time at all: "0 min" always asks.
+        seconds=max(0.1, round(seconds, 1)),
         backend=backend.settings.backend,
         machine=machine,
         price=profile.price(backend, expected * median(billed) if billed else seconds),

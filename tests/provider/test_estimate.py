@@ -19,7 +19,7 @@ from airflow_provider_e2e3d.captures.headers import Content, look_at, size_of
 from airflow_provider_e2e3d.captures.listing import capture_at
 from airflow_provider_e2e3d.costs import budget as budgets
 from airflow_provider_e2e3d.costs.budget import reserve
-from airflow_provider_e2e3d.costs.estimate import Estimate, estimate
+from airflow_provider_e2e3d.costs.estimate import Estimate, estimate, is_above
 from airflow_provider_e2e3d.costs.history import KEPT, Measurement, remember, remembered
 from airflow_provider_e2e3d.profiles.profile import Profile
 from e2e3d_stages.contract.messages import InvalidRequest, now
@@ -89,6 +89,13 @@ def test_former_runs_correct_it_each_on_its_own_machine(tmp_path: Path) -> None:
     assert found["train"].seconds == pytest.approx(seconds(rough)["train"] / 2, abs=0.1)
     assert found["train"].basis == "measured 3 times"
     assert found["sfm"].basis == "rough"
+
+
+def test_a_person_who_wants_to_be_asked_above_nothing_is_asked_however_short_former_runs_were(tmp_path: Path) -> None:
+    history = [Measurement(stage, None, 100, 0.0) for stage in STAGES]
+    found = estimate(capture(tmp_path / "photos", 10), profile(), params(), history).stages
+    assert {each.basis for each in found} == {"measured 1 time"}
+    assert all(is_above("0 min", [each]) for each in found)
 
 
 def test_what_is_billed_is_what_costs(tmp_path: Path) -> None:
@@ -259,7 +266,7 @@ def test_a_run_tells_stores_and_hands_on_its_estimate_and_learns(run: Run, scrip
     assert (folder / "run.json").exists()
 
     second = Estimate.model_validate(run("plan").results["plan"]["estimate"])
-    assert [each.basis for each in second.stages] == ["measured 1 times"] * 6
+    assert [each.basis for each in second.stages] == ["measured 1 time"] * 6
     # The programs of the tests take no time, whatever they are asked.
     assert second.seconds < told.seconds / 5
 
