@@ -22,7 +22,7 @@ class Params(RenderParams):
         le=10_000_000,
         title="Max Gaussians",
         description="Hard cap on the number of Gaussians at any time: memory, file size and detail grow with it. There "
-        "are fewer where the photos have no detail for more: one for each 200 of their pixels, and at least 20,000.",
+        "are fewer where the photos have no detail for more: one for each 50 of their pixels, and at least 20,000.",
     )
     long_side: int = Field(
         1_600,

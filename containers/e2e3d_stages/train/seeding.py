@@ -16,8 +16,9 @@ CELL_SHARE = 50  # a cell of the coverage grid is the picture's long side throug
 # Measured in docs/trials.md.
 _INITIAL_OPACITY = 0.5
 _CLOSE, _SHRUNK = 1.5, 0.6
-# Of all training photos together; a place is in some ten of them. Below the least, more cost next to nothing.
-PIXELS_PER_GAUSSIAN, FEWEST_GAUSSIANS = 200, 20_000
+# Of all training photos together; a place is in some ten of them. Below the least, more cost next to nothing. Measured
+# in docs/trials.md.
+PIXELS_PER_GAUSSIAN, FEWEST_GAUSSIANS = 50, 20_000
 _FEWEST_POINTS = 10
 # Of the points around a place that no point covers: how many tell its depth, how much slopes of it are held back, in
 # squared cells, and how many times nearer or farther than any of theirs it may be.
@@ -25,7 +26,7 @@ _NEAREST, _HELD_BACK, _BEYOND = 16, 0.5, 1.5
 
 
 def resolved(scene: Scene) -> int:
-    """How many Gaussians the photos have detail for, at the training size: more would learn their noise."""
+    """How many Gaussians the photos have detail for, at the training size: more cost more than they bring."""
     pixels = sum(view.camera.width * view.camera.height for view in scene.views)
     return max(FEWEST_GAUSSIANS, pixels // PIXELS_PER_GAUSSIAN)
 
