@@ -730,7 +730,9 @@ class Promises:
         cleaning = self.world.me.name.startswith("clean-up")
         if steps and (made or cleaning):
             self.saved.clear()
-        if steps and not made and not cleaning and self.best() < self._best_before:
+        lost = steps and not made and not cleaning and self.best() < self._best_before
+        # Two are kept, against one that is damaged. Nobody sees that both are when it drops what is older.
+        if lost and len(self._damaged_since(self._best_before)) < 2:
             raise Violation(f"work was lost: step {self._best_before} was removed, and {self.best()} is left")
 
     def best(self) -> int:
@@ -744,6 +746,13 @@ class Promises:
                 if all(each is not None and not each.rotten for each in both):
                     found.append(int(place.removeprefix(base).partition("-")[0]))
         return max(found)
+
+    def _damaged_since(self, step: int) -> set[str]:
+        """The newer checkpoints of which a file is damaged."""
+        base = f"{FOLDER}/checkpoints/"
+        rotten = {key for key, stored in self.world.objects.items() if key.startswith(base) and stored.rotten}
+        places = {key.removeprefix(base).partition("/")[0] for key in rotten}
+        return {place for place in places if int(place.partition("-")[0]) > step}
 
     def rot(self) -> None:
         """A file of the newest checkpoint loses its end."""

@@ -123,6 +123,13 @@ def test_a_store_that_keeps_one_checkpoint_only_is_found(monkeypatch: pytest.Mon
     assert "work was lost" in {(history(plan) or "").split(":")[0] for plan in plans}
 
 
+def test_two_checkpoints_are_no_promise_against_two_that_are_damaged() -> None:
+    """The third newest is dropped though the newest two were damaged since they were written: the soak found it."""
+    faults = ((22, "busy"), (29, "crash after"), (62, "rot"), (77, "rot"), (78, "key stays"))
+    plan = Plan(2594178, starts=(9.7,), cleanings=(15.7, 9.0), faults=tuple(Fault(*each) for each in faults))
+    assert history(plan) is None
+
+
 def test_in_a_bucket_that_ignores_conditions_nobody_claims_anything(monkeypatch: pytest.MonkeyPatch) -> None:
     plans = [Plan(seed, starts=(0, 0.1, 0.2), conditional=False) for seed in range(40)]
     assert {history(plan) for plan in plans} == {None}
