@@ -459,11 +459,12 @@ class Bucket:
         fault = self.world.before_request()
         keys = [each["Key"] for each in Delete["Objects"]]
         stays = keys[-1:] if fault and fault.kind == "key stays" else []
+        best = self.world.promises.best()
         for key in keys:
             if key not in stays:
                 self.world.promises.before_removal(key)
                 self.world.objects.pop(key, None)
-        self.world.promises.after_removal(keys)
+        self.world.promises.after_removal(keys, best)
         self.world.after_request(fault)
         return {"Errors": [{"Key": key, "Code": "InternalError", "Message": "Again, please."} for key in stays]}
 
@@ -657,7 +658,6 @@ class Promises:
         self.overtaken: dict[int, float] = {}
         self.saved: set[int] = set()
         self.rotten = False
-        self._best_before = 0
 
     def _attempt(self, key: str) -> tuple[int, str]:
         """An attempt's number and which of its files, for a key of one."""
@@ -722,18 +722,18 @@ class Promises:
         held = held and not (claim and json.loads(claim.data)["owner"].startswith("clean-up"))
         if held and self._since(number) < LATELY_SECONDS and key in self.world.objects:
             raise Violation(f"a run lost its {name}: attempt {number} was alive")
-        self._best_before = self.best()
 
-    def after_removal(self, keys: list[str]) -> None:
+    def after_removal(self, keys: list[str], best: int) -> None:
+        """:param best: the step of the newest whole checkpoint before."""
         steps = any(key.startswith(f"{FOLDER}/checkpoints/") for key in keys)
         made = f"{FOLDER}/manifest.json" in self.world.objects
         cleaning = self.world.me.name.startswith("clean-up")
         if steps and (made or cleaning):
             self.saved.clear()
-        lost = steps and not made and not cleaning and self.best() < self._best_before
+        lost = steps and not made and not cleaning and self.best() < best
         # Two are kept, against one that is damaged. Nobody sees that both are when it drops what is older.
-        if lost and len(self._damaged_since(self._best_before)) < 2:
-            raise Violation(f"work was lost: step {self._best_before} was removed, and {self.best()} is left")
+        if lost and len(self._damaged_since(best)) < 2:
+            raise Violation(f"work was lost: step {best} was removed, and {self.best()} is left")
 
     def best(self) -> int:
         """The step of the newest checkpoint that is whole."""

@@ -197,11 +197,11 @@ def _stage_estimate(
     expected = rough_seconds(stage, params[stage], size, gaussians=gaussians, gpu=backend.has_gpu)
     same = [each for each in history if (each.stage, each.machine) == (stage, machine)]
     billed = [each.billed / each.expected for each in same if each.billed is not None]
-    seconds = expected * (median(each.took / each.expected for each in same) if same else 1)
+    # However short it was so far, none takes no time at all: who wants to be asked above 0 is always asked.
+    seconds = max(0.1, expected * (median(each.took / each.expected for each in same) if same else 1))
     return StageEstimate(
         stage=stage,
-        # However short it was so far, none takes no time at all: "0 min" always asks.
-        seconds=max(0.1, round(seconds, 1)),
+        seconds=round(seconds, 1),
         backend=backend.settings.backend,
         machine=machine,
         price=profile.price(backend, expected * median(billed) if billed else seconds),

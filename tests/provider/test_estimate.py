@@ -93,9 +93,14 @@ def test_former_runs_correct_it_each_on_its_own_machine(tmp_path: Path) -> None:
 
 def test_a_person_who_wants_to_be_asked_above_nothing_is_asked_however_short_former_runs_were(tmp_path: Path) -> None:
     history = [Measurement(stage, None, 100, 0.0) for stage in STAGES]
-    found = estimate(capture(tmp_path / "photos", 10), profile(), params(), history).stages
+    photos = capture(tmp_path / "photos", 10)
+    found = estimate(photos, profile(), params(), history).stages
     assert {each.basis for each in found} == {"measured 1 time"}
     assert all(is_above("0 min", [each]) for each in found)
+    rented = profile({"ml.g5.xlarge": 3.6}, train=GPU)
+    history = [Measurement("train", "ml.g5.xlarge", 100, 0.0)]
+    (train,) = (each for each in estimate(photos, rented, params(), history).stages if each.stage == "train")
+    assert is_above("0 USD", [train])
 
 
 def test_what_is_billed_is_what_costs(tmp_path: Path) -> None:

@@ -123,6 +123,17 @@ def test_a_store_that_keeps_one_checkpoint_only_is_found(monkeypatch: pytest.Mon
     assert "work was lost" in {(history(plan) or "").split(":")[0] for plan in plans}
 
 
+def test_a_store_that_drops_what_it_has_just_saved_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    save = ArtifactStore.save_checkpoint
+
+    def save_in_vain(store: ArtifactStore, stage: str, key: str, attempt: int, step: int, source: Path) -> None:
+        save(store, stage, key, attempt, step, source)
+        store.storage.delete(f"{store.folder(stage, key)}/checkpoints/{step}-{attempt}")
+
+    monkeypatch.setattr(ArtifactStore, "save_checkpoint", save_in_vain)
+    assert history(Plan(0)) == "work was lost: step 1 was removed, and 0 is left"
+
+
 def test_two_checkpoints_are_no_promise_against_two_that_are_damaged() -> None:
     """The third newest is dropped though the newest two were damaged since they were written: the soak found it."""
     faults = ((22, "busy"), (29, "crash after"), (62, "rot"), (77, "rot"), (78, "key stays"))
