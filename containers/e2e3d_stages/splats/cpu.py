@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -12,8 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from e2e3d_stages.splats import kernels, light_kernels, ssim_kernels
+from e2e3d_stages.splats.lanes import LANES
 from e2e3d_stages.splats.rendering import Render, Splats
-from e2e3d_stages.splats.ssim_window import SSIM_TAPS
+from e2e3d_stages.splats.ssim_window import SSIM_EVERY, SSIM_TAPS
 
 if TYPE_CHECKING:
     from e2e3d_stages.splats.camera import Camera
@@ -21,11 +23,22 @@ if TYPE_CHECKING:
 
 Picture = NDArray[np.float32]
 
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc keep what is freed, for each step frees what the next one needs: pages from the kernel take longer."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_MAX, 0)
+        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+
 
 class _Cores:
     """The threads that share the work; torch's own would only compete with them."""
 
     def __init__(self) -> None:
+        _keep_freed_memory()
         self.use(1)
 
     def use(self, count: int) -> None:
@@ -59,13 +72,13 @@ def median_depth(splats: Splats, camera: Camera, params: RenderParams) -> Tensor
     lens = kernels.lens(camera, params)
     screen, depth = np.empty((len(gaussians[0]), kernels.SCREEN), np.float32), np.empty(len(gaussians[0]), np.float32)
     _cores.run(kernels.project, *gaussians, *lens, screen, depth)
-    start, index, _, _ = _binned(screen, depth, camera)
+    start, drawing, _ = _binned(screen, depth, camera)
     slope = np.empty((len(depth), 2), np.float32)
     means, quats, scales, *_ = gaussians
     _, pose, _, intrinsics, width, height = lens
     _cores.run(kernels.slopes, means, quats, scales, pose, intrinsics, width, height, screen, depth, slope)
     median = np.empty((camera.height, camera.width), np.float32)
-    _cores.run(kernels.draw_depth, screen, depth, slope, start, index, median)
+    _cores.run(kernels.draw_depth, screen, depth, slope, start, drawing, median)
     return torch.from_numpy(median)
 
 
@@ -80,22 +93,23 @@ class _Rasterize(torch.autograd.Function):
         screen = np.empty((count, kernels.SCREEN), np.float32)
         depth = np.empty(count, np.float32)
         _cores.run(kernels.project, *gaussians, *lens, screen, depth)
-        start, index, pair, begin = _binned(screen, depth, camera)
+        start, drawing, begin = _binned(screen, depth, camera)
         image = np.empty((camera.height, camera.width, 3), np.float32)
         transmittance = np.empty((camera.height, camera.width), np.float32)
         drawn = np.empty(len(start) - 1, np.int64)
-        _cores.run(kernels.draw, screen, start, index, background.numpy(), image, transmittance, drawn)
-        ctx.state = (gaussians, lens, screen, depth, start, index, pair, begin, drawn, image, screen_gradient)
+        _cores.run(kernels.draw, screen, start, drawing, background.numpy(), image, transmittance, drawn)
+        binned = (start, drawing, drawn)
+        ctx.state = (gaussians, lens, screen, depth, binned, begin, image, screen_gradient)
         alpha, depths = torch.from_numpy(1 - transmittance), torch.from_numpy(depth)
         ctx.mark_non_differentiable(alpha, depths)
         return torch.from_numpy(image), alpha, depths
 
     @staticmethod
     def backward(ctx: Any, d_image: Tensor, *_: Tensor) -> tuple[Any, ...]:
-        gaussians, lens, screen, depth, start, index, pair, begin, drawn, image, screen_gradient = ctx.state
-        moments = np.empty((len(pair), kernels.MOMENTS), np.float32)
+        gaussians, lens, screen, depth, binned, begin, image, screen_gradient = ctx.state
+        moments = np.empty((begin[-1], kernels.MOMENTS), np.float32)
         d_image = d_image.contiguous()
-        _cores.run(kernels.draw_backward, screen, start, index, pair, drawn, image, d_image.numpy(), moments)
+        _cores.run(kernels.draw_backward, screen, *binned, image, d_image.numpy(), moments)
         gradients = tuple(np.zeros_like(array) for array in gaussians)
         filled = (*gradients, screen_gradient.numpy())
         _cores.run(kernels.project_backward, *gaussians, *lens, screen, depth, begin, moments, *filled)
@@ -105,21 +119,21 @@ class _Rasterize(torch.autograd.Function):
 def _binned(screen: Any, depth: Any, camera: Camera) -> tuple[Any, ...]:
     """The pairs of a tile and a Gaussian: each tile's from near to far, whatever the number of threads.
 
-    :return: `start` (tiles + 1,) into `index`, the Gaussian of each pair, and into `pair`, its number when they follow
-        one another Gaussian by Gaussian; and where each Gaussian's begin then (N + 1,).
+    :return: where each tile's begin (tiles + 1,), the pairs as `kernels.sort_pairs` leaves them, and where each
+        Gaussian's begin when they follow one another Gaussian by Gaussian (N + 1,).
     """
     number = np.empty(len(depth), np.int64)
-    tile = np.concatenate(_cores.run(kernels.find_pairs, screen, depth, camera.width, camera.height, number))
+    pairs = np.concatenate(_cores.run(kernels.find_pairs, screen, depth, camera.width, camera.height, number))
     begin = np.concatenate([[0], number.cumsum()])
     order = kernels.depth_order(depth)
-    tiles = -(-camera.width // kernels.LANES) * -(-camera.height // kernels.ROWS)
+    tiles = -(-camera.width // LANES) * -(-camera.height // kernels.ROWS)
     count = np.empty((_cores.count, tiles), np.int64)
-    _cores.run(kernels.count_pairs, order, begin, tile, count)
+    _cores.run(kernels.count_pairs, order, begin, pairs, count)
     start = np.concatenate([[0], count.sum(0).cumsum()])
     place = start[:-1] + count.cumsum(0) - count
-    index, pair = np.empty_like(tile), np.empty_like(tile)
-    _cores.run(kernels.sort_pairs, order, begin, tile, place, index, pair)
-    return start, index, pair, begin
+    drawing = np.empty((len(pairs), 4), np.int32)
+    _cores.run(kernels.sort_pairs, order, begin, pairs, place, drawing)
+    return start, drawing, begin
 
 
 def developed(image: Tensor, light: Tensor, photo: Tensor, white: float) -> Tensor:
@@ -155,12 +169,13 @@ class _PhotometricLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, image: Tensor, photo: Tensor, ssim_weight: float) -> Tensor:
         ours, theirs = (t.detach().contiguous().numpy().reshape(len(image), -1) for t in (image, photo))
-        l1, dssim = np.float32((1 - ssim_weight) / ours.size), np.float32(ssim_weight / ours.size)
+        l1, dssim = np.float32((1 - ssim_weight) / ours.size), np.float32(ssim_weight / ours[::SSIM_EVERY].size)
         gradient = np.empty_like(ours)
         difference, similarity = np.empty(len(ours)), np.empty(len(ours))
         _cores.run(ssim_kernels.loss, ours, theirs, l1, dssim, difference, similarity, gradient)
         ctx.gradient = torch.from_numpy(gradient.reshape(image.shape))
-        loss = (1 - ssim_weight) * difference.mean() + ssim_weight * (ours.shape[1] - similarity.mean())
+        ssim = similarity[::SSIM_EVERY].mean()
+        loss = (1 - ssim_weight) * difference.mean() + ssim_weight * (ours.shape[1] - ssim)
         return torch.tensor(loss / ours.shape[1], dtype=torch.float32)
 
     @staticmethod

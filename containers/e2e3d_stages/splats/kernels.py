@@ -1,8 +1,8 @@
-"""The CPU rasteriser's loops, compiled by numba and written for its vectoriser.
+"""The CPU rasteriser's loops, compiled by numba.
 
-What makes LLVM vectorise the two inner loops: one float32 scratch per tile laid out field, row, lane, so that all
-accesses have constant distances; whole rows of LANES one after the other, without branches (selects instead); float32
-constants; an exponential that is a polynomial; sums as scalars under fastmath, which stay in registers over the rows.
+The two inner loops go down the rows of a tile that a Gaussian reaches, a row of LANES pixels at a time (see `lanes`).
+There is time only for what each row needs: no branches (selects instead), an exponential that is a short polynomial, the
+part of the exponent that is the same in all rows computed before, and Gaussians that come fetched while others are drawn.
 
 A Gaussian on the screen is a row of SCREEN fields: centre in px (x, y), conic (inverse 2D covariance: xx, xy, yy),
 opacity, colour (3), the largest exponent that still gives an opacity of 1/255, and half width and half height in px
@@ -29,19 +29,32 @@ from numba import njit
 
 from e2e3d_stages.splats.camera import DILATION, NEAR, Camera
 from e2e3d_stages.splats.gaussians import C0
+from e2e3d_stages.splats.lanes import (
+    LANES,
+    load,
+    load_colours,
+    magnitude,
+    numbered,
+    prefetch,
+    smaller,
+    spread,
+    store,
+    store_colours,
+    total,
+    where_at_most,
+)  # fmt: skip
 from e2e3d_stages.splats.params import RenderParams
 
-LANES = 8  # a tile's width
 ROWS = 64  # a tile's height
 SCREEN = 12
 MOMENTS = 10  # sums over a Gaussian's pixels: dL/d(exponent) times 1, x, y, xx, xy, yy; 3 colours; |dL/dx| + |dL/dy|
 
-_PIXELS = LANES * ROWS
-# Where the fields of a tile's pixels begin, after transmittance: colour, or its upstream gradient; place in the tile;
-# on the way back also the upstream gradient times what lies behind, and the exponent's gradient.
-_RED, _GREEN, _BLUE, _X, _Y, _BEHIND, _SLOPE, _FIELDS = (_PIXELS * field for field in range(1, 9))
+# Where the fields of a row of a tile begin, after transmittance: colour, or its upstream gradient, and on the way back
+# the upstream gradient times what lies behind; and where the next row does.
+_RED, _GREEN, _BLUE, _BEHIND, _NEXT = (LANES * field for field in range(1, 6))
 _ZERO, _HALF, _ONE, _TWO = np.float32(0), np.float32(0.5), np.float32(1), np.float32(2)
 _MIN_ALPHA, _MAX_ALPHA = np.float32(1 / 255), np.float32(0.999)
+_MOST_REACH = 2 * math.log(255)  # in squared standard deviations, of what is wholly opaque
 _OPAQUE = np.float32(1e-4)  # nothing is drawn behind less transmittance than this
 _FAR = np.float32(6)  # exp(-6) < 1/255
 # exp(-x/8) on [0, 6]; three squarings make exp(-x) of it, with a relative error below 6e-5.
@@ -76,9 +89,10 @@ def lens(camera: Camera, params: RenderParams) -> tuple[Any, ...]:
 @_inlined
 def _exp(x):
     """exp(-x) for x in [0, 6]."""
-    e = (((_E4 * x + _E3) * x + _E2) * x + _E1) * x + _E0
-    e *= e
-    e *= e
+    square = x * x
+    e = (_E4 * square + _E3 * x + _E2) * square + (_E1 * x + _E0)
+    e = e * e
+    e = e * e
     return e * e
 
 
@@ -189,15 +203,22 @@ def project(part, parts, means, quats, scales, opacities, sh, degree, pose, eye,
             continue
         x = pose[0, 0] * m[0] + pose[0, 1] * m[1] + pose[0, 2] * m[2] + pose[0, 3]
         y = pose[1, 0] * m[0] + pose[1, 1] * m[1] + pose[1, 2] * m[2] + pose[1, 3]
-        rot = _rotation(quats[i])
         j00, j02, j11, j12, _, _ = _jacobian(x, y, z, camera, width, height)
+        u, v = camera[0] * x / z + camera[2], camera[1] * y / z + camera[3]
+        # Most of what is not in the picture is told by its longest axis: no matrices are needed.
+        longest = max(scales[i, 0], scales[i, 1], scales[i, 2])
+        reach_x = _MOST_REACH * (longest * longest * (j00 * j00 + j02 * j02) + DILATION)
+        reach_y = _MOST_REACH * (longest * longest * (j11 * j11 + j12 * j12) + DILATION)
+        beside, above = max(-u, u - width, 0.0), max(-v, v - height, 0.0)
+        if beside * beside > reach_x or above * above > reach_y:
+            continue
+        rot = _rotation(quats[i])
         _, _, h0, h1 = _half_covariance((j00, j02), (j11, j12), pose, rot, scales[i])
         xx = h0[0] * h0[0] + h0[1] * h0[1] + h0[2] * h0[2] + DILATION
         xy = h0[0] * h1[0] + h0[1] * h1[1] + h0[2] * h1[2]
         yy = h1[0] * h1[0] + h1[1] * h1[1] + h1[2] * h1[2] + DILATION
         reach = math.log(255 * opacities[i])
         rx, ry = math.sqrt(2 * reach * xx), math.sqrt(2 * reach * yy)
-        u, v = camera[0] * x / z + camera[2], camera[1] * y / z + camera[3]
         if u + rx <= 0 or u - rx >= width or v + ry <= 0 or v - ry >= height:
             continue
         det = xx * yy - xy * xy
@@ -232,11 +253,10 @@ def project_backward(
     for i in range(len(means) * part // parts, len(means) * (part + 1) // parts):
         if depth[i] == 0:
             continue
-        for k in range(MOMENTS):
-            total = _ZERO
-            for t in range(begin[i], begin[i + 1]):
-                total += moments[t, k]
-            g[k] = total
+        g[:] = 0
+        for pair in range(begin[i], begin[i + 1]):
+            for k in range(MOMENTS):
+                g[k] += moments[pair, k]
         s, m = screen[i], means[i]
         a, b, c = s[2], s[3], s[4]
         d_screen[i] = g[9]
@@ -370,6 +390,8 @@ def _rows(s, x0, height):
 def find_pairs(part, parts, screen, depth, width, height, number):
     """The tiles that each Gaussian of this part touches, one Gaussian after the other; they are numbered row by row.
 
+    Returns of each such pair the tile, and the first and the past-the-end of its rows that the Gaussian reaches.
+
     :param number: (N,) gets how many these are.
     """
     columns, rows = (width + LANES - 1) // LANES, (height + ROWS - 1) // ROWS
@@ -379,7 +401,7 @@ def find_pairs(part, parts, screen, depth, width, height, number):
         if depth[i] > 0:
             tx0, tx1, ty0, ty1 = _tiles(screen[i], columns, rows)
             room += max(tx1 - tx0, 0) * max(ty1 - ty0, 0)
-    tile, found = np.empty(room, np.int32), 0
+    pairs, found = np.empty((room, 3), np.int32), 0
     for i in range(first, last):
         before = found
         if depth[i] > 0:
@@ -388,101 +410,110 @@ def find_pairs(part, parts, screen, depth, width, height, number):
             for tx in range(tx0, tx1):
                 row0, row1 = _rows(s, np.float32(tx * LANES), height)
                 for ty in range(max(row0 // ROWS, ty0), min((row1 + ROWS - 1) // ROWS, ty1)):
-                    tile[found] = ty * columns + tx
+                    pair = pairs[found]
+                    pair[0] = ty * columns + tx
+                    pair[1], pair[2] = max(row0 - ty * ROWS, 0), min(row1 - ty * ROWS, ROWS)
                     found += 1
         number[i] = found - before
-    return tile[:found]
+    return pairs[:found]
 
 
 @_compiled
-def count_pairs(part, parts, order, begin, tile, count):
+def count_pairs(part, parts, order, begin, pairs, count):
     """Fill this part's row of `count` (parts, tiles): how many of its Gaussians touch each tile.
 
     :param order: the visible Gaussians from near to far; a part takes some that follow one another.
-    :param begin: (N + 1,) where each Gaussian's tiles begin in `tile`.
+    :param begin: (N + 1,) where each Gaussian's begin in `pairs`.
     """
     count[part] = 0
     for i in order[len(order) * part // parts : len(order) * (part + 1) // parts]:
         for k in range(begin[i], begin[i + 1]):
-            count[part, tile[k]] += 1
+            count[part, pairs[k, 0]] += 1
 
 
 @_compiled
-def sort_pairs(part, parts, order, begin, tile, place, index, pair):
+def sort_pairs(part, parts, order, begin, pairs, place, drawing):
     """Put this part's pairs of a tile and a Gaussian where the tiles have them.
 
-    :param place: (parts, tiles) where this part's pairs of each tile begin in `index` and `pair`; counted up.
-    :param index: (pairs,) gets the Gaussian of each.
-    :param pair: (pairs,) gets its place in `tile`.
+    :param place: (parts, tiles) where this part's pairs of each tile begin in `drawing`; counted up.
+    :param drawing: (pairs, 4) gets of each the Gaussian, its first and past-the-end row, and its place in `pairs`.
     """
     for i in order[len(order) * part // parts : len(order) * (part + 1) // parts]:
         for k in range(begin[i], begin[i + 1]):
-            at = place[part, tile[k]]
-            index[at], pair[at] = i, k
-            place[part, tile[k]] = at + 1
+            pair = pairs[k]
+            drawn = drawing[place[part, pair[0]]]
+            drawn[0], drawn[1], drawn[2], drawn[3] = i, pair[1], pair[2], k
+            place[part, pair[0]] += 1
 
 
 @_compiled
-def _scratch():
-    """The fields of a tile's pixels, of which the places stay as they are."""
-    scratch = np.empty(_FIELDS, np.float32)
-    for k in range(_PIXELS):
-        scratch[_X + k], scratch[_Y + k] = k % LANES, k // LANES
-    return scratch
-
-
-@_compiled
-def _all_opaque(scratch):
-    for k in range(_PIXELS):  # noqa: SIM110 (numba compiles no generators)
-        if scratch[k] > _OPAQUE:
-            return False
+def _all_opaque(scratch, rows):
+    for at in range(0, rows * _NEXT, _NEXT):
+        for k in range(at, at + LANES):
+            if scratch[k] >= _OPAQUE:
+                return False
     return True
 
 
 @_compiled
-def _draw_tile(screen, index, first, last, x0, y0, height, scratch):
-    """Composite Gaussians over a tile, near to far; returns how many were drawn before it was opaque."""
+def _draw_tile(screen, drawing, first, last, x0, y0, inside, scratch):
+    """Composite Gaussians over a tile, near to far; returns how many were drawn before it was opaque.
+
+    :param inside: how many of its rows are in the picture.
+    """
+    one, far, opaque = spread(_ONE), spread(_FAR), spread(_OPAQUE)
     for n in range(first, last):
-        if (n - first) % 32 == 31 and _all_opaque(scratch):
+        if (n - first) % 32 == 31 and _all_opaque(scratch, inside):
             return n
-        s = screen[index[n]]
-        half_a, b, half_c, opacity, reach = _HALF * s[2], s[3], _HALF * s[4], s[5], s[9]
-        red, green, blue = s[6], s[7], s[8]
-        left, top = np.float32(x0) + _HALF - s[0], np.float32(y0) + _HALF - s[1]
-        row0, row1 = _rows(s, np.float32(x0), height)
-        begin, end = max(row0 - y0, 0) * LANES, min(row1 - y0, ROWS) * LANES
-        fields = scratch[begin:]
-        for k in range(end - begin):
-            dx, dy = left + fields[_X + k], top + fields[_Y + k]
-            power = (half_a * dx + b * dy) * dx + half_c * dy * dy
-            transmittance = fields[k]
-            alpha = opacity * _exp(min(power, _FAR)) if power <= reach else _ZERO
-            weight = alpha * transmittance if transmittance > _OPAQUE else _ZERO
-            fields[k] = transmittance - weight
-            fields[_RED + k] += weight * red
-            fields[_GREEN + k] += weight * green
-            fields[_BLUE + k] += weight * blue
+        if n + 3 < last:
+            prefetch(screen, drawing[n + 3, 0])
+        i, first_row, end_row = drawing[n, 0], drawing[n, 1], drawing[n, 2]
+        s = screen[i]
+        opacity, red, green, blue, reach = s[5], s[6], s[7], s[8], spread(s[9])
+        dx, dy = numbered() + (x0 + _HALF - s[0]), spread(y0 + np.float32(first_row) - _HALF - s[1])
+        across, slant, half_c = _HALF * s[2] * dx * dx, s[3] * dx, spread(_HALF * s[4])
+        for at in range(first_row * _NEXT, end_row * _NEXT, _NEXT):
+            dy = dy + one
+            power = across + dy * (slant + half_c * dy)
+            transmittance = load(scratch, at)
+            weight = where_at_most(power, reach, opacity * transmittance * _exp(smaller(power, far)))
+            weight = where_at_most(opaque, transmittance, weight)
+            store(scratch, at, transmittance - weight)
+            store(scratch, at + _RED, load(scratch, at + _RED) + weight * red)
+            store(scratch, at + _GREEN, load(scratch, at + _GREEN) + weight * green)
+            store(scratch, at + _BLUE, load(scratch, at + _BLUE) + weight * blue)
     return last
 
 
 @_compiled
-def draw(part, parts, screen, start, index, background, image, transmittance, drawn):
+def draw(part, parts, screen, start, drawing, background, image, transmittance, drawn):
     """Fill `image` (H, W, 3), `transmittance` (H, W) and, for the way back, `drawn` (tiles,)."""
     height, width = transmittance.shape
     columns = (width + LANES - 1) // LANES
-    scratch = _scratch()
+    scratch, edge = np.empty(ROWS * _NEXT, np.float32), np.empty(3 * LANES, np.float32)
+    colours, light = image.reshape(3 * height * width), transmittance.reshape(height * width)
     for tile in range(part, len(drawn), parts):
         x0, y0 = tile % columns * LANES, tile // columns * ROWS
-        scratch[:_RED] = 1
-        scratch[_RED:_X] = 0
-        drawn[tile] = _draw_tile(screen, index, start[tile], start[tile + 1], x0, y0, height, scratch)
-        for y in range(y0, min(y0 + ROWS, height)):
-            for x in range(x0, min(x0 + LANES, width)):
-                k = (y - y0) * LANES + x - x0
-                left = scratch[k]
-                transmittance[y, x] = left
-                for c in range(3):
-                    image[y, x, c] = scratch[_RED + c * _PIXELS + k] + left * background[c]
+        beyond = x0 + LANES - width  # columns of the tile, where this is above 0
+        for at in range(0, ROWS * _NEXT, _NEXT):
+            store(scratch, at, spread(_ONE))
+            for field in (_RED, _GREEN, _BLUE):
+                store(scratch, at + field, spread(_ZERO))
+        first, last, inside = start[tile], start[tile + 1], min(ROWS, height - y0)
+        drawn[tile] = _draw_tile(screen, drawing, first, last, np.float32(x0), np.float32(y0), inside, scratch)
+        for row in range(inside):
+            pixel, at = (y0 + row) * width + x0, row * _NEXT
+            left = load(scratch, at)
+            red = load(scratch, at + _RED) + left * background[0]
+            green = load(scratch, at + _GREEN) + left * background[1]
+            blue = load(scratch, at + _BLUE) + left * background[2]
+            if beyond > 0:
+                store_colours(edge, 0, red, green, blue)
+                colours[3 * pixel : 3 * (pixel + LANES - beyond)] = edge[: 3 * (LANES - beyond)]
+                light[pixel : pixel + LANES - beyond] = scratch[at : at + LANES - beyond]
+            else:
+                store_colours(colours, 3 * pixel, red, green, blue)
+                store(light, pixel, left)
 
 
 @_compiled
@@ -509,106 +540,113 @@ def slopes(part, parts, means, quats, scales, pose, camera, width, height, scree
 
 
 @_compiled
-def draw_depth(part, parts, screen, depth, slope, start, index, median):
+def draw_depth(part, parts, screen, depth, slope, start, drawing, median):
     """Fill `median` (H, W): the depth at which half of the light is gone, 0 where it never is."""
     height, width = median.shape
     columns = (width + LANES - 1) // LANES
-    scratch = _scratch()
+    scratch, far, half = np.empty(ROWS * _NEXT, np.float32), spread(_FAR), spread(_HALF)
     for tile in range(part, len(start) - 1, parts):
         x0, y0 = tile % columns * LANES, tile // columns * ROWS
-        scratch[:_RED] = 1
-        scratch[_RED:_X] = 0
+        for at in range(0, ROWS * _NEXT, _NEXT):
+            scratch[at : at + _RED] = 1
+            scratch[at + _RED : at + _GREEN] = 0
         for n in range(start[tile], start[tile + 1]):
-            if (n - start[tile]) % 32 == 31 and scratch[:_RED].max() <= _HALF:
-                break
-            i = index[n]
+            i, first_row, end_row = drawing[n, 0], drawing[n, 1], drawing[n, 2]
             s = screen[i]
-            half_a, b, half_c, opacity, reach = _HALF * s[2], s[3], _HALF * s[4], s[5], s[9]
-            left, top = np.float32(x0) + _HALF - s[0], np.float32(y0) + _HALF - s[1]
-            row0, row1 = _rows(s, np.float32(x0), height)
-            begin, end = max(row0 - y0, 0) * LANES, min(row1 - y0, ROWS) * LANES
-            fields = scratch[begin:]
-            for k in range(end - begin):
-                dx, dy = left + fields[_X + k], top + fields[_Y + k]
-                power = (half_a * dx + b * dy) * dx + half_c * dy * dy
-                alpha = opacity * _exp(min(power, _FAR)) if power <= reach else _ZERO
-                before, left_over = fields[k], fields[k] - alpha * fields[k]
-                halfway = before > _HALF and left_over <= _HALF
-                fields[k] = left_over
-                here = depth[i] + slope[i, 0] * dx + slope[i, 1] * dy
-                fields[_RED + k] = here if halfway else fields[_RED + k]
-        for y in range(y0, min(y0 + ROWS, height)):
+            opacity, reach = s[5], spread(s[9])
+            dx, top = numbered() + (np.float32(x0) + _HALF - s[0]), np.float32(y0) + _HALF - s[1]
+            across, slant, half_c = _HALF * s[2] * dx * dx, s[3] * dx, _HALF * s[4]
+            here = depth[i] + slope[i, 0] * dx
+            for row in range(first_row, end_row):
+                dy, at = top + np.float32(row), row * _NEXT
+                power = across + dy * (slant + half_c * dy)
+                before = load(scratch, at)
+                after = before - where_at_most(power, reach, opacity * before * _exp(smaller(power, far)))
+                store(scratch, at, after)
+                depths = here + slope[i, 1] * dy
+                crossed = where_at_most(after, half, depths) - where_at_most(before, half, depths)
+                store(scratch, at + _RED, load(scratch, at + _RED) + crossed)
+        for row in range(min(ROWS, height - y0)):
             for x in range(x0, min(x0 + LANES, width)):
-                median[y, x] = scratch[_RED + (y - y0) * LANES + x - x0]
+                median[y0 + row, x] = scratch[row * _NEXT + _RED + x - x0]
 
 
 @_compiled
-def _undraw_tile(screen, index, pair, first, last, x0, y0, height, scratch, moments):
+def _undraw_tile(screen, drawing, first, last, x0, y0, scratch, moments):
     """Go over a tile's Gaussians again, near to far, and add up the gradient of each pair.
 
     What lies behind a Gaussian is the stored colour minus what was composited so far, so nothing is kept per pixel
     and Gaussian; only its product with the upstream gradient matters.
     """
+    one, none, far, opaque = spread(_ONE), spread(_ZERO), spread(_FAR), spread(_OPAQUE)
     for n in range(first, last):
-        s = screen[index[n]]
-        a, b, c, opacity, reach = s[2], s[3], s[4], s[5], s[9]
-        half_a, half_c = _HALF * a, _HALF * c
+        if n + 3 < last:
+            prefetch(screen, drawing[n + 3, 0])
+            prefetch(moments, drawing[n + 3, 3])
+        i, first_row, end_row = drawing[n, 0], drawing[n, 1], drawing[n, 2]
+        s = screen[i]
+        a, b, c, opacity, reach = s[2], s[3], s[4], s[5], spread(s[9])
         red, green, blue = s[6], s[7], s[8]
-        left, top = np.float32(x0) + _HALF - s[0], np.float32(y0) + _HALF - s[1]
-        row0, row1 = _rows(s, np.float32(x0), height)
-        s_1, s_x, s_y, s_xx, s_xy, s_yy = _ZERO, _ZERO, _ZERO, _ZERO, _ZERO, _ZERO
-        s_red, s_green, s_blue, s_abs = _ZERO, _ZERO, _ZERO, _ZERO
-        begin, end = max(row0 - y0, 0) * LANES, min(row1 - y0, ROWS) * LANES
-        fields = scratch[begin:]
-        for k in range(end - begin):
-            dx, dy = left + fields[_X + k], top + fields[_Y + k]
-            power = (half_a * dx + b * dy) * dx + half_c * dy * dy
-            transmittance = fields[k]
-            alpha = opacity * _exp(min(power, _FAR)) if power <= reach else _ZERO
-            alpha = alpha if transmittance > _OPAQUE else _ZERO
-            g_red, g_green, g_blue = fields[_RED + k], fields[_GREEN + k], fields[_BLUE + k]
+        dx, dy = numbered() + (x0 + _HALF - s[0]), spread(y0 + np.float32(first_row) - _HALF - s[1])
+        steep, slant, half_c = a * dx, b * dx, spread(_HALF * c)
+        across = _HALF * steep * dx
+        # Of the exponent's gradient, each lane by itself: its sum, and those of it times dy and dy squared.
+        s_1, s_y, s_yy, s_abs = none, none, none, none
+        s_red, s_green, s_blue = none, none, none
+        for at in range(first_row * _NEXT, end_row * _NEXT, _NEXT):
+            dy = dy + one
+            power = across + dy * (slant + half_c * dy)
+            transmittance = load(scratch, at)
+            alpha = where_at_most(power, reach, opacity * _exp(smaller(power, far)))
+            alpha = where_at_most(opaque, transmittance, alpha)
+            g_red, g_green, g_blue = load(scratch, at + _RED), load(scratch, at + _GREEN), load(scratch, at + _BLUE)
             weight = alpha * transmittance
             drawn = weight * (g_red * red + g_green * green + g_blue * blue)
-            behind = fields[_BEHIND + k] - drawn
-            fields[k] = transmittance - weight
-            fields[_BEHIND + k] = behind
-            fields[_SLOPE + k] = alpha * behind / (_ONE - alpha) - drawn
-            s_red += weight * g_red
-            s_green += weight * g_green
-            s_blue += weight * g_blue
-        # A loop of its own: all sums at once would not fit into the registers.
-        for k in range(end - begin):
-            dx, dy, slope = left + fields[_X + k], top + fields[_Y + k], fields[_SLOPE + k]
-            slope_x, slope_y = slope * dx, slope * dy
-            s_1 += slope
-            s_x += slope_x
-            s_y += slope_y
-            s_xx += slope_x * dx
-            s_xy += slope_x * dy
-            s_yy += slope_y * dy
-            s_abs += abs(a * slope_x + b * slope_y) + abs(b * slope_x + c * slope_y)
-        g = moments[pair[n]]
-        g[0], g[1], g[2], g[3], g[4], g[5] = s_1, s_x, s_y, s_xx, s_xy, s_yy
-        g[6], g[7], g[8], g[9] = s_red, s_green, s_blue, s_abs
+            behind = load(scratch, at + _BEHIND) - drawn
+            store(scratch, at, transmittance - weight)
+            store(scratch, at + _BEHIND, behind)
+            s_red = s_red + weight * g_red
+            s_green = s_green + weight * g_green
+            s_blue = s_blue + weight * g_blue
+            slope = alpha / (_ONE - alpha) * behind - drawn
+            slope_y = slope * dy
+            s_1 = s_1 + slope
+            s_y = s_y + slope_y
+            s_yy = s_yy + slope_y * dy
+            s_abs = s_abs + magnitude(slope) * (magnitude(steep + b * dy) + magnitude(slant + c * dy))
+        g = moments[drawing[n, 3]]
+        g[0], g[1], g[2] = total(s_1), total(s_1 * dx), total(s_y)
+        g[3], g[4], g[5] = total(s_1 * dx * dx), total(s_y * dx), total(s_yy)
+        g[6], g[7], g[8], g[9] = total(s_red), total(s_green), total(s_blue), total(s_abs)
 
 
 @_compiled
-def draw_backward(part, parts, screen, start, index, pair, drawn, image, d_image, moments):
+def draw_backward(part, parts, screen, start, drawing, drawn, image, d_image, moments):
     """Fill `moments` (pairs, MOMENTS) from dL/d(image)."""
     height, width = image.shape[:2]
     columns = (width + LANES - 1) // LANES
-    scratch = _scratch()
+    scratch, edge = np.empty(ROWS * _NEXT, np.float32), np.empty(3 * LANES, np.float32)
+    colours, slopes = image.reshape(3 * height * width), d_image.reshape(3 * height * width)
     for tile in range(part, len(drawn), parts):
         x0, y0 = tile % columns * LANES, tile // columns * ROWS
-        scratch[:_RED] = 1
-        scratch[_RED:_X] = 0
-        scratch[_BEHIND:_SLOPE] = 0
-        for y in range(y0, min(y0 + ROWS, height)):
-            for x in range(x0, min(x0 + LANES, width)):
-                k = (y - y0) * LANES + x - x0
-                for c in range(3):
-                    scratch[_BEHIND + k] += image[y, x, c] * d_image[y, x, c]
-                    scratch[_RED + c * _PIXELS + k] = d_image[y, x, c]
-        _undraw_tile(screen, index, pair, start[tile], drawn[tile], x0, y0, height, scratch, moments)
-        for n in range(drawn[tile], start[tile + 1]):
-            moments[pair[n]] = 0
+        beyond = x0 + LANES - width
+        for row in range(min(ROWS, height - y0)):
+            pixel, at = 3 * ((y0 + row) * width + x0), row * _NEXT
+            if beyond > 0:
+                edge[:] = 0
+                edge[: 3 * (LANES - beyond)] = slopes[pixel : pixel + 3 * (LANES - beyond)]
+                red, green, blue = load_colours(edge, 0)
+                edge[: 3 * (LANES - beyond)] = colours[pixel : pixel + 3 * (LANES - beyond)]
+                r, g, b = load_colours(edge, 0)
+            else:
+                red, green, blue = load_colours(slopes, pixel)
+                r, g, b = load_colours(colours, pixel)
+            store(scratch, at, spread(_ONE))
+            store(scratch, at + _RED, red)
+            store(scratch, at + _GREEN, green)
+            store(scratch, at + _BLUE, blue)
+            store(scratch, at + _BEHIND, r * red + g * green + b * blue)
+        first, last = start[tile], drawn[tile]
+        _undraw_tile(screen, drawing, first, last, np.float32(x0), np.float32(y0), scratch, moments)
+        for n in range(last, start[tile + 1]):
+            moments[drawing[n, 3]] = 0

@@ -3,6 +3,7 @@
 Rows are taken flat, 3 W values of interleaved colours, so that both passes of the window run along the vectoriser's
 lanes. The loss and its gradient are made in one walk down the picture, in strips that are narrow enough for what the
 window still needs of them to stay in the processor's cache: nothing of the picture's size is written but the gradient.
+The loss looks at the windows around every second row: means over 11 rows hardly change from one to the next.
 `part` of `parts` is a thread's share of the rows; each row has sums of its own, so that they don't depend on the number
 of threads. Beyond the picture everything counts as 0 in the loss, as in the original 3D Gaussian splatting.
 """
@@ -17,7 +18,8 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from e2e3d_stages.splats.ssim_window import SSIM_C1, SSIM_C2, SSIM_TAPS, ssim_window
+from e2e3d_stages.splats.lanes import LANES, load, spread, store
+from e2e3d_stages.splats.ssim_window import SSIM_C1, SSIM_C2, SSIM_EVERY, SSIM_TAPS, ssim_window
 
 _WINDOW = ssim_window()
 _HALF = SSIM_TAPS // 2
@@ -27,8 +29,11 @@ _MOMENTS, _SLOPES = 4, 3
 _C1, _C2 = np.float32(SSIM_C1), np.float32(SSIM_C2)
 _ZERO, _ONE, _TWO = np.float32(0), np.float32(1), np.float32(2)
 
-# The window for a ring of rows whose newest is at each place: what comes after it is the oldest.
-_TURNED = np.stack([np.roll(_WINDOW, newest + 1) for newest in range(SSIM_TAPS)])
+# What the last six rows with windows, EVERY apart, weigh for the row 5 above the newest and for the one below that,
+# when they stand in a ring: by the place of the newest, after which the oldest comes.
+_ROWS = _HALF + 1
+_WEIGHTS = np.stack([_WINDOW[::SSIM_EVERY], np.concatenate([[0], _WINDOW[1::SSIM_EVERY]]).astype(np.float32)])
+_TURNED = np.stack([np.roll(_WEIGHTS, newest + 1, axis=1) for newest in range(_ROWS)])
 
 _compiled: Any = njit(cache=True, fastmath=True, error_model="numpy", nogil=True)
 
@@ -44,35 +49,36 @@ def _along(line, out):
 
 
 @_compiled
-def _across(ring, turned, out):
-    """Window across the last rows, which stand in a ring (SSIM_TAPS, width)."""
+def _across(ring, weights, out):
+    """Weighted sum of rows, which stand in a ring (_ROWS, width)."""
     for i in range(len(out)):
         total = _ZERO
-        for place in range(SSIM_TAPS):
-            total += turned[place] * ring[place, i]
+        for place in range(_ROWS):
+            total += weights[place] * ring[place, i]
         out[i] = total
 
 
 @_compiled
-def _products(image, photo, line, at):
-    """Fill `line` from `at` on with what moments are made of: both pictures, their squares' sum, their product."""
-    first, second, squares, product = line[0, at:], line[1, at:], line[2, at:], line[3, at:]
-    for i in range(len(image)):
-        a, b = image[i], photo[i]
-        first[i], second[i], squares[i], product[i] = a, b, a * a + b * b, a * b
+def _down(image, photo, row, begin, end, out, at):
+    """Moments of the window down the columns from `begin` to `end`: fill `out` from `at` on.
 
-
-@_compiled
-def _moments_of(image, photo, y, left, right, line, moments, place):
-    """The window along what the strip and its windows reach of a row; beyond the picture 0."""
+    They are the means of both pictures, of their squares' sum, and of their product.
+    """
     height, width = image.shape
-    if 0 <= y < height:
-        begin, end = max(left - 2 * _PAD, 0), min(right + 2 * _PAD, width)
-        _products(image[y, begin:end], photo[y, begin:end], line, begin - left + 2 * _PAD)
-        for k in range(_MOMENTS):
-            _along(line[k], moments[k, place])
-    else:
-        moments[:, place] = 0
+    ours, theirs = image.reshape(height * width), photo.reshape(height * width)
+    for column in range(begin, end, LANES):
+        i = min(column, end - LANES)  # the last ones overlap those before
+        mean, other_mean, squares, product = spread(_ZERO), spread(_ZERO), spread(_ZERO), spread(_ZERO)
+        for y in range(max(row - _HALF, 0), min(row + _HALF + 1, height)):
+            weight = _WINDOW[y - row + _HALF]
+            a, b = load(ours, y * width + i), load(theirs, y * width + i)
+            mean, other_mean = mean + weight * a, other_mean + weight * b
+            squares, product = squares + weight * (a * a + b * b), product + weight * (a * b)
+        place = at + i - begin
+        store(out[0], place, mean)
+        store(out[1], place, other_mean)
+        store(out[2], place, squares)
+        store(out[3], place, product)
 
 
 @_compiled
@@ -94,8 +100,8 @@ def _similarity(mean, other_mean, squares, product, by_mean, by_squares, by_prod
 @_compiled
 def _total(values):
     total = _ZERO
-    for value in values:
-        total += value
+    for i in range(len(values)):  # over the values themselves it would not be vectorised
+        total += values[i]
     return total
 
 
@@ -115,46 +121,49 @@ def _gradient(image, photo, by_mean, by_squares, by_product, l1_weight, ssim_wei
 def loss(part, parts, image, photo, l1_weight, ssim_weight, difference, similarity, gradient):
     """Fill `gradient` (H, 3 W): of `l1_weight` times the sum of absolute differences less `ssim_weight` times SSIM's.
 
+    A row is 8 values at least.
+
     :param difference: (H,) gets each row's sum of absolute differences.
-    :param similarity: (H,) gets each row's sum of SSIM.
+    :param similarity: (H,) gets each row's sum of SSIM, in the rows that have windows.
     """
     height, width = image.shape
     first, last = height * part // parts, height * (part + 1) // parts
     strip = -(-width // -(-width // _STRIP))
     wide = strip + 2 * _PAD  # what the windows of the strip reach
-    line = np.empty((_MOMENTS, wide + 2 * _PAD), np.float32)
-    moments, moment = np.empty((_MOMENTS, SSIM_TAPS, wide), np.float32), np.empty((_MOMENTS, wide), np.float32)
+    line, moment = np.empty((_MOMENTS, wide + 2 * _PAD), np.float32), np.empty((_MOMENTS, wide), np.float32)
     slope = np.empty((_SLOPES, wide), np.float32)
-    slopes, blurred = np.empty((_SLOPES, SSIM_TAPS, strip), np.float32), np.empty((_SLOPES, strip), np.float32)
+    slopes, blurred = np.empty((_SLOPES, _ROWS, strip), np.float32), np.empty((_SLOPES, strip), np.float32)
     difference[first:last], similarity[first:last] = 0, 0
     for left in range(0, width, strip):
         right = min(left + strip, width)
+        begin, end = max(left - 2 * _PAD, 0), min(right + 2 * _PAD, width)
         line[:] = 0
-        for newest in range(first - 2 * _HALF, last + 2 * _HALF):
-            place = newest % SSIM_TAPS
-            _moments_of(image, photo, newest, left, right, line, moments, place)
-            # With this row the window around `row` is complete, and with the slopes of that the one around `done`.
-            row, done = newest - _HALF, newest - 2 * _HALF
-            around = row % SSIM_TAPS
-            if 0 <= row < height and row >= first - _HALF:
+        slopes[:] = 0
+        for row in range((first - _HALF + 1) // SSIM_EVERY * SSIM_EVERY, last + _HALF, SSIM_EVERY):
+            newest = row // SSIM_EVERY % _ROWS
+            if 0 <= row < height:
+                _down(image, photo, row, begin, end, line, begin - left + 2 * _PAD)
                 for k in range(_MOMENTS):
-                    _across(moments[k], _TURNED[place], moment[k])
+                    _along(line[k], moment[k])
                 _similarity(moment[0], moment[1], moment[2], moment[3], slope[0], slope[1], slope[2])
                 slope[:, : max(_PAD - left, 0)] = 0
                 slope[:, width - left + _PAD :] = 0
                 if first <= row < last:
                     similarity[row] += _total(moment[0, _PAD : _PAD + right - left])
                 for k in range(_SLOPES):
-                    _along(slope[k], slopes[k, around])
+                    _along(slope[k], slopes[k, newest])
             else:
-                slopes[:, around] = 0
-            if done >= first:
-                for k in range(_SLOPES):
-                    _across(slopes[k], _TURNED[around], blurred[k])
-                ours, theirs, out = image[done, left:right], photo[done, left:right], gradient[done, left:right]
-                difference[done] += _gradient(
-                    ours, theirs, blurred[0], blurred[1], blurred[2], l1_weight, ssim_weight, out
-                )
+                slopes[:, newest] = 0
+            # With this row's slopes the windows around two rows are complete.
+            for below in range(SSIM_EVERY):
+                done = row - _HALF + below
+                if first <= done < last:
+                    for k in range(_SLOPES):
+                        _across(slopes[k], _TURNED[newest, below], blurred[k])
+                    ours, theirs, out = image[done, left:right], photo[done, left:right], gradient[done, left:right]
+                    difference[done] += _gradient(
+                        ours, theirs, blurred[0], blurred[1], blurred[2], l1_weight, ssim_weight, out
+                    )
 
 
 @_compiled
@@ -171,14 +180,9 @@ def factors(part, parts, image, photo, luminance, contrast):
     """SSIM's two factors, luminance and contrast with structure, (H - 10, 3 W - 30): of the windows in the picture."""
     width = luminance.shape[1]
     first, last = len(luminance) * part // parts, len(luminance) * (part + 1) // parts
-    line = np.empty((_MOMENTS, image.shape[1]), np.float32)
-    moments, moment = np.empty((_MOMENTS, SSIM_TAPS, width), np.float32), np.empty((_MOMENTS, width), np.float32)
-    for newest in range(first, last + 2 * _HALF):
-        place, row = newest % SSIM_TAPS, newest - 2 * _HALF
-        _products(image[newest], photo[newest], line, 0)
+    line, moment = np.empty((_MOMENTS, image.shape[1]), np.float32), np.empty((_MOMENTS, width), np.float32)
+    for row in range(first, last):
+        _down(image, photo, row + _HALF, 0, image.shape[1], line, 0)
         for k in range(_MOMENTS):
-            _along(line[k], moments[k, place])
-        if row >= first:
-            for k in range(_MOMENTS):
-                _across(moments[k], _TURNED[place], moment[k])
-            _factors(moment[0], moment[1], moment[2], moment[3], luminance[row], contrast[row])
+            _along(line[k], moment[k])
+        _factors(moment[0], moment[1], moment[2], moment[3], luminance[row], contrast[row])

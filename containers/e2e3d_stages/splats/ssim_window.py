@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 SSIM_TAPS = 11
 SSIM_SIGMA = 1.5
+SSIM_EVERY = 2  # rows, from one row of windows to the next where SSIM is trained on
 SSIM_C1, SSIM_C2 = 0.01**2, 0.03**2
 
 

@@ -104,14 +104,15 @@ class TrainableSplats:
         return halves
 
     def _replace(self, keep: Tensor, new: dict[str, Tensor]) -> None:
-        """Keep some Gaussians with their optimiser state and append new ones without."""
+        """Keep some Gaussians with their optimiser state and add new ones without, all in order."""
+        order = z_order(torch.cat([self.tensors["means"][keep], new["means"]]))
         for group in self.optimizer.param_groups:
             name, old = group["name"], group["params"][0]
-            changed = torch.cat([old[keep], new[name]]).detach().requires_grad_()
+            changed = torch.cat([old[keep], new[name]])[order].detach().requires_grad_()
             state = self.optimizer.state.pop(old, {})
             for moment in ("exp_avg", "exp_avg_sq"):
                 if moment in state:
-                    state[moment] = torch.cat([state[moment][keep], torch.zeros_like(new[name])])
+                    state[moment] = torch.cat([state[moment][keep], torch.zeros_like(new[name])])[order]
             self.tensors[name] = group["params"][0] = changed
             if state:
                 self.optimizer.state[changed] = state
@@ -142,6 +143,21 @@ class TrainableSplats:
         quats = arrays["quats"] / np.linalg.norm(arrays["quats"], axis=1, keepdims=True)
         sh = np.concatenate([arrays["sh_dc"], arrays["sh_rest"]], axis=1)
         return Gaussians(arrays["means"], arrays["scales"], quats, arrays["opacities"], sh)
+
+
+def z_order(places: Tensor) -> Tensor:
+    """The order of (N, 3) places along a Z curve (Morton 1966): what is near in space is near in memory, mostly.
+
+    Drawing goes through Gaussians tile by tile, and takes a third longer where each is somewhere else.
+    """
+    offsets = places.detach() - places.detach().median(0).values
+    # Far away, cells are larger: the scene is in the middle of what may be a sky.
+    cells = ((1 + offsets / (offsets.abs() + offsets.abs().median() + 1e-9)) * 512).long().clamp(0, 1023)
+    code = torch.zeros_like(cells[:, 0])
+    for bit in range(10):
+        for axis in range(3):
+            code |= (cells[:, axis] >> bit & 1) << 3 * bit + axis
+    return code.argsort(stable=True)
 
 
 def rotation_matrices(quats: Tensor) -> Tensor:

@@ -89,7 +89,7 @@ class Photos:
     def get(self, view: int, divisor: int) -> tuple[Camera, Tensor]:
         """Camera and photo, (H, W, 3) in 0 to 1 on the device, shrunk by a whole number."""
         camera, photo, _ = self._prepared(view, divisor)
-        return camera, photo.to(self._device, non_blocking=True).float().div_(255)
+        return camera, photo.to(self._device, non_blocking=True) / 255
 
     def counted(self, view: int, divisor: int) -> Tensor | None:
         """Where the photo counts, (H, W) bool on the device; None where it does as a whole."""

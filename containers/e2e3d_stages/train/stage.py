@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import mse_loss
 
 from e2e3d_stages.contract.messages import OutOfMemory, StageError
 from e2e3d_stages.runtime.context import StageContext
@@ -21,7 +22,7 @@ from e2e3d_stages.splats.gaussians import write_ply
 from e2e3d_stages.splats.rasterizer import best_device, render, use_threads
 from e2e3d_stages.train.light import Light
 from e2e3d_stages.train.loss import photometric_loss
-from e2e3d_stages.train.model import TrainableSplats
+from e2e3d_stages.train.model import TrainableSplats, z_order
 from e2e3d_stages.train.params import Params
 from e2e3d_stages.train.scene import Photos, Scene, load_scene
 from e2e3d_stages.train.seeding import resolved, seed
@@ -86,6 +87,8 @@ class Trainer:
         self.most = min(self.params.max_gaussians, resolved(scene))
         gains = None if self.light is None else self.light.gains()
         tensors, self.filled = seed(scene, self.most, self.params.sh_degree, self.rng, gains)
+        order = z_order(tensors["means"])
+        tensors = {name: tensor[order] for name, tensor in tensors.items()}
         self.model = TrainableSplats(tensors, scene.extent, self.params.iterations, device)
         self.seeded = len(self.model)
         self.background = torch.zeros(3, device=device)
@@ -162,7 +165,7 @@ class Trainer:
         self.model.step(share)
         if self.light is not None:
             self.light.step(share)
-        squares = (image.detach() - photo).square_()
+        squares = mse_loss(image.detach(), photo, reduction="none")
         if counted is not None:
             squares *= counted[..., None] / counted.float().mean()
         self.errors[view] = squares.mean()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from e2e3d_stages.train.model import TrainableSplats
+from e2e3d_stages.train.model import TrainableSplats, z_order
 
 
 def one_gaussian(opacity: float = 0.5, steps: int = 30_000) -> TrainableSplats:
@@ -45,3 +45,35 @@ def test_the_halves_of_a_gaussian_are_together_as_opaque_as_it_was(opacity: floa
     assert torch.equal(model.splats().means.sum(0), torch.zeros(3))
     assert (model.splats().means[:, 0].abs() > 0).all()
     assert not model.splats().means[:, 1:].any()
+
+
+def test_neighbours_in_space_are_neighbours_in_memory_though_some_are_far_away() -> None:
+    places = torch.rand(1_000, 3, generator=torch.Generator().manual_seed(0))
+    places[:5] *= 1e5
+    order = z_order(places)
+    assert torch.equal(order.sort().values, torch.arange(1_000))
+    near = places[order][(places[order] <= 1).all(1)]
+    assert near.diff(dim=0).norm(dim=1).mean() < 0.25 * places[5:].diff(dim=0).norm(dim=1).mean()
+
+
+def test_what_the_optimiser_knows_of_a_gaussian_stays_with_it_when_others_are_split() -> None:
+    tensors = {
+        "means": torch.tensor([[3.0, 0, 0], [1.0, 0, 0], [2.0, 0, 0]]),
+        "scales": torch.zeros(3, 3),
+        "quats": torch.tensor([[1.0, 0, 0, 0]] * 3),
+        "opacities": torch.zeros(3),
+        "sh_dc": torch.zeros(3, 1, 3),
+        "sh_rest": torch.zeros(3, 0, 3),
+    }
+    model = TrainableSplats(tensors, extent=1.0, steps=30_000, device=torch.device("cpu"))
+    (model.tensors["means"] * torch.tensor([[30.0], [10.0], [20.0]])).sum().backward()
+    model.step(0.0)
+    model.pull, model.times_seen = torch.tensor([0.0, 0.0, 1.0]), torch.ones(3)
+    model.refine(4)
+    momentum = model.optimizer.state[model.tensors["means"]]["exp_avg"][:, 0]
+    known = {
+        round(place): force.item()
+        for place, force in zip(model.tensors["means"][:, 0].tolist(), momentum, strict=True)
+        if force
+    }
+    assert known == pytest.approx({1: 1.0, 3: 3.0})
