@@ -1,8 +1,8 @@
 """The CPU rasteriser's loops, compiled by numba.
 
-The two inner loops go down the rows of a tile that a Gaussian reaches, a row of LANES pixels at a time (see `lanes`).
-There is time only for what each row needs: no branches (selects instead), an exponential that is a short polynomial, the
-part of the exponent that is the same in all rows computed before, and Gaussians that come fetched while others are drawn.
+The two inner loops go down the rows of a tile that a Gaussian reaches, LANES pixels at a time (see `lanes`). A row
+takes no more than it must: no branches (selects instead), an exponential that is a short polynomial, what all rows have
+in common computed before. The next Gaussians are fetched while one is drawn.
 
 A Gaussian on the screen is a row of SCREEN fields: centre in px (x, y), conic (inverse 2D covariance: xx, xy, yy),
 opacity, colour (3), the largest exponent that still gives an opacity of 1/255, and half width and half height in px

@@ -24,7 +24,7 @@ from e2e3d_stages.splats.ssim_window import SSIM_C1, SSIM_C2, SSIM_EVERY, SSIM_T
 _WINDOW = ssim_window()
 _HALF = SSIM_TAPS // 2
 _PAD = 3 * _HALF
-_STRIP = 1_000  # values of a row, at most; a strip's buffers take 350 KB
+_STRIP = 1_000  # values of a row, at most; a strip's buffers take 130 KB
 _MOMENTS, _SLOPES = 4, 3
 _C1, _C2 = np.float32(SSIM_C1), np.float32(SSIM_C2)
 _ZERO, _ONE, _TWO = np.float32(0), np.float32(1), np.float32(2)
@@ -62,33 +62,34 @@ def _across(ring, weights, out):
 def _down(image, photo, row, begin, end, out, at):
     """Moments of the window down the columns from `begin` to `end`: fill `out` from `at` on.
 
-    They are the means of both pictures, of their squares' sum, and of their product.
+    They are the means of both pictures, of their product, and of their difference squared, which, where the pictures
+    are alike, says more in float32 than the means of their squares.
     """
     height, width = image.shape
     ours, theirs = image.reshape(height * width), photo.reshape(height * width)
     for column in range(begin, end, LANES):
         i = min(column, end - LANES)  # the last ones overlap those before
-        mean, other_mean, squares, product = spread(_ZERO), spread(_ZERO), spread(_ZERO), spread(_ZERO)
+        mean, other_mean, product, error = spread(_ZERO), spread(_ZERO), spread(_ZERO), spread(_ZERO)
         for y in range(max(row - _HALF, 0), min(row + _HALF + 1, height)):
             weight = _WINDOW[y - row + _HALF]
             a, b = load(ours, y * width + i), load(theirs, y * width + i)
             mean, other_mean = mean + weight * a, other_mean + weight * b
-            squares, product = squares + weight * (a * a + b * b), product + weight * (a * b)
+            product, error = product + weight * (a * b), error + weight * ((a - b) * (a - b))
         place = at + i - begin
         store(out[0], place, mean)
         store(out[1], place, other_mean)
-        store(out[2], place, squares)
-        store(out[3], place, product)
+        store(out[2], place, product)
+        store(out[3], place, error)
 
 
 @_compiled
-def _similarity(mean, other_mean, squares, product, by_mean, by_squares, by_product):
-    """SSIM, in the place of `mean`, and its derivatives by the moments but `other_mean`, which is the photo's."""
+def _similarity(mean, other_mean, product, error, by_mean, by_squares, by_product):
+    """SSIM, in the place of `mean`, and its derivatives by the means of render, of its square, and of the product."""
     for i in range(len(mean)):
         a, b = mean[i], other_mean[i]
-        both, each = a * b, a * a + b * b
-        a1, b1 = _TWO * both + _C1, each + _C1
-        a2, b2 = _TWO * (product[i] - both) + _C2, squares[i] - each + _C2
+        both, apart = a * b, (a - b) * (a - b)
+        a1, a2 = _TWO * both + _C1, _TWO * (product[i] - both) + _C2
+        b1, b2 = a1 + apart, a2 + error[i] - apart
         scale = _ONE / (b1 * b2)
         ssim = a1 * a2 * scale
         mean[i] = ssim
@@ -167,12 +168,12 @@ def loss(part, parts, image, photo, l1_weight, ssim_weight, difference, similari
 
 
 @_compiled
-def _factors(mean, other_mean, squares, product, luminance, contrast):
+def _factors(mean, other_mean, product, error, luminance, contrast):
     for i in range(len(mean)):
-        both = mean[i] * other_mean[i]
-        each = mean[i] * mean[i] + other_mean[i] * other_mean[i]
-        luminance[i] = (_TWO * both + _C1) / (each + _C1)
-        contrast[i] = (_TWO * (product[i] - both) + _C2) / (squares[i] - each + _C2)
+        both, apart = mean[i] * other_mean[i], (mean[i] - other_mean[i]) * (mean[i] - other_mean[i])
+        a1, a2 = _TWO * both + _C1, _TWO * (product[i] - both) + _C2
+        luminance[i] = a1 / (a1 + apart)
+        contrast[i] = a2 / (a2 + error[i] - apart)
 
 
 @_compiled
