@@ -3,7 +3,8 @@
 A loop over single pixels leaves it to LLVM whether and how it is vectorised. With values of eight, a kernel says it:
 a sum over rows stays eight sums, which a factor that is the same in all rows needs to meet only once.
 
-They are added, subtracted, multiplied and divided like numbers, also with a float32.
+They are added, subtracted, multiplied and divided like numbers, also with a float32. (numba's caches don't know this
+file: whoever changes it deletes them.)
 """
 
 # Types are what numba infers.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import platform
+import resource
 from collections.abc import Callable
 
 import numpy as np
@@ -84,6 +86,27 @@ def test_the_same_picture_comes_out_every_time() -> None:
     gaussians, camera = random_gaussians(200, 0, 0.1), random_camera(64, 48)
     first, second = (render(Splats(*gaussians), camera, RenderParams(sh_degree=0), BACKGROUND).image for _ in range(2))
     assert torch.equal(first, second)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told to keep what is freed")
+def test_a_step_lives_on_the_memory_that_the_step_before_it_freed() -> None:
+    gaussians, camera = random_gaussians(2_000, 0, 0.06), random_camera(400, 300)
+    photo = torch.zeros(300, 400, 3)
+
+    def step() -> None:
+        leaves = [tensor.clone().requires_grad_() for tensor in gaussians]
+        image = render(Splats(*leaves), camera, RenderParams(sh_degree=0), BACKGROUND).image
+        photometric_loss(image, photo, 0.2).backward()
+
+    def new_pages() -> int:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+    for _ in range(3):
+        step()
+    before = new_pages()
+    for _ in range(5):
+        step()
+    assert new_pages() - before < 100  # one of the pictures alone is 350
 
 
 @pytest.mark.parametrize("ours", [photometric_loss, torch_loss], ids=["kernels of the CPU", "torch as on a GPU"])
