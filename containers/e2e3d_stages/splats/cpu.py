@@ -159,28 +159,28 @@ class _Develop(torch.autograd.Function):
         return torch.from_numpy(d_image), torch.from_numpy(d_light.sum(0, dtype=np.float64)).float(), None, None
 
 
-def photometric_loss(image: Tensor, photo: Tensor, ssim_weight: float) -> Tensor:
+def photometric_loss(image: Tensor, photo: Tensor, ssim_weight: float, phase: int) -> Tensor:
     """See `loss.photometric_loss`."""
-    loss: Tensor = _PhotometricLoss.apply(image, photo, ssim_weight)  # type: ignore[no-untyped-call]
+    loss: Tensor = _PhotometricLoss.apply(image, photo, ssim_weight, phase)  # type: ignore[no-untyped-call]
     return loss
 
 
 class _PhotometricLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, image: Tensor, photo: Tensor, ssim_weight: float) -> Tensor:
+    def forward(ctx: Any, image: Tensor, photo: Tensor, ssim_weight: float, phase: int) -> Tensor:
         ours, theirs = (t.detach().contiguous().numpy().reshape(len(image), -1) for t in (image, photo))
-        l1, dssim = np.float32((1 - ssim_weight) / ours.size), np.float32(ssim_weight / ours[::SSIM_EVERY].size)
+        l1, dssim = np.float32((1 - ssim_weight) / ours.size), np.float32(ssim_weight / ours[phase::SSIM_EVERY].size)
         gradient = np.empty_like(ours)
         difference, similarity = np.empty(len(ours)), np.empty(len(ours))
-        _cores.run(ssim_kernels.loss, ours, theirs, l1, dssim, difference, similarity, gradient)
+        _cores.run(ssim_kernels.loss, ours, theirs, l1, dssim, phase, difference, similarity, gradient)
         ctx.gradient = torch.from_numpy(gradient.reshape(image.shape))
-        ssim = similarity[::SSIM_EVERY].mean()
+        ssim = similarity[phase::SSIM_EVERY].mean()
         loss = (1 - ssim_weight) * difference.mean() + ssim_weight * (ours.shape[1] - ssim)
         return torch.tensor(loss / ours.shape[1], dtype=torch.float32)
 
     @staticmethod
-    def backward(ctx: Any, d_loss: Tensor) -> tuple[Tensor, None, None]:
-        return ctx.gradient.mul_(d_loss), None, None
+    def backward(ctx: Any, d_loss: Tensor) -> tuple[Tensor, None, None, None]:
+        return ctx.gradient.mul_(d_loss), None, None, None
 
 
 def ssim_factors(image: Picture, photo: Picture) -> tuple[Picture, Picture]:

@@ -3,7 +3,7 @@
 Rows are taken flat, 3 W values of interleaved colours, so that both passes of the window run along the vectoriser's
 lanes. The loss and its gradient are made in one walk down the picture, in strips that are narrow enough for what the
 window still needs of them to stay in the processor's cache: nothing of the picture's size is written but the gradient.
-The loss looks at the windows around every second row: means over 11 rows hardly change from one to the next.
+The loss looks at the windows around every second row, by turns: means over 11 rows hardly change from one to the next.
 `part` of `parts` is a thread's share of the rows; each row has sums of its own, so that they don't depend on the number
 of threads. Beyond the picture everything counts as 0 in the loss, as in the original 3D Gaussian splatting.
 """
@@ -119,11 +119,12 @@ def _gradient(image, photo, by_mean, by_squares, by_product, l1_weight, ssim_wei
 
 
 @_compiled
-def loss(part, parts, image, photo, l1_weight, ssim_weight, difference, similarity, gradient):
+def loss(part, parts, image, photo, l1_weight, ssim_weight, phase, difference, similarity, gradient):
     """Fill `gradient` (H, 3 W): of `l1_weight` times the sum of absolute differences less `ssim_weight` times SSIM's.
 
     A row is 8 values at least.
 
+    :param phase: the first row that has windows.
     :param difference: (H,) gets each row's sum of absolute differences.
     :param similarity: (H,) gets each row's sum of SSIM, in the rows that have windows.
     """
@@ -140,7 +141,8 @@ def loss(part, parts, image, photo, l1_weight, ssim_weight, difference, similari
         begin, end = max(left - 2 * _PAD, 0), min(right + 2 * _PAD, width)
         line[:] = 0
         slopes[:] = 0
-        for row in range((first - _HALF + 1) // SSIM_EVERY * SSIM_EVERY, last + _HALF, SSIM_EVERY):
+        reached = first - _HALF
+        for row in range(reached + (phase - reached) % SSIM_EVERY, last + _HALF, SSIM_EVERY):
             newest = row // SSIM_EVERY % _ROWS
             if 0 <= row < height:
                 _down(image, photo, row, begin, end, line, begin - left + 2 * _PAD)

@@ -12,28 +12,31 @@ from torch.nn import functional
 from e2e3d_stages.splats.ssim_window import SSIM_C1, SSIM_C2, SSIM_EVERY, SSIM_TAPS, ssim_window
 
 
-def photometric_loss(image: Tensor, photo: Tensor, ssim_weight: float, counted: Tensor | None = None) -> Tensor:
+def photometric_loss(
+    image: Tensor, photo: Tensor, ssim_weight: float, counted: Tensor | None = None, phase: int = 0
+) -> Tensor:
     """`(1 - w)` times the mean absolute difference plus `w` times (1 - SSIM) (Kerbl et al. 2023).
 
-    SSIM is that of the windows around every second row: half the work, and all pixels count the same, to .001.
+    SSIM is that of the windows around every second row, which is half the work.
 
     :param image: (H, W, 3), differentiable; its device decides how the loss is computed.
     :param photo: (H, W, 3).
     :param counted: (H, W) bool, the pixels that are compared; all when not given. Elsewhere both pictures count as the
         same, in the windows of SSIM too, and a pixel weighs as much as in a photo that counts as a whole.
+    :param phase: whether those are the even rows or, with 1, the odd ones.
     """
     if counted is not None:
         image = torch.where(counted[..., None], image, photo)
     if image.is_cuda or image.shape[1] < 3:  # the kernels take eight values at once
-        return torch_loss(image, photo, ssim_weight)
+        return torch_loss(image, photo, ssim_weight, phase)
     from e2e3d_stages.splats import cpu
 
-    return cpu.photometric_loss(image, photo, ssim_weight)
+    return cpu.photometric_loss(image, photo, ssim_weight, phase)
 
 
-def torch_loss(image: Tensor, photo: Tensor, ssim_weight: float) -> Tensor:
+def torch_loss(image: Tensor, photo: Tensor, ssim_weight: float, phase: int = 0) -> Tensor:
     """`photometric_loss` in torch, on any device."""
-    loss: Tensor = _PhotometricLoss.apply(image, photo, ssim_weight)  # type: ignore[no-untyped-call]
+    loss: Tensor = _PhotometricLoss.apply(image, photo, ssim_weight, phase)  # type: ignore[no-untyped-call]
     return loss
 
 
@@ -41,13 +44,13 @@ class _PhotometricLoss(torch.autograd.Function):
     """Value and gradient at once, as in `ssim_kernels`: two blurs, where autograd would take four times the work."""
 
     @staticmethod
-    def forward(ctx: Any, image: Tensor, photo: Tensor, ssim_weight: float) -> Tensor:
+    def forward(ctx: Any, image: Tensor, photo: Tensor, ssim_weight: float, phase: int) -> Tensor:
         x, y = image.permute(2, 0, 1).contiguous(), photo.permute(2, 0, 1).contiguous()
         ssim, (by_mean, by_square, by_product) = _similarity(*_blur(torch.stack([x, y, x * x, y * y, x * y])))
         difference = x - y
         slopes = torch.stack([by_mean, by_square, by_product])
-        slopes.view(3, len(x), -1, x.shape[2])[:, :, 1::SSIM_EVERY] = 0
-        ssim = ssim[:, ::SSIM_EVERY]
+        slopes.view(3, len(x), -1, x.shape[2])[:, :, 1 - phase :: SSIM_EVERY] = 0
+        ssim = ssim[:, phase::SSIM_EVERY]
         slope = _blur(slopes)
         d_ssim = slope[0].addcmul_(x, slope[1], value=2).addcmul_(y, slope[2])
         gradient = difference.sign().mul_((1 - ssim_weight) / x.numel()).sub_(d_ssim, alpha=ssim_weight / ssim.numel())
@@ -55,9 +58,9 @@ class _PhotometricLoss(torch.autograd.Function):
         return (1 - ssim_weight) * difference.abs_().mean() + ssim_weight * (1 - ssim.mean())
 
     @staticmethod
-    def backward(ctx: Any, d_loss: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, d_loss: Tensor) -> tuple[Tensor, None, None, None]:
         (gradient,) = ctx.saved_tensors
-        return gradient * d_loss, None, None
+        return gradient * d_loss, None, None, None
 
 
 def _similarity(a: Tensor, b: Tensor, aa: Tensor, bb: Tensor, ab: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:

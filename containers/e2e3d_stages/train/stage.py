@@ -20,6 +20,7 @@ from e2e3d_stages.runtime.context import StageContext
 from e2e3d_stages.splats.camera import fitted_size
 from e2e3d_stages.splats.gaussians import write_ply
 from e2e3d_stages.splats.rasterizer import best_device, render, use_threads
+from e2e3d_stages.splats.ssim_window import SSIM_EVERY
 from e2e3d_stages.train.light import Light
 from e2e3d_stages.train.loss import photometric_loss
 from e2e3d_stages.train.model import TrainableSplats, z_order
@@ -158,7 +159,7 @@ class Trainer:
         degree = min(params.sh_degree, int(share / SH_SHARE))
         result = render(self.model.splats(), camera, params.model_copy(update={"sh_degree": degree}), background)
         image = result.image if self.light is None else self.light.developed(result.image, view, photo)
-        loss = photometric_loss(image, photo, params.ssim_weight, compared)
+        loss = photometric_loss(image, photo, params.ssim_weight, compared, self.step % SSIM_EVERY)
         loss.backward()  # type: ignore[no-untyped-call]
         if share < REFINE_UNTIL:
             self.model.observe(result, camera.width * camera.height)

@@ -98,8 +98,8 @@ def _tile(features: Tensor, corner: tuple[int, int], size: tuple[int, int], back
     return (weight @ features[:, 7:] + left * background).reshape(size[1], size[0], 3)
 
 
-def structural_similarity(image: Tensor, photo: Tensor, every: int = 1) -> Tensor:
-    """Mean SSIM of (H, W, 3) pictures in every so many rows; beyond the picture everything counts as 0."""
+def structural_similarity(image: Tensor, photo: Tensor, rows: slice = slice(None)) -> Tensor:
+    """Mean SSIM of (H, W, 3) pictures in some rows; beyond the picture everything counts as 0."""
     x, y = (t.permute(2, 0, 1)[:, None] for t in (image, photo))
     window = torch.as_tensor(ssim_window(), dtype=image.dtype, device=image.device)
 
@@ -111,4 +111,4 @@ def structural_similarity(image: Tensor, photo: Tensor, every: int = 1) -> Tenso
     covariance = blur(x * y) - mean_x * mean_y
     variances = blur(x * x) + blur(y * y) - mean_x**2 - mean_y**2
     luminance = (2 * mean_x * mean_y + SSIM_C1) / (mean_x**2 + mean_y**2 + SSIM_C1)
-    return (luminance * (2 * covariance + SSIM_C2) / (variances + SSIM_C2))[..., ::every, :].mean()
+    return (luminance * (2 * covariance + SSIM_C2) / (variances + SSIM_C2))[..., rows, :].mean()
