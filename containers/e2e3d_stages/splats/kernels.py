@@ -42,7 +42,7 @@ from e2e3d_stages.splats.lanes import (
     store_colours,
     total,
     where_at_most,
-)  # fmt: skip
+)
 from e2e3d_stages.splats.params import RenderParams
 
 ROWS = 64  # a tile's height
@@ -447,10 +447,11 @@ def sort_pairs(part, parts, order, begin, pairs, place, drawing):
 
 
 @_compiled
-def _all_opaque(scratch, rows):
+def _all_below(scratch, rows, least):
+    """Whether no pixel of a tile's first rows lets as much light through as that."""
     for at in range(0, rows * _NEXT, _NEXT):
         for k in range(at, at + LANES):
-            if scratch[k] >= _OPAQUE:
+            if scratch[k] >= least:
                 return False
     return True
 
@@ -463,7 +464,7 @@ def _draw_tile(screen, drawing, first, last, x0, y0, inside, scratch):
     """
     one, far, opaque = spread(_ONE), spread(_FAR), spread(_OPAQUE)
     for n in range(first, last):
-        if (n - first) % 32 == 31 and _all_opaque(scratch, inside):
+        if (n - first) % 32 == 31 and _all_below(scratch, inside, _OPAQUE):
             return n
         if n + 3 < last:
             prefetch(screen, drawing[n + 3, 0])
@@ -544,21 +545,26 @@ def draw_depth(part, parts, screen, depth, slope, start, drawing, median):
     """Fill `median` (H, W): the depth at which half of the light is gone, 0 where it never is."""
     height, width = median.shape
     columns = (width + LANES - 1) // LANES
-    scratch, far, half = np.empty(ROWS * _NEXT, np.float32), spread(_FAR), spread(_HALF)
+    scratch = np.empty(ROWS * _NEXT, np.float32)
+    one, far, half = spread(_ONE), spread(_FAR), spread(_HALF)
     for tile in range(part, len(start) - 1, parts):
         x0, y0 = tile % columns * LANES, tile // columns * ROWS
+        inside = min(ROWS, height - y0)
         for at in range(0, ROWS * _NEXT, _NEXT):
-            scratch[at : at + _RED] = 1
-            scratch[at + _RED : at + _GREEN] = 0
+            store(scratch, at, one)
+            store(scratch, at + _RED, spread(_ZERO))
         for n in range(start[tile], start[tile + 1]):
+            if (n - start[tile]) % 32 == 31 and _all_below(scratch, inside, _HALF):
+                break
             i, first_row, end_row = drawing[n, 0], drawing[n, 1], drawing[n, 2]
             s = screen[i]
             opacity, reach = s[5], spread(s[9])
-            dx, top = numbered() + (np.float32(x0) + _HALF - s[0]), np.float32(y0) + _HALF - s[1]
-            across, slant, half_c = _HALF * s[2] * dx * dx, s[3] * dx, _HALF * s[4]
+            left, above = np.float32(x0) + _HALF - s[0], np.float32(y0) + np.float32(first_row) - _HALF - s[1]
+            dx, dy = numbered() + left, spread(above)
+            across, slant, half_c = _HALF * s[2] * dx * dx, s[3] * dx, spread(_HALF * s[4])
             here = depth[i] + slope[i, 0] * dx
-            for row in range(first_row, end_row):
-                dy, at = top + np.float32(row), row * _NEXT
+            for at in range(first_row * _NEXT, end_row * _NEXT, _NEXT):
+                dy = dy + one
                 power = across + dy * (slant + half_c * dy)
                 before = load(scratch, at)
                 after = before - where_at_most(power, reach, opacity * before * _exp(smaller(power, far)))
@@ -566,7 +572,7 @@ def draw_depth(part, parts, screen, depth, slope, start, drawing, median):
                 depths = here + slope[i, 1] * dy
                 crossed = where_at_most(after, half, depths) - where_at_most(before, half, depths)
                 store(scratch, at + _RED, load(scratch, at + _RED) + crossed)
-        for row in range(min(ROWS, height - y0)):
+        for row in range(inside):
             for x in range(x0, min(x0 + LANES, width)):
                 median[y0 + row, x] = scratch[row * _NEXT + _RED + x - x0]
 
