@@ -29,8 +29,8 @@ _MOMENTS, _SLOPES = 4, 3
 _C1, _C2 = np.float32(SSIM_C1), np.float32(SSIM_C2)
 _ZERO, _ONE, _TWO = np.float32(0), np.float32(1), np.float32(2)
 
-# What the last six rows with windows, EVERY apart, weigh for the row 5 above the newest and for the one below that,
-# when they stand in a ring: by the place of the newest, after which the oldest comes.
+# What the last six rows with windows, SSIM_EVERY apart, weigh for the row 5 above the newest and for the one below
+# that, when they stand in a ring: by the place of the newest, after which the oldest comes.
 _ROWS = _HALF + 1
 _WEIGHTS = np.stack([_WINDOW[::SSIM_EVERY], np.concatenate([[0], _WINDOW[1::SSIM_EVERY]]).astype(np.float32)])
 _TURNED = np.stack([np.roll(_WEIGHTS, newest + 1, axis=1) for newest in range(_ROWS)])
@@ -84,7 +84,7 @@ def _down(image, photo, row, begin, end, out, at):
 
 @_compiled
 def _similarity(mean, other_mean, product, error, by_mean, by_squares, by_product):
-    """SSIM, in the place of `mean`, and its derivatives by the means of render, of its square, and of the product."""
+    """SSIM, in the place of `mean`, and its derivatives by the render's mean, its square's, and the product's."""
     for i in range(len(mean)):
         a, b = mean[i], other_mean[i]
         both, apart = a * b, (a - b) * (a - b)

@@ -148,8 +148,10 @@ class TrainableSplats:
 def z_order(places: Tensor) -> Tensor:
     """The order of (N, 3) places along a Z curve (Morton 1966): what is near in space is near in memory, mostly.
 
-    Drawing goes through Gaussians tile by tile, and takes a third longer where each is somewhere else.
+    Drawing goes through Gaussians tile by tile; where each was somewhere else a step's kernels took a fifth longer.
     """
+    if not len(places):
+        return torch.arange(0, device=places.device)
     offsets = places.detach() - places.detach().median(0).values
     # Far away, cells are larger: the scene is in the middle of what may be a sky.
     cells = ((1 + offsets / (offsets.abs() + offsets.abs().median() + 1e-9)) * 512).long().clamp(0, 1023)

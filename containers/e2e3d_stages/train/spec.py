@@ -7,7 +7,7 @@ from e2e3d_stages.contract.spec import Deliverable, Limit, StageSpec, Workload
 from e2e3d_stages.train.params import PRESETS, Params
 
 # `make demo` on the sample, two cores of an AMD EPYC.
-SECONDS_PER_STEP_AT_1000_PX = 0.115
+SECONDS_PER_STEP_AT_1000_PX = 0.097
 # gsplat on an A100 and the MipNeRF360 scenes: 15.4 minutes for 30,000 steps (gsplat's documentation, 1M Gaussians).
 SECONDS_PER_STEP_ON_GPU = 0.031
 
@@ -26,7 +26,7 @@ SPEC = StageSpec(
     about="Gaussian splatting, on CUDA with gsplat or on the CPU; resumes from its checkpoints.",
     inputs=("sfm",),
     container="3dgs",
-    version=6,
+    version=7,
     params=Params,
     presets=PRESETS,
     longest=Limit(seconds=3_600, per_photo=5, per_step=2),

@@ -77,3 +77,11 @@ def test_what_the_optimiser_knows_of_a_gaussian_stays_with_it_when_others_are_sp
         if force
     }
     assert known == pytest.approx({1: 1.0, 3: 3.0})
+
+
+def test_a_training_in_which_nothing_is_visible_any_more_goes_on_to_say_so() -> None:
+    model = one_gaussian()
+    with torch.no_grad():
+        model.tensors["opacities"].fill_(torch.nan)
+    assert model.refine(2) == 1
+    assert len(model) == 0

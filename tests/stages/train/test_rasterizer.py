@@ -128,6 +128,12 @@ def test_loss_and_its_gradient_equal_autograds(ours: Callable[..., Tensor], widt
     assert relative(image.grad, exact.grad) < 1e-4
 
 
+def test_a_picture_of_one_row_has_a_loss_in_every_step() -> None:
+    image = torch.rand(1, 20, 3, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    values = [photometric_loss(image, torch.zeros(1, 20, 3), 0.2, phase=phase).item() for phase in range(SSIM_EVERY)]
+    assert values[0] == values[1] > 0
+
+
 @pytest.mark.parametrize("height", [36, 37])
 def test_ssim_of_every_second_row_pulls_like_that_of_all_rows(height: int) -> None:
     rng = torch.Generator().manual_seed(0)
