@@ -16,6 +16,7 @@ from gsplat import DefaultStrategy, MCMCStrategy, rasterization
 from torch import Tensor
 
 from e2e3d_stages.splats.camera import Camera
+from e2e3d_stages.splats.ssim_window import SSIM_EVERY
 from e2e3d_stages.train.loss import torch_loss
 from e2e3d_stages.train.scene import Scene
 from e2e3d_stages.train.seeding import spacing
@@ -113,7 +114,7 @@ class Training:
         view, splats = self.queue.pop(), self.splats
         image, info = draw(splats, self.lenses[view], min(3, self.step // self.interval))
         self.before_backward(self.step, info)
-        loss = torch_loss(image, self.photos[view] / 255, SSIM_WEIGHT)
+        loss, _ = torch_loss(image, self.photos[view] / 255, SSIM_WEIGHT, self.step % SSIM_EVERY)
         if self.mcmc:
             loss = loss + 0.01 * splats["opacities"].sigmoid().mean() + 0.01 * splats["scales"].exp().mean()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -163,7 +164,7 @@ def converted(tensors: dict[str, Tensor], world: World) -> dict[str, Tensor]:
         "means": world.points(t["means"]),
         "scales": t["scales"] + np.log(world.scale),
         **{name: t[name] for name in ("quats", "opacities")},
-        **{"sh0": t["sh_dc"], "shN": t["sh_rest"]},
+        **{"sh0": t["sh"][:, :1].contiguous(), "shN": t["sh"][:, 1:].contiguous()},
     }
     return {name: torch.nn.Parameter(tensor.to(world.device)) for name, tensor in splats.items()}
 

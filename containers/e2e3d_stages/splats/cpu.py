@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 Picture = NDArray[np.float32]
 
+_PARTS_EACH = 4  # of a thread
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 
@@ -43,13 +44,29 @@ class _Cores:
 
     def use(self, count: int) -> None:
         self.count = count
+        self.parts = count * _PARTS_EACH if count > 1 else 1
         self._others = ThreadPoolExecutor(max(1, count - 1), thread_name_prefix="rasterizer")
         torch.set_num_threads(1)
 
-    def run(self, kernel: Callable[..., Any], *arguments: Any) -> list[Any]:
-        """`kernel(part, parts, *arguments)` for every part, one of them in this thread."""
-        others = [self._others.submit(kernel, part, self.count, *arguments) for part in range(1, self.count)]
-        return [kernel(0, self.count, *arguments), *(other.result() for other in others)]
+    def run(self, kernel: Callable[..., Any], *arguments: Any, parts: int | None = None) -> list[Any]:
+        """`kernel(part, parts, *arguments)` for every part, in order; whichever thread is free takes the next.
+
+        Parts are seldom the same work, threads seldom equally fast, and one that sleeps takes a while to wake.
+        """
+        parts = self.parts if parts is None else parts
+        results: list[Any] = [None] * parts
+        numbers = iter(range(parts))
+
+        def work() -> None:
+            for part in numbers:
+                results[part] = kernel(part, parts, *arguments)
+
+        others = [self._others.submit(work) for _ in range(1, self.count)]
+        work()
+        for other in others:
+            if not other.cancel():
+                other.result()
+        return results
 
 
 _cores = _Cores()
@@ -127,7 +144,7 @@ def _binned(screen: Any, depth: Any, camera: Camera) -> tuple[Any, ...]:
     begin = np.concatenate([[0], number.cumsum()])
     order = kernels.depth_order(depth)
     tiles = -(-camera.width // LANES) * -(-camera.height // kernels.ROWS)
-    count = np.empty((_cores.count, tiles), np.int64)
+    count = np.empty((_cores.parts, tiles), np.int64)
     _cores.run(kernels.count_pairs, order, begin, pairs, count)
     start = np.concatenate([[0], count.sum(0).cumsum()])
     place = start[:-1] + count.cumsum(0) - count
@@ -159,27 +176,34 @@ class _Develop(torch.autograd.Function):
         return torch.from_numpy(d_image), torch.from_numpy(d_light.sum(0, dtype=np.float64)).float(), None, None
 
 
-def photometric_loss(image: Tensor, photo: Tensor, ssim_weight: float, phase: int) -> Tensor:
+def photometric_loss(image: Tensor, photo: Tensor, ssim_weight: float, phase: int) -> tuple[Tensor, Tensor]:
     """See `loss.photometric_loss`."""
-    loss: Tensor = _PhotometricLoss.apply(image, photo, ssim_weight, phase)  # type: ignore[no-untyped-call]
-    return loss
+    found: tuple[Tensor, Tensor] = _PhotometricLoss.apply(  # type: ignore[no-untyped-call]
+        image, photo, ssim_weight, phase
+    )
+    return found
 
 
 class _PhotometricLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, image: Tensor, photo: Tensor, ssim_weight: float, phase: int) -> Tensor:
+    def forward(ctx: Any, image: Tensor, photo: Tensor, ssim_weight: float, phase: int) -> tuple[Tensor, Tensor]:
         ours, theirs = (t.detach().contiguous().numpy().reshape(len(image), -1) for t in (image, photo))
         l1, dssim = np.float32((1 - ssim_weight) / ours.size), np.float32(ssim_weight / ours[phase::SSIM_EVERY].size)
         gradient = np.empty_like(ours)
-        difference, similarity = np.empty(len(ours)), np.empty(len(ours))
-        _cores.run(ssim_kernels.loss, ours, theirs, l1, dssim, phase, difference, similarity, gradient)
+        difference, square, similarity = np.empty((3, len(ours)))
+        filled = (difference, square, similarity, gradient)
+        # Windows reach over the ends of a part: the fewer parts, the less is done twice.
+        _cores.run(ssim_kernels.loss, ours, theirs, l1, dssim, phase, *filled, parts=_cores.count)
         ctx.gradient = torch.from_numpy(gradient.reshape(image.shape))
         ssim = similarity[phase::SSIM_EVERY].mean()
         loss = (1 - ssim_weight) * difference.mean() + ssim_weight * (ours.shape[1] - ssim)
-        return torch.tensor(loss / ours.shape[1], dtype=torch.float32)
+        found = torch.tensor([loss, square.mean()], dtype=torch.float64) / ours.shape[1]
+        value, mean_square = found.float().unbind()
+        ctx.mark_non_differentiable(mean_square)
+        return value, mean_square
 
     @staticmethod
-    def backward(ctx: Any, d_loss: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, d_loss: Tensor, _: Tensor) -> tuple[Tensor, None, None, None]:
         return ctx.gradient.mul_(d_loss), None, None, None
 
 

@@ -108,24 +108,26 @@ def _total(values):
 
 @_compiled
 def _gradient(image, photo, by_mean, by_squares, by_product, l1_weight, ssim_weight, out):
-    """Fill `out` with the loss's gradient; returns the sum of the absolute differences."""
-    total = _ZERO
+    """Fill `out` with the loss's gradient; returns the sums of the absolute and of the squared differences."""
+    total, squares = _ZERO, _ZERO
     for i in range(len(out)):
         a, b = image[i], photo[i]
         total += abs(a - b)
+        squares += (a - b) * (a - b)
         sign = l1_weight if a > b else -l1_weight
         out[i] = sign - ssim_weight * (by_mean[i] + _TWO * a * by_squares[i] + b * by_product[i])
-    return total
+    return total, squares
 
 
 @_compiled
-def loss(part, parts, image, photo, l1_weight, ssim_weight, phase, difference, similarity, gradient):
+def loss(part, parts, image, photo, l1_weight, ssim_weight, phase, difference, square, similarity, gradient):
     """Fill `gradient` (H, 3 W): of `l1_weight` times the sum of absolute differences less `ssim_weight` times SSIM's.
 
     A row is 8 values at least.
 
     :param phase: the first row that has windows.
     :param difference: (H,) gets each row's sum of absolute differences.
+    :param square: (H,) gets each row's sum of squared differences.
     :param similarity: (H,) gets each row's sum of SSIM, in the rows that have windows.
     """
     height, width = image.shape
@@ -135,7 +137,7 @@ def loss(part, parts, image, photo, l1_weight, ssim_weight, phase, difference, s
     line, moment = np.empty((_MOMENTS, wide + 2 * _PAD), np.float32), np.empty((_MOMENTS, wide), np.float32)
     slope = np.empty((_SLOPES, wide), np.float32)
     slopes, blurred = np.empty((_SLOPES, _ROWS, strip), np.float32), np.empty((_SLOPES, strip), np.float32)
-    difference[first:last], similarity[first:last] = 0, 0
+    difference[first:last], square[first:last], similarity[first:last] = 0, 0, 0
     for left in range(0, width, strip):
         right = min(left + strip, width)
         begin, end = max(left - 2 * _PAD, 0), min(right + 2 * _PAD, width)
@@ -164,9 +166,9 @@ def loss(part, parts, image, photo, l1_weight, ssim_weight, phase, difference, s
                     for k in range(_SLOPES):
                         _across(slopes[k], _TURNED[newest, below], blurred[k])
                     ours, theirs, out = image[done, left:right], photo[done, left:right], gradient[done, left:right]
-                    difference[done] += _gradient(
-                        ours, theirs, blurred[0], blurred[1], blurred[2], l1_weight, ssim_weight, out
-                    )
+                    of_strip = _gradient(ours, theirs, blurred[0], blurred[1], blurred[2], l1_weight, ssim_weight, out)
+                    difference[done] += of_strip[0]
+                    square[done] += of_strip[1]
 
 
 @_compiled

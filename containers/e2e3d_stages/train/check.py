@@ -26,7 +26,8 @@ def check() -> str:
     splats = Splats(*(torch.tensor(field, requires_grad=True) for field in fields))
     camera = Camera(torch.eye(4), focal=(60.0, 60.0), centre=(32.0, 32.0), width=64, height=64)
     result = render(splats, camera, RenderParams(sh_degree=1), torch.zeros(3))
-    photometric_loss(result.image, torch.zeros(64, 64, 3), 0.2).backward()
+    loss, _ = photometric_loss(result.image, torch.zeros(64, 64, 3), 0.2)
+    loss.backward()  # type: ignore[no-untyped-call]
     for tensor in splats:
         if tensor.grad is None or not tensor.grad.isfinite().all() or not tensor.grad.any():
             raise RuntimeError("the rasteriser gave no gradients")

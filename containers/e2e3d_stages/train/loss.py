@@ -14,8 +14,8 @@ from e2e3d_stages.splats.ssim_window import SSIM_C1, SSIM_C2, SSIM_EVERY, SSIM_T
 
 def photometric_loss(
     image: Tensor, photo: Tensor, ssim_weight: float, counted: Tensor | None = None, phase: int = 0
-) -> Tensor:
-    """`(1 - w)` times the mean absolute difference plus `w` times (1 - SSIM) (Kerbl et al. 2023).
+) -> tuple[Tensor, Tensor]:
+    """`(1 - w)` times the mean absolute difference plus `w` times (1 - SSIM) (Kerbl et al. 2023); and the mean square.
 
     SSIM is that of the windows around every second row, which is half the work.
 
@@ -24,28 +24,33 @@ def photometric_loss(
     :param counted: (H, W) bool, the pixels that are compared; all when not given. Elsewhere both pictures count as the
         same, in the windows of SSIM too, and a pixel weighs as much as in a photo that counts as a whole.
     :param phase: whether those are the even rows or, with 1, the odd ones.
+    :return: the loss, and the mean squared difference of the pixels that are compared, which has no gradient.
     """
     if counted is not None:
         image = torch.where(counted[..., None], image, photo)
     phase = min(phase, len(image) - 1)  # a picture of one row has no odd ones
     if image.is_cuda or image.shape[1] < 3:  # the kernels take eight values at once
-        return torch_loss(image, photo, ssim_weight, phase)
-    from e2e3d_stages.splats import cpu
+        loss, square = torch_loss(image, photo, ssim_weight, phase)
+    else:
+        from e2e3d_stages.splats import cpu
 
-    return cpu.photometric_loss(image, photo, ssim_weight, phase)
+        loss, square = cpu.photometric_loss(image, photo, ssim_weight, phase)
+    return loss, square if counted is None else square / counted.float().mean()
 
 
-def torch_loss(image: Tensor, photo: Tensor, ssim_weight: float, phase: int = 0) -> Tensor:
+def torch_loss(image: Tensor, photo: Tensor, ssim_weight: float, phase: int = 0) -> tuple[Tensor, Tensor]:
     """`photometric_loss` in torch, on any device."""
-    loss: Tensor = _PhotometricLoss.apply(image, photo, ssim_weight, phase)  # type: ignore[no-untyped-call]
-    return loss
+    found: tuple[Tensor, Tensor] = _PhotometricLoss.apply(  # type: ignore[no-untyped-call]
+        image, photo, ssim_weight, phase
+    )
+    return found
 
 
 class _PhotometricLoss(torch.autograd.Function):
     """Value and gradient at once, as in `ssim_kernels`: two blurs, where autograd would take four times the work."""
 
     @staticmethod
-    def forward(ctx: Any, image: Tensor, photo: Tensor, ssim_weight: float, phase: int) -> Tensor:
+    def forward(ctx: Any, image: Tensor, photo: Tensor, ssim_weight: float, phase: int) -> tuple[Tensor, Tensor]:
         x, y = image.permute(2, 0, 1).contiguous(), photo.permute(2, 0, 1).contiguous()
         ssim, (by_mean, by_square, by_product) = _similarity(*_blur(torch.stack([x, y, x * x, y * y, x * y])))
         difference = x - y
@@ -56,10 +61,12 @@ class _PhotometricLoss(torch.autograd.Function):
         d_ssim = slope[0].addcmul_(x, slope[1], value=2).addcmul_(y, slope[2])
         gradient = difference.sign().mul_((1 - ssim_weight) / x.numel()).sub_(d_ssim, alpha=ssim_weight / ssim.numel())
         ctx.save_for_backward(gradient.permute(1, 2, 0))
-        return (1 - ssim_weight) * difference.abs_().mean() + ssim_weight * (1 - ssim.mean())
+        square = difference.square().mean()
+        ctx.mark_non_differentiable(square)
+        return (1 - ssim_weight) * difference.abs_().mean() + ssim_weight * (1 - ssim.mean()), square
 
     @staticmethod
-    def backward(ctx: Any, d_loss: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, d_loss: Tensor, _: Tensor) -> tuple[Tensor, None, None, None]:
         (gradient,) = ctx.saved_tensors
         return gradient * d_loss, None, None, None
 

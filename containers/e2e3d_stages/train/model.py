@@ -17,9 +17,9 @@ _LEARNING_RATES = {
     "scales": 5e-3,
     "quats": 1e-3,
     "opacities": 5e-2,
-    "sh_dc": 2.5e-3,
-    "sh_rest": 2.5e-3 / 20,
+    "sh": 2.5e-3 / 20,  # what depends on the direction
 }
+_BASE_COLOUR = 20  # times as far a step moves the colour that does not
 _FINAL_SHARE = {"means": 0.01}
 _MIN_OPACITY = 0.005
 # Fewer steps than Kerbl's are longer ones: in all, Gaussians move and turn as far in a random walk, and grow or shrink
@@ -31,8 +31,8 @@ _USUAL_STEPS, _FEWEST_STEPS = 30_000, 2_500
 class TrainableSplats:
     """Trainable Gaussians.
 
-    :param tensors: `means` (N, 3), `scales` (N, 3) logarithms, `quats` (N, 4), `opacities` (N,) logits, `sh_dc`
-        (N, 1, 3), `sh_rest` (N, K - 1, 3).
+    :param tensors: `means` (N, 3), `scales` (N, 3) logarithms, `quats` (N, 4), `opacities` (N,) logits, `sh`
+        (N, K, 3).
     :param extent: the scene's size; the learning rate of the means is relative to it.
     :param steps: how many the training has.
     """
@@ -53,8 +53,7 @@ class TrainableSplats:
     def splats(self) -> Splats:
         """The present state as it is drawn, differentiable."""
         t = self.tensors
-        sh = torch.cat([t["sh_dc"], t["sh_rest"]], 1)
-        return Splats(t["means"], t["quats"], t["scales"].exp(), t["opacities"].sigmoid(), sh)
+        return Splats(t["means"], t["quats"], t["scales"].exp(), t["opacities"].sigmoid(), t["sh"])
 
     def step(self, share: float) -> None:
         """One step of the optimiser.
@@ -64,7 +63,12 @@ class TrainableSplats:
         for group in self.optimizer.param_groups:
             name = group["name"]
             group["lr"] = self._rates[name] * _FINAL_SHARE.get(name, 0.1) ** share
+        # One tensor, two rates: where the base colours were is left how far Adam's step went.
+        base = self.tensors["sh"].detach()[:, 0]
+        before = base.clone()
+        base.zero_()
         self.optimizer.step()
+        torch.add(before, base, alpha=_BASE_COLOUR, out=base)
         self.optimizer.zero_grad(set_to_none=True)
 
     def observe(self, result: Render, pixels: int) -> None:
@@ -141,8 +145,7 @@ class TrainableSplats:
         """The present state as arrays."""
         arrays = {name: t.detach().cpu().numpy() for name, t in self.tensors.items()}
         quats = arrays["quats"] / np.linalg.norm(arrays["quats"], axis=1, keepdims=True)
-        sh = np.concatenate([arrays["sh_dc"], arrays["sh_rest"]], axis=1)
-        return Gaussians(arrays["means"], arrays["scales"], quats, arrays["opacities"], sh)
+        return Gaussians(arrays["means"], arrays["scales"], quats, arrays["opacities"], arrays["sh"])
 
 
 def z_order(places: Tensor) -> Tensor:

@@ -60,13 +60,14 @@ def seed(
     count = len(xyz)
     quats = torch.zeros(count, 4)
     quats[:, 0] = 1
+    sh = torch.zeros(count, (sh_degree + 1) ** 2, 3)
+    sh[:, 0] = torch.from_numpy((rgb - 0.5) / C0)
     return {
         "means": torch.from_numpy(xyz),
         "scales": torch.from_numpy(np.log(np.maximum(size, 1e-7)))[:, None].repeat(1, 3),
         "quats": quats,
         "opacities": torch.full((count,), float(np.log(_INITIAL_OPACITY / (1 - _INITIAL_OPACITY)))),
-        "sh_dc": torch.from_numpy((rgb - 0.5) / C0)[:, None],
-        "sh_rest": torch.zeros(count, (sh_degree + 1) ** 2 - 1, 3),
+        "sh": sh,
     }, filled
 
 

@@ -26,7 +26,7 @@ SPEC = StageSpec(
     about="Gaussian splatting, on CUDA with gsplat or on the CPU; resumes from its checkpoints.",
     inputs=("sfm",),
     container="3dgs",
-    version=7,
+    version=8,
     params=Params,
     presets=PRESETS,
     longest=Limit(seconds=3_600, per_photo=5, per_step=2),

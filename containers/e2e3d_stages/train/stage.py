@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn.functional import mse_loss
 
 from e2e3d_stages.contract.messages import OutOfMemory, StageError
 from e2e3d_stages.runtime.context import StageContext
@@ -159,17 +158,13 @@ class Trainer:
         degree = min(params.sh_degree, int(share / SH_SHARE))
         result = render(self.model.splats(), camera, params.model_copy(update={"sh_degree": degree}), background)
         image = result.image if self.light is None else self.light.developed(result.image, view, photo)
-        loss = photometric_loss(image, photo, params.ssim_weight, compared, self.step % SSIM_EVERY)
+        loss, self.errors[view] = photometric_loss(image, photo, params.ssim_weight, compared, self.step % SSIM_EVERY)
         loss.backward()  # type: ignore[no-untyped-call]
         if share < REFINE_UNTIL:
             self.model.observe(result, camera.width * camera.height)
         self.model.step(share)
         if self.light is not None:
             self.light.step(share)
-        squares = mse_loss(image.detach(), photo, reduction="none")
-        if counted is not None:
-            squares *= counted[..., None] / counted.float().mean()
-        self.errors[view] = squares.mean()
         self.step += 1
         return loss.detach()
 

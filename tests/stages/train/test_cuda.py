@@ -20,6 +20,7 @@ from e2e3d_stages.splats.params import RenderParams
 from e2e3d_stages.splats.quality import psnr
 from e2e3d_stages.splats.rasterizer import Renderer, render
 from e2e3d_stages.splats.rendering import Splats
+from e2e3d_stages.splats.ssim_window import SSIM_EVERY
 from e2e3d_stages.train import loss, stage
 from e2e3d_stages.train.light import Light
 from e2e3d_stages.train.scene import Photos, load_scene
@@ -60,7 +61,7 @@ def test_light_is_learned_as_on_the_cpu_and_nothing_waits_for_it(cuda: torch.dev
             torch.cuda.set_sync_debug_mode("error")
         try:
             for step in range(20):
-                loss.photometric_loss(light.developed(scene, step % 2, seen), seen, 0.2).backward()
+                loss.photometric_loss(light.developed(scene, step % 2, seen), seen, 0.2)[0].backward()
                 light.step(step / 20)
         finally:
             torch.cuda.set_sync_debug_mode("default")
@@ -82,16 +83,17 @@ def test_pictures_and_gradients_are_the_cpu_kernels(cuda: torch.device, degree: 
     assert (ours["visible"] != truth["visible"]).float().mean() < 0.02
 
 
-def test_loss_and_gradient_are_the_cpu_kernels(cuda: torch.device) -> None:
+@pytest.mark.parametrize("phase", range(SSIM_EVERY))
+def test_loss_and_gradient_are_the_cpu_kernels(cuda: torch.device, phase: int) -> None:
     rng = torch.Generator().manual_seed(0)
     photo = torch.rand(749, 1000, 3, generator=rng)
     noisy = (photo + 0.1 * torch.randn(749, 1000, 3, generator=rng)).clamp(0, 1)
     values, gradients = [], []
     for device in (CPU, cuda):
         image = noisy.detach().to(device).requires_grad_()
-        value = loss.photometric_loss(image, photo.to(device), 0.2)
+        value, square = loss.photometric_loss(image, photo.to(device), 0.2, phase=phase)
         value.backward()
-        values.append(value.item())
+        values.append([value.item(), square.item()])
         gradients.append(image.grad.cpu())
     assert values[1] == pytest.approx(values[0], rel=1e-4)
     assert relative(gradients[1], gradients[0]) < 1e-3

@@ -39,28 +39,29 @@ def test_the_loss_is_blind_where_the_photo_does_not_count() -> None:
     image, photo, counted = pictures(1)
     other = torch.where(counted[..., None], photo, torch.rand(3))
     leaf = image.clone().requires_grad_()
-    loss = photometric_loss(leaf, photo, 0.2, counted)
+    loss, square = photometric_loss(leaf, photo, 0.2, counted)
     loss.backward()
     assert leaf.grad is not None
     assert (leaf.grad[~counted] == 0).all()
     assert leaf.grad[counted].abs().min() > 0
-    agreed = torch_loss(torch.where(counted[..., None], image, photo).double(), photo.double(), 0.2)
+    agreed, _ = torch_loss(torch.where(counted[..., None], image, photo).double(), photo.double(), 0.2)
     assert float(loss.detach()) == pytest.approx(float(agreed), rel=1e-4)
-    l1 = photometric_loss(image, other, 0.0, counted)
+    assert float(square) == pytest.approx(float((image - photo)[counted].square().mean()), rel=1e-5)
+    l1, _ = photometric_loss(image, other, 0.0, counted)
     assert float(l1) == pytest.approx(float((image - photo).abs()[counted].sum() / image.numel()), rel=1e-5)
 
 
 def test_the_gradient_where_it_counts_is_that_of_differences() -> None:
     image, photo, counted = pictures(2)
     leaf = image.clone().requires_grad_()
-    photometric_loss(leaf, photo, 0.2, counted).backward()
+    photometric_loss(leaf, photo, 0.2, counted)[0].backward()
     assert leaf.grad is not None
     exact = image.double()
     for row, column in ((8, 10), (15, 20), (29, 34)):
         step = torch.zeros_like(exact)
         step[row, column, 1] = 1e-6
         blind = [torch.where(counted[..., None], each, photo.double()) for each in (exact + step, exact - step)]
-        ahead, behind = (float(torch_loss(each, photo.double(), 0.2)) for each in blind)
+        ahead, behind = (float(torch_loss(each, photo.double(), 0.2)[0]) for each in blind)
         assert float(leaf.grad[row, column, 1]) == pytest.approx((ahead - behind) / 2e-6, rel=0.02, abs=1e-7)
 
 

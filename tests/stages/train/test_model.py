@@ -15,8 +15,7 @@ def one_gaussian(opacity: float = 0.5, steps: int = 30_000) -> TrainableSplats:
         "scales": torch.tensor([[0.0, -1.0, -2.0]]),
         "quats": torch.tensor([[1.0, 0.0, 0.0, 0.0]]),
         "opacities": torch.tensor([opacity]).logit(),
-        "sh_dc": torch.zeros(1, 1, 3),
-        "sh_rest": torch.zeros(1, 0, 3),
+        "sh": torch.zeros(1, 1, 3),
     }
     return TrainableSplats(tensors, extent=1.0, steps=steps, device=torch.device("cpu"))
 
@@ -62,8 +61,7 @@ def test_what_the_optimiser_knows_of_a_gaussian_stays_with_it_when_others_are_sp
         "scales": torch.zeros(3, 3),
         "quats": torch.tensor([[1.0, 0, 0, 0]] * 3),
         "opacities": torch.zeros(3),
-        "sh_dc": torch.zeros(3, 1, 3),
-        "sh_rest": torch.zeros(3, 0, 3),
+        "sh": torch.zeros(3, 1, 3),
     }
     model = TrainableSplats(tensors, extent=1.0, steps=30_000, device=torch.device("cpu"))
     (model.tensors["means"] * torch.tensor([[30.0], [10.0], [20.0]])).sum().backward()
@@ -85,3 +83,26 @@ def test_a_training_in_which_nothing_is_visible_any_more_goes_on_to_say_so() -> 
         model.tensors["opacities"].fill_(torch.nan)
     assert model.refine(2) == 1
     assert len(model) == 0
+
+
+def test_the_base_colour_moves_at_its_own_rate_as_adam_moves_a_tensor_of_its_own() -> None:
+    rng = torch.Generator().manual_seed(0)
+    start = torch.randn(50, 4, 3, generator=rng)
+    tensors = {
+        "means": torch.zeros(50, 3),
+        "scales": torch.zeros(50, 3),
+        "quats": torch.tensor([[1.0, 0, 0, 0]] * 50),
+        "opacities": torch.zeros(50),
+        "sh": start.clone(),
+    }
+    model = TrainableSplats(tensors, extent=1.0, steps=30_000, device=torch.device("cpu"))
+    base, others = start[:, :1].clone().requires_grad_(), start[:, 1:].clone().requires_grad_()
+    apart = torch.optim.Adam([{"params": [base], "lr": 2.5e-3}, {"params": [others], "lr": 2.5e-3 / 20}], eps=1e-15)
+    for _ in range(20):
+        pull = torch.randn(50, 4, 3, generator=rng)
+        for each, colours in ((model.optimizer, model.tensors["sh"]), (apart, torch.cat([base, others], 1))):
+            each.zero_grad()
+            (colours * pull).sum().backward()
+        model.step(0.0)
+        apart.step()
+    torch.testing.assert_close(model.tensors["sh"], torch.cat([base, others], 1), atol=1e-6, rtol=0)

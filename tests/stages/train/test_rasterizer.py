@@ -96,7 +96,7 @@ def test_a_step_lives_on_the_memory_that_the_step_before_it_freed() -> None:
     def step() -> None:
         leaves = [tensor.clone().requires_grad_() for tensor in gaussians]
         image = render(Splats(*leaves), camera, RenderParams(sh_degree=0), BACKGROUND).image
-        photometric_loss(image, photo, 0.2).backward()
+        photometric_loss(image, photo, 0.2)[0].backward()
 
     def new_pages() -> int:
         return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -119,18 +119,20 @@ def test_loss_and_its_gradient_equal_autograds(ours: Callable[..., Tensor], widt
     photo = torch.rand(37, width, 3, generator=rng)
     image = (photo + 0.2 * torch.randn(37, width, 3, generator=rng)).requires_grad_()
     exact = image.detach().double().requires_grad_()
-    loss = ours(image, photo, 0.3, phase=phase)
+    loss, square = ours(image, photo, 0.3, phase=phase)
     ssim = reference.structural_similarity(exact, photo.double(), slice(phase, None, SSIM_EVERY))
     truth = 0.7 * (exact - photo).abs().mean() + 0.3 * (1 - ssim)
     loss.backward()
     truth.backward()
     assert loss.item() == pytest.approx(truth.item(), rel=1e-5)
+    assert square.item() == pytest.approx((exact - photo).square().mean().item(), rel=1e-5)
+    assert not square.requires_grad
     assert relative(image.grad, exact.grad) < 1e-4
 
 
 def test_a_picture_of_one_row_has_a_loss_in_every_step() -> None:
     image = torch.rand(1, 20, 3, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    values = [photometric_loss(image, torch.zeros(1, 20, 3), 0.2, phase=phase).item() for phase in range(SSIM_EVERY)]
+    values = [photometric_loss(image, torch.zeros(1, 20, 3), 0.2, phase=phase)[0].item() for phase in range(SSIM_EVERY)]
     assert values[0] == values[1] > 0
 
 
@@ -204,10 +206,10 @@ def test_picture_and_gradients_do_not_depend_on_the_number_of_threads(threads: i
         use_threads(count)
         leaves = [t.requires_grad_() for t in random_gaussians(500, 1, 0.2)]
         result = render(Splats(*leaves), random_camera(WIDTH, HEIGHT), RenderParams(sh_degree=1), BACKGROUND)
-        loss = photometric_loss(result.image, weight, 0.2)
+        loss, square = photometric_loss(result.image, weight, 0.2)
         loss.backward()
         use_threads(1)
-        return [loss.detach(), result.image.detach(), result.screen_gradient(), *(leaf.grad for leaf in leaves)]
+        return [loss.detach(), square, result.image.detach(), result.screen_gradient(), *(leaf.grad for leaf in leaves)]
 
     for one, several in zip(drawn_by(1), drawn_by(threads), strict=True):
         assert torch.equal(one, several)

@@ -355,11 +355,11 @@ def test_what_covers_a_dark_photo_s_gaps_has_the_mean_light(half_covered: Path) 
     scene = load_scene(half_covered, 64, 0)
     gains = np.ones((9, 3), np.float32)
     (plain, filled), (mean, _) = (seed(scene, 5_000, 0, np.random.default_rng(0), given) for given in (None, gains))
-    assert torch.equal(plain["sh_dc"], mean["sh_dc"])
+    assert torch.equal(plain["sh"], mean["sh"])
     brighter, _ = seed(scene, 5_000, 0, np.random.default_rng(0), gains / 2)
-    before, after = (0.5 + 0.28209479 * tensors["sh_dc"][-filled:, 0] for tensors in (plain, brighter))
+    before, after = (0.5 + 0.28209479 * tensors["sh"][-filled:, 0] for tensors in (plain, brighter))
     assert torch.allclose(after, (2 * before).clamp(max=1), atol=1e-4)
-    assert torch.equal(plain["sh_dc"][:-filled], brighter["sh_dc"][:-filled])
+    assert torch.equal(plain["sh"][:-filled], brighter["sh"][:-filled])
 
 
 def test_there_are_no_more_gaussians_than_the_photos_have_detail_for(
@@ -391,7 +391,7 @@ def test_training_stops_at_the_plateau_only_when_asked(
 def test_a_diverged_training_fails_with_advice(
     make_job: MakeJob, monkeypatch: pytest.MonkeyPatch, tenfold: None
 ) -> None:
-    monkeypatch.setattr(stage, "photometric_loss", lambda image, *_: (image * float("nan")).sum())
+    monkeypatch.setattr(stage, "photometric_loss", lambda image, *_: ((image * float("nan")).sum(), torch.tensor(0.0)))
     with pytest.raises(StageError, match="diverged at step 10:") as caught:
         stage.run(make_job(iterations=20))
     assert "seed" in caught.value.hint
