@@ -7,13 +7,21 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import gpu_training
+import gsplat_loop
 import numpy as np
 import prepared
 import pytest
 import torch
 from synthetic import FakeJob
+from torch import Tensor
 
+from e2e3d_stages.splats.camera import Camera
+from e2e3d_stages.splats.params import RenderParams
+from e2e3d_stages.splats.rasterizer import render
+from e2e3d_stages.splats.rendering import Splats
 from e2e3d_stages.train import stage
 from e2e3d_stages.train.scene import load_scene
 
@@ -72,3 +80,42 @@ def test_without_a_gpu_it_says_so(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "needs a machine with a CUDA GPU" in done.stdout
     assert "failed" in json.loads((tmp_path / "gpu.json").read_text())["driver"]
+
+
+def drawn_here(
+    means: Tensor, quats: Tensor, scales: Tensor, opacities: Tensor, colours: Tensor, pose: Tensor, lens: Tensor,
+    width: int, height: int, **options: Any,
+) -> tuple[Tensor, Tensor, dict[str, Any]]:  # fmt: skip
+    """In the place of gsplat's `rasterization`, which needs CUDA: the CPU's kernels, and what its strategy asks for."""
+    camera = Camera(pose[0], (lens[0, 0, 0], lens[0, 1, 1]), (lens[0, 0, 2], lens[0, 1, 2]), width, height)
+    splats = Splats(means, quats, scales, opacities, colours)
+    result = render(splats, camera, RenderParams(sh_degree=options["sh_degree"]), torch.zeros(3))
+    places = torch.zeros(1, len(means), 2, requires_grad=True)
+    radii = result.visible[None, :, None].expand(-1, -1, 2).int()
+    asked = {"width": width, "height": height, "n_cameras": 1, "radii": radii, "gaussian_ids": None, "means2d": places}
+    return result.image[None] + 0 * places.sum(), result.alpha, asked
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["ours", "third", "default", "mcmc", "steps"])
+def test_each_part_runs_to_its_figures(
+    what: str, artifact: Path, tmp_path: Path, cpu: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gsplat_loop, "rasterization", drawn_here)
+    if what in ("mcmc", "steps"):  # MCMC's moves are in CUDA, too
+        monkeypatch.setattr(gsplat_loop, "strategy", lambda *_, **__: (lambda *_: None, lambda *_: None))
+    monkeypatch.setattr(gpu_training, "best_device", lambda: torch.device("cpu"))
+    monkeypatch.setattr(gpu_training, "STEPS_TIMED", 2)
+    monkeypatch.setattr(gpu_training, "PARTS_TIMED", 2)
+    monkeypatch.setattr(gpu_training, "DOUBLINGS", 1)
+    sizes = ("--set", "iterations=30", "--set", "long_side=160", "--set", "max_gaussians=12000")
+    monkeypatch.setattr(sys, "argv", ["gpu_training.py", what, str(artifact), str(tmp_path / "result.json"), *sizes])
+    with cpu(True):
+        gpu_training.main()
+    figures = json.loads((tmp_path / "result.json").read_text())
+    if what == "steps":
+        assert min(figures["ours"], figures["gsplat_default"], figures["gsplat_mcmc"], *figures["ms"].values()) > 0
+    else:
+        assert figures["iterations"] == (10 if what == "third" else 30)
+        assert figures["heldout"] == 4
+        assert figures["cc_psnr"] > 10
