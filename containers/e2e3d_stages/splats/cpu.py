@@ -49,7 +49,7 @@ class _Cores:
         torch.set_num_threads(1)
 
     def run(self, kernel: Callable[..., Any], *arguments: Any, parts: int | None = None) -> list[Any]:
-        """`kernel(part, parts, *arguments)` for every part, in order; whichever thread is free takes the next.
+        """What `kernel(part, parts, *arguments)` returns for each part; whichever thread is free takes the next.
 
         Parts are seldom the same work, threads seldom equally fast, and one that sleeps takes a while to wake.
         """

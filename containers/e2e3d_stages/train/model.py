@@ -17,9 +17,9 @@ _LEARNING_RATES = {
     "scales": 5e-3,
     "quats": 1e-3,
     "opacities": 5e-2,
-    "sh": 2.5e-3 / 20,  # what depends on the direction
+    "sh": 2.5e-3 / 20,
 }
-_BASE_COLOUR = 20  # times as far a step moves the colour that does not
+_BASE_COLOUR = 20  # times that rate is the one of the colour that is the same from everywhere
 _FINAL_SHARE = {"means": 0.01}
 _MIN_OPACITY = 0.005
 # Fewer steps than Kerbl's are longer ones: in all, Gaussians move and turn as far in a random walk, and grow or shrink

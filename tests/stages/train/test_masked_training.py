@@ -115,6 +115,24 @@ def test_where_nothing_is_known_nothing_is_learned(sfm: Path, tmp_path: Path) ->
     assert psnr(image, photo, kept) > 22
 
 
+@pytest.mark.parametrize("hides", ["empty", "unknown"])
+def test_the_training_error_is_that_of_the_pixels_that_count(
+    sfm: Path, tmp_path: Path, hides: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = FakeJob(before_noise(sfm, tmp_path / "sfm", hides=hides), tmp_path)
+    trainer = stage.Trainer(job, load_scene(tmp_path / "sfm", 64, 0), torch.device("cpu"))
+    drawn: list[Tensor] = []
+    monkeypatch.setattr(
+        stage, "photometric_loss", lambda image, *others: (drawn.append(image), photometric_loss(image, *others))[1]
+    )
+    trainer._iterate()
+    view = int((~trainer.errors.isnan()).nonzero())
+    _, photo = trainer.photos.get(view, 4)
+    counted = trainer.photos.counted(view, 4)
+    wrong = (drawn[0].detach() - photo)[counted].square().mean()
+    assert float(trainer.errors[view]) == pytest.approx(float(wrong), rel=1e-5)
+
+
 def test_no_seed_lies_where_most_photos_do_not_count(sfm: Path, tmp_path: Path) -> None:
     folder = before_noise(sfm, tmp_path / "sfm", hides="unknown")
     scene, whole = load_scene(folder, 64, 0), load_scene(sfm, 64, 0)

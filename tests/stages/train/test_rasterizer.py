@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import resource
+import threading
 from collections.abc import Callable
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from synthetic import random_camera, random_gaussians
 from torch import Tensor
 
+from e2e3d_stages.splats import cpu
 from e2e3d_stages.splats import quality as metrics
 from e2e3d_stages.splats.camera import Camera
 from e2e3d_stages.splats.cpu import use_threads
@@ -213,3 +215,31 @@ def test_picture_and_gradients_do_not_depend_on_the_number_of_threads(threads: i
 
     for one, several in zip(drawn_by(1), drawn_by(threads), strict=True):
         assert torch.equal(one, several)
+
+
+def test_a_thread_that_does_not_wake_is_not_waited_for_and_results_are_in_order() -> None:
+    asleep = threading.Event()
+    cpu.use_threads(2)
+    try:
+        cpu._cores._others.submit(asleep.wait)
+        assert cpu._cores.run(lambda part, parts, least: (least + part, parts), 10) == [(10 + i, 8) for i in range(8)]
+    finally:
+        asleep.set()
+        cpu.use_threads(1)
+
+
+def test_what_fails_in_another_thread_fails() -> None:
+    here, elsewhere = threading.current_thread(), threading.Event()
+
+    def kernel(part: int, parts: int) -> None:
+        if threading.current_thread() is not here:
+            elsewhere.set()
+            raise ZeroDivisionError
+        assert elsewhere.wait(10)
+
+    cpu.use_threads(2)
+    try:
+        with pytest.raises(ZeroDivisionError):
+            cpu._cores.run(kernel)
+    finally:
+        cpu.use_threads(1)
