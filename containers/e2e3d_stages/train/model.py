@@ -19,7 +19,7 @@ _LEARNING_RATES = {
     "opacities": 5e-2,
     "sh": 2.5e-3 / 20,
 }
-_BASE_COLOUR = 20  # times that rate is the one of the colour that is the same from everywhere
+_BASE_COLOUR = 20  # times the rate of the other harmonics
 _FINAL_SHARE = {"means": 0.01}
 _MIN_OPACITY = 0.005
 # Fewer steps than Kerbl's are longer ones: in all, Gaussians move and turn as far in a random walk, and grow or shrink
@@ -32,7 +32,7 @@ class TrainableSplats:
     """Trainable Gaussians.
 
     :param tensors: `means` (N, 3), `scales` (N, 3) logarithms, `quats` (N, 4), `opacities` (N,) logits, `sh`
-        (N, K, 3).
+        (N, K, 3) with the base colour first.
     :param extent: the scene's size; the learning rate of the means is relative to it.
     :param steps: how many the training has.
     """

@@ -149,12 +149,12 @@ class Trainer:
         divisor = next((each for each, until in PYRAMID if share < until and params.coarse_to_fine), 1)
         camera, photo = self.photos.get(view, divisor)
         counted = self.photos.counted(view, divisor)
-        background, compared, cut_out = self.background, counted, None
+        background, compared = self.background, counted
         if counted is not None and self.scene.views[view].cut_out:
             # Where there is nothing any background must show, so that nothing of its colour is put before it.
             background = torch.from_numpy(self.rng.random(3, np.float32)).to(self.device)
             behind = background if self.light is None else self.light.applied(background[None, None], view).detach()
-            photo, compared, cut_out = torch.where(counted[..., None], photo, behind), None, counted
+            photo, compared = torch.where(counted[..., None], photo, behind), None
         degree = min(params.sh_degree, int(share / SH_SHARE))
         result = render(self.model.splats(), camera, params.model_copy(update={"sh_degree": degree}), background)
         image = result.image if self.light is None else self.light.developed(result.image, view, photo)
@@ -165,9 +165,9 @@ class Trainer:
         self.model.step(share)
         if self.light is not None:
             self.light.step(share)
-        if cut_out is not None:  # the error is that of what is there
+        if counted is not None and compared is None:  # compared as a whole, but the error is that of what counts
             squares = (image.detach() - photo).square().mean(2)
-            self.errors[view] = (squares * cut_out).mean() / cut_out.float().mean()
+            self.errors[view] = (squares * counted).mean() / counted.float().mean()
         self.step += 1
         return loss.detach()
 
